@@ -1,0 +1,27 @@
+"""Text in, reward out: models, heads, templates, tokenisation and batches by tokens."""
+
+from prudent.models._batching import Batch, iterate_batches, pad_batch, token_budget_batches
+from prudent.models._encoding import EncodedTexts, TextEncoder
+from prudent.models._head import Pooling
+from prudent.models._loading import add_lora
+from prudent.models._progress import progress_bar
+from prudent.models._reward_model import RewardModel
+from prudent.models._template import Message, as_messages, as_response, render_plain, template_hash
+
+__all__ = [
+    "Batch",
+    "EncodedTexts",
+    "Message",
+    "Pooling",
+    "RewardModel",
+    "TextEncoder",
+    "add_lora",
+    "as_messages",
+    "as_response",
+    "iterate_batches",
+    "pad_batch",
+    "progress_bar",
+    "render_plain",
+    "template_hash",
+    "token_budget_batches",
+]

@@ -1,0 +1,159 @@
+"""Finding and loading a reward model: plain Transformers folders, PEFT adapters, hub names; clear words when it fails."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prudent.errors import ModelError
+
+__all__ = ["add_lora", "load_model", "load_tokenizer"]
+
+
+def load_model(
+    name: str, *, dtype: torch.dtype | str | None, device: torch.device, revision: str | None, seed: int
+) -> tuple[nn.Module, bool]:
+    """A one-output sequence classifier, with its adapter where it has one, and whether its head is new.
+
+    Raises:
+        ModelError: nothing loadable there, several outputs, weights missing or not finite.
+    """
+    from peft import PeftConfig, PeftModel
+
+    adapter = _is_adapter(name, revision)
+    if adapter:
+        with _explained(name):
+            base_name = PeftConfig.from_pretrained(name, **_revision(revision)).base_model_name_or_path
+        base, _ = _load_classifier(
+            _resolve_base(name, base_name), dtype=dtype, device=device, revision=None, seed=seed
+        )
+        with _explained(name):
+            model: nn.Module = PeftModel.from_pretrained(
+                base, name, is_trainable=False, **_revision(revision)
+            )
+        head_is_new = False
+    else:
+        model, head_is_new = _load_classifier(name, dtype=dtype, device=device, revision=revision, seed=seed)
+    _require_finite(model, name)
+    return model, head_is_new
+
+
+def load_tokenizer(name: str, *, revision: str | None) -> Any:
+    """The tokenizer beside a model; for an adapter without one, that of its base."""
+    from peft import PeftConfig
+    from transformers import AutoTokenizer
+
+    if (
+        _is_adapter(name, revision)
+        and Path(name).is_dir()
+        and not (Path(name) / "tokenizer_config.json").exists()
+    ):
+        name = _resolve_base(name, PeftConfig.from_pretrained(name).base_model_name_or_path)
+    with _explained(name, what="tokenizer"):
+        return AutoTokenizer.from_pretrained(name, **_revision(revision))
+
+
+def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> nn.Module:
+    """The model with new LoRA adapters on the layers PEFT names for its architecture, and its head trained in full.
+
+    Architectures that PEFT does not list get adapters on all linear layers but the head.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    classifier: Any = model
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=None if classifier.config.model_type in KNOWN else "all-linear",
+    )
+    adapted: nn.Module = get_peft_model(classifier, config)
+    return adapted
+
+
+def _load_classifier(
+    name: str, *, dtype: torch.dtype | str | None, device: torch.device, revision: str | None, seed: int
+) -> tuple[nn.Module, bool]:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    with _explained(name):
+        config = AutoConfig.from_pretrained(name, **_revision(revision))
+    trained_head = any(
+        "SequenceClassification" in architecture for architecture in config.architectures or []
+    )
+    if trained_head and config.num_labels != 1:
+        raise ModelError(
+            f"{name} has {config.num_labels} outputs, a reward model has one; load a model trained with num_labels=1"
+        )
+    chosen = dtype if dtype is not None else (torch.float32 if device.type == "cpu" else "auto")
+    # Only a new head draws numbers here; its own generator state leaves the caller's alone.
+    with torch.random.fork_rng(devices=[]), _explained(name):
+        torch.manual_seed(seed)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=1, dtype=chosen, output_loading_info=True, **_revision(revision)
+        )
+    missing = sorted(info["missing_keys"])
+    if trained_head and missing:
+        raise ModelError(f"{name} lacks weights: {', '.join(missing[:3])}; the checkpoint is incomplete")
+    placed: nn.Module = model.to(device)
+    return placed, not trained_head
+
+
+def _resolve_base(adapter: str, base: str | None) -> str:
+    if not base:
+        raise ModelError(f"{adapter}/adapter_config.json names no base_model_name_or_path; add it")
+    # A relative folder is meant from the adapter's place first: folders that were moved together stay together.
+    beside = Path(adapter) / base
+    return str(beside) if not Path(base).exists() and beside.exists() else base
+
+
+def _is_adapter(name: str, revision: str | None) -> bool:
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+            held = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+            raise ModelError(f"{name} holds neither config.json nor adapter_config.json (it holds {held})")
+        return (folder / "adapter_config.json").exists()
+    if folder.exists():
+        raise ModelError(f"{name} is a file; give the folder of a model or a hub name")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(
+            f"there is no folder {name}; give the folder of a model or a hub name such as org/model"
+        )
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    with _explained(name):
+        return find_adapter_config_file(name, **_revision(revision)) is not None
+
+
+def _revision(revision: str | None) -> dict[str, str]:
+    return {} if revision is None else {"revision": revision}
+
+
+class _explained:
+    """Turn what Transformers, PEFT and safetensors raise on a bad checkpoint into one line that names it."""
+
+    def __init__(self, name: str, what: str = "model") -> None:
+        self._name = name
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from safetensors import SafetensorError
+
+        if isinstance(error, OSError | ValueError | RuntimeError | KeyError | SafetensorError):
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"cannot load the {self._what} of {self._name}: {first}") from error
+
+
+def _require_finite(model: nn.Module, name: str) -> None:
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"{name}: the weights {parameter_name} are not finite; the checkpoint is damaged"
+            )

@@ -1,0 +1,63 @@
+"""One progress bar for everything that takes longer than a moment: rate and time left, on standard error."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+__all__ = ["progress_bar"]
+
+
+class _RateColumn(ProgressColumn):
+    """Units a second, or a dash until the first are done."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("-" if speed is None else f"{speed:,.1f} {self._unit}/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: int | None, *, unit: str = "items", enabled: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar with rate and time left while the block runs.
+
+    Args:
+        title: what is being done, in a word or two.
+        total: number of units, or None when it is not known (a stream).
+        unit: the unit of the rate, such as `"responses"`.
+        enabled: False shows nothing; the block runs all the same.
+
+    Yields:
+        A function that advances the bar by a number of units.
+
+    Example:
+        >>> with progress_bar("Adding", 3, enabled=False) as advance:
+        ...     advance(3)
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(unit),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
+        disable=not enabled,
+    )
+    with bar:
+        task = bar.add_task(title, total=total)
+        yield lambda amount: bar.advance(task, amount)

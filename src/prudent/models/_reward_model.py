@@ -1,0 +1,248 @@
+"""`RewardModel`: a sequence classifier with one output, its tokenizer, and nothing else."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prudent.errors import ModelError
+from prudent.models._batching import Batch, iterate_batches
+from prudent.models._encoding import EncodedTexts, TextEncoder
+from prudent.models._head import Pooling, capture_head_input, find_backbone, find_head, pool_features
+from prudent.models._loading import load_model, load_tokenizer
+from prudent.models._progress import progress_bar
+from prudent.models._template import Message
+
+__all__ = ["RewardModel"]
+
+_DEFAULT_MAX_LENGTH = 1024
+
+
+class RewardModel:
+    """A scalar reward for a response to a prompt, by any `AutoModelForSequenceClassification` with one output.
+
+    Args:
+        model: the classifier, plain or a `PeftModel` around one.
+        tokenizer: its fast tokenizer.
+        max_length: tokens a text may have; by default what model and tokenizer state, at most 1024.
+        head_is_new: the head was just initialised, so that its rewards mean nothing before training or fitting.
+
+    Example:
+        >>> model = RewardModel.from_pretrained("my-reward-model")  # doctest: +SKIP
+        >>> model.rewards(["Name a fruit."], ["An apple."])  # doctest: +SKIP
+        tensor([0.31])
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, max_length: int | None = None, head_is_new: bool = False
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.head_is_new = head_is_new
+        self.head = find_head(model)
+        config = self.config
+        if tokenizer.pad_token_id is None:
+            # A decoder without a padding token: end-of-text pads, as Transformers' own recipes do.
+            tokenizer.pad_token = tokenizer.eos_token
+        if tokenizer.pad_token_id is None:
+            raise ModelError(
+                "the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token"
+            )
+        if config.get_text_config().pad_token_id is None:
+            config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        self.encoder = TextEncoder(tokenizer, max_length or _stated_max_length(config, tokenizer))
+        self.model.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        max_length: int | None = None,
+        revision: str | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Load a reward model from a hub name or a folder, with or without a PEFT adapter.
+
+        Args:
+            name_or_path: a folder or hub name of a sequence classifier, of a PEFT adapter on one, or of a base model
+                (its head is then new, initialised by `seed`).
+            dtype: of the weights; by default float32 on CPU and what the checkpoint says on an accelerator.
+            device: by default an accelerator where there is one.
+            max_length: tokens a text may have.
+            revision: of a hub model.
+            seed: of a new head.
+
+        Raises:
+            ModelError: nothing loadable there, several outputs, or weights that are not finite.
+        """
+        chosen = torch.device(device) if device is not None else _best_device()
+        model, head_is_new = load_model(
+            str(name_or_path), dtype=dtype, device=chosen, revision=revision, seed=seed
+        )
+        tokenizer = load_tokenizer(str(name_or_path), revision=revision)
+        return cls(model, tokenizer, max_length=max_length, head_is_new=head_is_new)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model (or adapter) and tokenizer as Transformers and PEFT do; the folder loads in both without prudent."""
+        self.tokenizer.save_pretrained(folder)
+        model: Any = self.model
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        else:
+            model.save_pretrained(folder, safe_serialization=True)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> None:
+        """Upload model (or adapter) and tokenizer to the Hugging Face hub; options go to Transformers' `push_to_hub`."""
+        model: Any = self.model
+        model.push_to_hub(repo_id, **options)
+        self.tokenizer.push_to_hub(repo_id, **options)
+
+    @property
+    def config(self) -> Any:
+        """The Transformers configuration of the classifier."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head's weights are."""
+        return self.head.weight.device
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a text may have before it is cut."""
+        return self.encoder.max_length
+
+    @property
+    def feature_size(self) -> int:
+        """H, the number of features that the head reads."""
+        return int(self.head.in_features)
+
+    def encode(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        responses: Sequence[str | Sequence[Message]],
+        *,
+        strict: bool = False,
+    ) -> EncodedTexts:
+        """Token ids of N prompts with their responses; see `TextEncoder.encode`."""
+        return self.encoder.encode(prompts, responses, strict=strict)
+
+    def batches(self, encoded: EncodedTexts, *, tokens_per_batch: int | None = None) -> Iterator[Batch]:
+        """Padded batches of encoded texts on the model's device, longest first.
+
+        Args:
+            encoded: N texts.
+            tokens_per_batch: padded tokens of a batch; by default 4,096 on CPU and 65,536 elsewhere.
+        """
+        budget = tokens_per_batch or (4_096 if self.device.type == "cpu" else 65_536)
+        return iterate_batches(encoded, budget, self.config.get_text_config().pad_token_id, self.device)
+
+    def forward(self, batch: Batch, *, pooling: Pooling = "head") -> tuple[Tensor, Tensor]:
+        """Features and rewards of one batch; gradients flow where torch records them.
+
+        Args:
+            batch: from `batches`.
+            pooling: `head` reads what the model's own head reads, `mean` averages the last hidden states.
+
+        Returns:
+            Features `[b, H]` float32, and rewards `[b]` float32: the head, in float32, applied to the features.
+
+        Raises:
+            ModelError: `mean` where the states are not as wide as the head's input.
+        """
+        pad = self.config.get_text_config().pad_token_id
+        if pooling == "mean":
+            hidden = find_backbone(self.model)(**batch.inputs).last_hidden_state
+            if hidden.shape[-1] != self.feature_size:
+                raise ModelError(
+                    f"mean pooling gives {hidden.shape[-1]} features, the head reads {self.feature_size}"
+                )
+        else:
+            with capture_head_input(self.head) as seen:
+                self.model(**batch.inputs)
+            hidden = seen[-1]
+        features = pool_features(hidden, batch.inputs, pad, pooling)
+        weight = self.head.weight.float().squeeze(0)
+        rewards = features @ weight
+        return features, rewards if self.head.bias is None else rewards + self.head.bias.float()
+
+    @torch.no_grad()
+    def features(
+        self,
+        encoded: EncodedTexts,
+        *,
+        pooling: Pooling = "head",
+        tokens_per_batch: int | None = None,
+        progress: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Features `[N, H]` and rewards `[N]` of encoded texts, float32 on CPU, in the order given."""
+        features = torch.empty(len(encoded), self.feature_size)
+        rewards = torch.empty(len(encoded))
+        with progress_bar("Reading texts", len(encoded), unit="texts", enabled=progress) as advance:
+            for batch in self.batches(encoded, tokens_per_batch=tokens_per_batch):
+                batch_features, batch_rewards = self.forward(batch, pooling=pooling)
+                features[batch.index] = batch_features.cpu()
+                rewards[batch.index] = batch_rewards.cpu()
+                advance(len(batch))
+        return features, rewards
+
+    def rewards(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        responses: Sequence[str | Sequence[Message]],
+        *,
+        tokens_per_batch: int | None = None,
+    ) -> Tensor:
+        """Rewards `[N]` float32 of N prompts with their responses."""
+        return self.features(self.encode(prompts, responses), tokens_per_batch=tokens_per_batch)[1]
+
+    @torch.no_grad()
+    def set_head(self, weight: Tensor, bias: float) -> None:
+        """Replace the head's weight `[H]`, and its bias where the architecture has one.
+
+        The values are rounded to the head's own dtype; read `head` afterwards for what the model really computes.
+        """
+        self.head.weight.copy_(weight.reshape(1, -1).to(self.head.weight))
+        if self.head.bias is not None:
+            self.head.bias.fill_(bias)
+        self.head_is_new = False
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that name all weights below the head.
+
+        Taken from the first values of every tensor in bfloat16, so that loading in half precision does not change it.
+        """
+        digest = hashlib.sha256()
+        head = {id(parameter) for parameter in self.head.parameters()}
+        for name, parameter in sorted(self.model.named_parameters()):
+            if id(parameter) in head or "original_module" in name:
+                continue
+            values = parameter.detach().flatten()[:1024]
+            if values.is_floating_point():
+                values = values.to(torch.bfloat16).view(torch.int16)
+            digest.update(name.encode() + str(tuple(parameter.shape)).encode())
+            digest.update(np.ascontiguousarray(values.cpu().numpy()).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _best_device() -> torch.device:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def _stated_max_length(config: Any, tokenizer: Any) -> int:
+    """The smallest length that model and tokenizer state, at most 1024; absurd values mean that none was stated."""
+    text = config.get_text_config()
+    stated = [getattr(text, "max_position_embeddings", None), tokenizer.model_max_length, _DEFAULT_MAX_LENGTH]
+    lengths = [int(value) for value in stated if value is not None and value > 0]
+    # RoBERTa counts positions from pad_token_id + 1, so it has two fewer than it states.
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "longformer") and stated[0] is not None:
+        lengths.append(int(stated[0]) - 2)
+    return min(lengths)
