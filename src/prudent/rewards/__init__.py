@@ -1,0 +1,28 @@
+"""The value that flows through prudent: joint posteriors over rewards.
+
+A Bradley-Terry reward is known only up to a constant per prompt, so what is kept is a *joint* posterior over
+N responses (flat; `group[i]` names the prompt of response i) from which any two responses can be compared
+later without running the model again. `RewardPosterior` is the protocol; `GaussianRewards`, `MemberRewards`
+and `TransformedRewards` are its kinds.
+"""
+
+from prudent.rewards._concatenate import concatenate, from_arrow
+from prudent.rewards._gaussian import GaussianRewards
+from prudent.rewards._groups import GroupIndex, index_groups
+from prudent.rewards._members import MemberRewards
+from prudent.rewards._protocol import RewardPosterior
+from prudent.rewards._sigmoid import expected_sigmoid, log_expected_sigmoid
+from prudent.rewards._transformed import TransformedRewards
+
+__all__ = [
+    "GaussianRewards",
+    "GroupIndex",
+    "MemberRewards",
+    "RewardPosterior",
+    "TransformedRewards",
+    "concatenate",
+    "expected_sigmoid",
+    "from_arrow",
+    "index_groups",
+    "log_expected_sigmoid",
+]

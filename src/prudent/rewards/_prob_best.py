@@ -1,0 +1,48 @@
+"""Probability of being the best response of a prompt, from joint draws."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Generator, Tensor
+
+from prudent.rewards._groups import index_groups
+from prudent.rewards._protocol import RewardPosterior
+from prudent.rewards._rows import default_generator
+
+__all__ = ["prob_best_from_samples", "sampled_prob_best"]
+
+_BLOCK_ELEMENTS = 1 << 22
+
+
+def sampled_prob_best(posterior: RewardPosterior, num_samples: int, generator: Generator | None) -> Tensor:
+    """Share of joint draws that each response wins: [N] float64; the prompts are taken one at a time."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    generator = default_generator(generator)
+    out = posterior.mean.new_full((len(posterior),), torch.nan, dtype=torch.float64)
+    scored = ~posterior.mean.isnan()
+    for rows in index_groups(posterior.group).rows():
+        rows = rows[scored[rows]]
+        if len(rows) == 0:
+            continue
+        candidates = posterior[rows]
+        block = max(1, _BLOCK_ELEMENTS // len(rows))
+        sizes = (min(block, num_samples - start) for start in range(0, num_samples, block))
+        out[rows] = prob_best_from_samples(candidates.sample(size, generator) for size in sizes)
+    return out
+
+
+def prob_best_from_samples(blocks: Iterable[Tensor]) -> Tensor:
+    """Share of the draws [S, n] (in blocks) that each of n candidates wins, ties sharing: [n] float64."""
+    wins: Tensor | None = None
+    total = 0
+    for samples in blocks:
+        # identical responses may differ in the last bits of a matrix product: they tie all the same
+        slack = 8 * torch.finfo(samples.dtype).eps * samples.abs().amax(1, keepdim=True)
+        best = samples >= samples.amax(1, keepdim=True) - slack
+        share = best.double().div_(best.sum(1, keepdim=True)).sum(0)
+        wins = share if wins is None else wins + share
+        total += len(samples)
+    if wins is None:
+        raise ValueError("no draws were given")
+    return wins / total

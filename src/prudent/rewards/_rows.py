@@ -1,0 +1,84 @@
+"""Checks and small steps shared by the kinds of posterior."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+__all__ = [
+    "broadcast",
+    "check_moments",
+    "check_vector",
+    "chunks",
+    "default_generator",
+    "draw_normal",
+    "group_vector",
+    "row_index",
+]
+
+_CHUNK_ELEMENTS = 1 << 23
+
+
+def broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in their common shape (the torch function has no types)."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    return a.expand(shape), b.expand(shape)
+
+
+def check_vector(name: str, values: Tensor, length: int) -> None:
+    """Raise ValueError unless `values` has shape [length]."""
+    if values.shape != (length,):
+        raise ValueError(f"{name} must have shape [{length}], got {list(values.shape)}")
+
+
+def check_moments(name: str, values: Tensor, length: int) -> None:
+    """Raise ValueError unless `values` [length] holds variances: not negative, not infinite."""
+    check_vector(name, values, length)
+    if bool((values < 0).any()):
+        row = int((values < 0).nonzero()[0])
+        raise ValueError(f"{name} must not be negative, got {float(values[row])} in row {row}")
+    if bool(values.isinf().any()):
+        raise ValueError(f"{name} is infinite in row {int(values.isinf().nonzero()[0])}")
+
+
+def group_vector(group: Tensor | None, length: int, device: torch.device) -> Tensor:
+    """The prompt ids as int64 [length]; without any, all responses answer one prompt."""
+    if group is None:
+        return torch.zeros(length, dtype=torch.int64, device=device)
+    check_vector("group", group, length)
+    if group.dtype.is_floating_point or group.dtype == torch.bool:
+        raise ValueError(f"group must hold integers, got {group.dtype}")
+    return group.to(device=device, dtype=torch.int64)
+
+
+def row_index(index: slice | Tensor, length: int, device: torch.device) -> Tensor:
+    """Integer row numbers [n] for a slice, an integer tensor or a boolean tensor [length]."""
+    rows = torch.arange(length, device=device)
+    if isinstance(index, slice):
+        return rows[index]
+    if not isinstance(index, Tensor):
+        raise TypeError(f"index with a slice or a tensor, not {type(index).__name__}")
+    if index.dim() != 1 or index.dtype.is_floating_point:
+        raise ValueError(f"index must be a vector of integers or booleans, got {list(index.shape)} {index.dtype}")
+    if index.dtype == torch.bool:
+        check_vector("a boolean index", index, length)
+    return rows[index.to(device)]
+
+
+def chunks(length: int, width: int) -> Iterator[slice]:
+    """Slices of `length` rows that hold a bounded number of elements when each row has `width` of them."""
+    size = max(1, _CHUNK_ELEMENTS // max(1, width))
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
+
+
+def default_generator(generator: Generator | None) -> Generator:
+    """The generator given, or a fresh one with seed 0, so that no draw depends on global state."""
+    return torch.Generator().manual_seed(0) if generator is None else generator
+
+
+def draw_normal(size: tuple[int, int], generator: Generator | None, like: Tensor) -> Tensor:
+    """Standard normal draws made on the generator's device, moved to that of `like`."""
+    generator = default_generator(generator)
+    return torch.randn(size, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)

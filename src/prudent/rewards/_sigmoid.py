@@ -1,0 +1,116 @@
+"""E sigma(m + s z) for z ~ N(0, 1), to float64 accuracy for any mean and variance.
+
+The trapezoid rule is exponentially accurate for functions that are analytic in a strip around the real axis.
+Over z the strip of sigma(m + s z) has half-width pi / s, so that is used for small s. For large s the same
+number is written as P(L < m + s z) = integral of sigma'(l) Phi((m - l) / s) dl with L logistic, whose strip
+has half-width pi for every s. Two identities keep the *relative* accuracy where the probability is tiny:
+sigma(x) = 1 - sigma(-x), and the exponential tilt E sigma(x) = exp(m + v/2) E sigma(-x') with x' ~ N(m + v,
+v), which moves the mean into [-v/2, 0].
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prudent.rewards._rows import broadcast
+
+__all__ = ["expected_sigmoid", "log_expected_sigmoid", "normal_greater"]
+
+_SWITCH_STD = 1.5
+_CHUNK_ELEMENTS = 1 << 21
+_Z = torch.arange(-31, 32, dtype=torch.float64) * 0.35
+_LOG_Z_WEIGHT = -0.5 * _Z**2 + math.log(0.35 / math.sqrt(2 * math.pi))
+_L = torch.arange(-156, 80, dtype=torch.float64) * 0.5
+_LOG_L_WEIGHT = F.logsigmoid(_L) + F.logsigmoid(-_L) + math.log(0.5)
+
+
+def log_expected_sigmoid(mean: Tensor, variance: Tensor) -> Tensor:
+    """Logarithm of E sigma(x) for x ~ N(mean, variance), accurate in both tails.
+
+    Args:
+        mean: mean of the logit, any shape.
+        variance: variance of the logit (>= 0), broadcast against `mean`.
+
+    Returns:
+        float64 tensor of the broadcast shape, <= 0. NaN where an input is NaN.
+
+    Raises:
+        ValueError: a variance is negative.
+
+    Example:
+        >>> import torch
+        >>> p = log_expected_sigmoid(torch.tensor([-2000.0]), torch.tensor([4.0]))
+        >>> round(p.item(), 6)  # mean + variance / 2: the sigmoid is an exponential there
+        -1998.0
+    """
+    m, v = broadcast(mean.double(), variance.double())
+    if bool((v < 0).any()):
+        raise ValueError("variance must not be negative")
+    shape, m, v = m.shape, m.reshape(-1), v.reshape(-1)
+    out = torch.empty_like(m)
+    size = _CHUNK_ELEMENTS // len(_L)
+    for start in range(0, len(m), size):
+        chunk = slice(start, start + size)
+        out[chunk] = _log_expected_sigmoid(m[chunk], v[chunk])
+    return out.reshape(shape)
+
+
+def expected_sigmoid(mean: Tensor, variance: Tensor) -> Tensor:
+    """E sigma(x) for x ~ N(mean, variance): the moderated probability of a Bradley-Terry preference.
+
+    Not the probit approximation: the error is below 1e-12 for every mean and variance.
+
+    Args:
+        mean: mean of the logit, any shape.
+        variance: variance of the logit (>= 0), broadcast against `mean`.
+
+    Returns:
+        float64 tensor of the broadcast shape, in [0, 1]. NaN where an input is NaN.
+
+    Raises:
+        ValueError: a variance is negative.
+
+    Example:
+        >>> import torch
+        >>> [round(p, 12) for p in expected_sigmoid(torch.tensor([0.0, 1.0]), torch.tensor([9.0, 0.0])).tolist()]
+        [0.5, 0.73105857863]
+    """
+    return log_expected_sigmoid(mean, variance).exp()
+
+
+def normal_greater(mean: Tensor, variance: Tensor) -> Tensor:
+    """P(x > 0) for x ~ N(mean, variance) in float64, with a half where x is exactly zero for sure."""
+    m, v = broadcast(mean.double(), variance.double())
+    probability = torch.special.ndtr(m / v.sqrt())
+    certain = 0.5 * (1 + torch.sign(m))
+    return torch.where((v == 0) & ~m.isnan(), certain, probability)
+
+
+def _log_expected_sigmoid(m: Tensor, v: Tensor) -> Tensor:
+    """The flat case; `m` and `v` are float64 vectors."""
+    exact = v == 0
+    lower = -m.abs()
+    # after the tilt the mean that is integrated lies in [-v/2, 0], or far above 0 where the integral is near 1
+    tilt = lower < -0.5 * v
+    mu = torch.where(tilt, -(lower + v), lower)
+    narrow = v.sqrt() < _SWITCH_STD
+    log_q = torch.empty_like(m)
+    log_q[narrow] = _over_normal(lower[narrow], v[narrow])
+    wide = ~narrow
+    log_q[wide] = _over_logistic(mu[wide], v[wide])
+    log_q = torch.where(tilt & wide, lower + 0.5 * v + log_q, log_q)
+    # the upper side is the complement of the lower one: log(1 - q)
+    log_p = torch.where(m > 0, torch.log1p(-log_q.exp().clamp(max=0.5)), log_q)
+    return torch.where(exact, F.logsigmoid(m), log_p)
+
+
+def _over_normal(m: Tensor, v: Tensor) -> Tensor:
+    logits = m[:, None] + v.sqrt()[:, None] * _Z.to(m.device)
+    return torch.logsumexp(_LOG_Z_WEIGHT.to(m.device) + F.logsigmoid(logits), 1)
+
+
+def _over_logistic(m: Tensor, v: Tensor) -> Tensor:
+    z = (m[:, None] - _L.to(m.device)) / v.sqrt()[:, None]
+    return torch.logsumexp(_LOG_L_WEIGHT.to(m.device) + torch.special.log_ndtr(z), 1)
