@@ -58,9 +58,7 @@ def token_budget_batches(lengths: NDArray[np.int64], tokens_per_batch: int) -> l
     return batches
 
 
-def pad_batch(
-    encoded: EncodedTexts, index: NDArray[np.int64], pad_token_id: int, device: torch.device
-) -> Batch:
+def pad_batch(encoded: EncodedTexts, index: NDArray[np.int64], pad_token_id: int, device: torch.device) -> Batch:
     """Rows of encoded texts as right-padded tensors on a device."""
     width = max(len(encoded.input_ids[row]) for row in index)
     ids = np.full((len(index), width), pad_token_id, dtype=np.int64)

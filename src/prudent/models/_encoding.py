@@ -1,8 +1,7 @@
-"""Texts to token ids within a length limit: the prompt gives way first, from its left, then the response, at its right."""
+"""Texts to token ids within a length limit: the prompt gives way first, from its left, then the response's end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -58,16 +57,14 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
-                f"the tokenizer {type(tokenizer).__name__} is not a fast tokenizer; save it as one (tokenizer.json) first"
+                f"the tokenizer {type(tokenizer).__name__} is not a fast one; save it with tokenizer.json first"
             )
         if max_length < 8:
             raise ValueError(f"max_length is {max_length}; at least 8 tokens are needed")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._templated = tokenizer.chat_template is not None
-        self._pairs = (
-            not self._templated and tokenizer.cls_token is not None and tokenizer.sep_token is not None
-        )
+        self._pairs = not self._templated and tokenizer.cls_token is not None and tokenizer.sep_token is not None
 
     def encode(
         self,
@@ -101,9 +98,7 @@ class TextEncoder:
             return EncodedTexts([], None, np.zeros(0, dtype=bool), np.zeros(0, dtype=bool))
         output = self._tokenize(texts, offsets=False)
         ids: list[list[int]] = [self._closed(row) for row in output["input_ids"]]
-        types: list[list[int]] | None = (
-            output["token_type_ids"] if self._pairs and "token_type_ids" in output else None
-        )
+        types: list[list[int]] | None = output["token_type_ids"] if self._pairs and "token_type_ids" in output else None
         truncated = np.zeros(len(ids), dtype=bool)
         prompt_truncated = np.zeros(len(ids), dtype=bool)
         over = [row for row, tokens in enumerate(ids) if len(tokens) > self.max_length]
@@ -135,7 +130,8 @@ class TextEncoder:
         full = self._apply_template([*as_messages(prompt), *messages], add_generation_prompt=False)
         # Some templates open a reply otherwise than they write a finished one (thinking tags). What is scored is what
         # the template makes of the whole; from where the two part, it counts as the response.
-        shared = len(commonprefix([prompt_text, full]))
+        length = min(len(prompt_text), len(full))
+        shared = next((i for i in range(length) if prompt_text[i] != full[i]), length)
         return full[:shared], full[shared:]
 
     def _apply_template(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -149,17 +145,13 @@ class TextEncoder:
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise DataError(
-                f"the chat template refuses a conversation with roles {roles}: {error}"
-            ) from error
+            raise DataError(f"the chat template refuses a conversation with roles {roles}: {error}") from error
 
     def _tokenize(self, texts: Sequence[tuple[str, str]], *, offsets: bool) -> Any:
         options = {"truncation": False, "padding": False, "return_offsets_mapping": offsets, "verbose": False}
         if self._pairs:
             return self.tokenizer([text[0] for text in texts], [text[1] for text in texts], **options)
-        return self.tokenizer(
-            [text[0] + text[1] for text in texts], add_special_tokens=not self._templated, **options
-        )
+        return self.tokenizer([text[0] + text[1] for text in texts], add_special_tokens=not self._templated, **options)
 
     def _closed(self, ids: list[int]) -> list[int]:
         """A decoder without a template reads an end-of-text token last, as TRL's reward trainer writes it."""

@@ -42,20 +42,17 @@ def find_head(model: nn.Module) -> nn.Linear:
         raise ModelError(f"{type(model).__name__} has no linear layer with one output to read rewards from")
     name, head = heads[-1]
     if not isinstance(head, nn.Linear):
-        raise ModelError(
-            f"an adapter sits on the reward head {name}; merge it, or train the head by modules_to_save"
-        )
+        raise ModelError(f"an adapter sits on the reward head {name}; merge it, or train the head by modules_to_save")
     return head
 
 
 def find_backbone(model: nn.Module) -> nn.Module:
     """The transformer under the head: called on token ids it returns `last_hidden_state`."""
-    classifier: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    wrapped: Any = model
+    classifier = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     backbone = getattr(classifier, classifier.base_model_prefix, None)
     if not isinstance(backbone, nn.Module):
-        raise ModelError(
-            f"{type(classifier).__name__} has no transformer named {classifier.base_model_prefix!r}"
-        )
+        raise ModelError(f"{type(classifier).__name__} has no transformer named {classifier.base_model_prefix!r}")
     return backbone
 
 
@@ -70,9 +67,7 @@ def capture_head_input(head: nn.Linear) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def pool_features(
-    hidden: Tensor, inputs: dict[str, Tensor], pad_token_id: int | None, pooling: Pooling
-) -> Tensor:
+def pool_features(hidden: Tensor, inputs: dict[str, Tensor], pad_token_id: int | None, pooling: Pooling) -> Tensor:
     """One float32 feature vector a text.
 
     Args:

@@ -1,4 +1,4 @@
-"""Finding and loading a reward model: plain Transformers folders, PEFT adapters, hub names; clear words when it fails."""
+"""Finding and loading a reward model: Transformers folders, PEFT adapters, hub names; clear words when it fails."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,9 @@ def load_model(
     if adapter:
         with _explained(name):
             base_name = PeftConfig.from_pretrained(name, **_revision(revision)).base_model_name_or_path
-        base, _ = _load_classifier(
-            _resolve_base(name, base_name), dtype=dtype, device=device, revision=None, seed=seed
-        )
+        base, _ = _load_classifier(_resolve_base(name, base_name), dtype=dtype, device=device, revision=None, seed=seed)
         with _explained(name):
-            model: nn.Module = PeftModel.from_pretrained(
-                base, name, is_trainable=False, **_revision(revision)
-            )
+            model: nn.Module = PeftModel.from_pretrained(base, name, is_trainable=False, **_revision(revision))
         head_is_new = False
     else:
         model, head_is_new = _load_classifier(name, dtype=dtype, device=device, revision=revision, seed=seed)
@@ -44,11 +40,7 @@ def load_tokenizer(name: str, *, revision: str | None) -> Any:
     from peft import PeftConfig
     from transformers import AutoTokenizer
 
-    if (
-        _is_adapter(name, revision)
-        and Path(name).is_dir()
-        and not (Path(name) / "tokenizer_config.json").exists()
-    ):
+    if _is_adapter(name, revision) and Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").exists():
         name = _resolve_base(name, PeftConfig.from_pretrained(name).base_model_name_or_path)
     with _explained(name, what="tokenizer"):
         return AutoTokenizer.from_pretrained(name, **_revision(revision))
@@ -81,9 +73,7 @@ def _load_classifier(
 
     with _explained(name):
         config = AutoConfig.from_pretrained(name, **_revision(revision))
-    trained_head = any(
-        "SequenceClassification" in architecture for architecture in config.architectures or []
-    )
+    trained_head = any("SequenceClassification" in architecture for architecture in config.architectures or [])
     if trained_head and config.num_labels != 1:
         raise ModelError(
             f"{name} has {config.num_labels} outputs, a reward model has one; load a model trained with num_labels=1"
@@ -120,9 +110,7 @@ def _is_adapter(name: str, revision: str | None) -> bool:
     if folder.exists():
         raise ModelError(f"{name} is a file; give the folder of a model or a hub name")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(
-            f"there is no folder {name}; give the folder of a model or a hub name such as org/model"
-        )
+        raise ModelError(f"there is no folder {name}; give the folder of a model or a hub name such as org/model")
     from transformers.utils.peft_utils import find_adapter_config_file
 
     with _explained(name):
@@ -154,6 +142,4 @@ class _explained:
 def _require_finite(model: nn.Module, name: str) -> None:
     for parameter_name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            raise ModelError(
-                f"{name}: the weights {parameter_name} are not finite; the checkpoint is damaged"
-            )
+            raise ModelError(f"{name}: the weights {parameter_name} are not finite; the checkpoint is damaged")

@@ -1,7 +1,7 @@
 """`RewardModel`: a sequence classifier with one output, its tokenizer, and nothing else."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,6 @@ from prudent.models._batching import Batch, iterate_batches
 from prudent.models._encoding import EncodedTexts, TextEncoder
 from prudent.models._head import Pooling, capture_head_input, find_backbone, find_head, pool_features
 from prudent.models._loading import load_model, load_tokenizer
-from prudent.models._progress import progress_bar
 from prudent.models._template import Message
 
 __all__ = ["RewardModel"]
@@ -49,9 +48,7 @@ class RewardModel:
             # A decoder without a padding token: end-of-text pads, as Transformers' own recipes do.
             tokenizer.pad_token = tokenizer.eos_token
         if tokenizer.pad_token_id is None:
-            raise ModelError(
-                "the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token"
-            )
+            raise ModelError("the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token")
         if config.get_text_config().pad_token_id is None:
             config.get_text_config().pad_token_id = tokenizer.pad_token_id
         self.encoder = TextEncoder(tokenizer, max_length or _stated_max_length(config, tokenizer))
@@ -83,14 +80,14 @@ class RewardModel:
             ModelError: nothing loadable there, several outputs, or weights that are not finite.
         """
         chosen = torch.device(device) if device is not None else _best_device()
-        model, head_is_new = load_model(
-            str(name_or_path), dtype=dtype, device=chosen, revision=revision, seed=seed
-        )
+        model, head_is_new = load_model(str(name_or_path), dtype=dtype, device=chosen, revision=revision, seed=seed)
         tokenizer = load_tokenizer(str(name_or_path), revision=revision)
         return cls(model, tokenizer, max_length=max_length, head_is_new=head_is_new)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model (or adapter) and tokenizer as Transformers and PEFT do; the folder loads in both without prudent."""
+        """Write model (or adapter) and tokenizer as Transformers and PEFT do; both load the folder without prudent."""
+        # The length limit goes along, so that the folder cuts texts as this model did.
+        self.tokenizer.model_max_length = self.max_length
         self.tokenizer.save_pretrained(folder)
         model: Any = self.model
         if hasattr(model, "peft_config"):
@@ -99,7 +96,7 @@ class RewardModel:
             model.save_pretrained(folder, safe_serialization=True)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> None:
-        """Upload model (or adapter) and tokenizer to the Hugging Face hub; options go to Transformers' `push_to_hub`."""
+        """Upload model (or adapter) and tokenizer to the hub; options go to Transformers' `push_to_hub`."""
         model: Any = self.model
         model.push_to_hub(repo_id, **options)
         self.tokenizer.push_to_hub(repo_id, **options)
@@ -109,10 +106,19 @@ class RewardModel:
         """The Transformers configuration of the classifier."""
         return self.model.config
 
+    def base_name_and_revision(self) -> tuple[str | None, str | None]:
+        """Name and revision of the base model: of the adapter's base where there is one, else of the model itself."""
+        model: Any = self.model
+        if hasattr(model, "peft_config"):
+            adapter = model.peft_config[model.active_adapter]
+            return adapter.base_model_name_or_path, adapter.revision
+        return self.config.name_or_path or None, getattr(self.config, "_commit_hash", None)
+
     @property
     def device(self) -> torch.device:
         """Where the head's weights are."""
-        return self.head.weight.device
+        device: torch.device = self.head.weight.device
+        return device
 
     @property
     def max_length(self) -> int:
@@ -161,9 +167,7 @@ class RewardModel:
         if pooling == "mean":
             hidden = find_backbone(self.model)(**batch.inputs).last_hidden_state
             if hidden.shape[-1] != self.feature_size:
-                raise ModelError(
-                    f"mean pooling gives {hidden.shape[-1]} features, the head reads {self.feature_size}"
-                )
+                raise ModelError(f"mean pooling gives {hidden.shape[-1]} features, the head reads {self.feature_size}")
         else:
             with capture_head_input(self.head) as seen:
                 self.model(**batch.inputs)
@@ -180,17 +184,23 @@ class RewardModel:
         *,
         pooling: Pooling = "head",
         tokens_per_batch: int | None = None,
-        progress: bool = False,
+        advance: Callable[[int], None] = lambda amount: None,
     ) -> tuple[Tensor, Tensor]:
-        """Features `[N, H]` and rewards `[N]` of encoded texts, float32 on CPU, in the order given."""
+        """Features `[N, H]` and rewards `[N]` of encoded texts, float32 on CPU, in the order given.
+
+        Args:
+            encoded: N texts.
+            pooling: what the features are.
+            tokens_per_batch: padded tokens of a batch.
+            advance: called with the number of texts done, as `progress_bar` gives it.
+        """
         features = torch.empty(len(encoded), self.feature_size)
         rewards = torch.empty(len(encoded))
-        with progress_bar("Reading texts", len(encoded), unit="texts", enabled=progress) as advance:
-            for batch in self.batches(encoded, tokens_per_batch=tokens_per_batch):
-                batch_features, batch_rewards = self.forward(batch, pooling=pooling)
-                features[batch.index] = batch_features.cpu()
-                rewards[batch.index] = batch_rewards.cpu()
-                advance(len(batch))
+        for batch in self.batches(encoded, tokens_per_batch=tokens_per_batch):
+            batch_features, batch_rewards = self.forward(batch, pooling=pooling)
+            features[batch.index] = batch_features.cpu()
+            rewards[batch.index] = batch_rewards.cpu()
+            advance(len(batch))
         return features, rewards
 
     def rewards(

@@ -1,0 +1,178 @@
+"""`fit`: a posterior for any reward model from a preference set, in one pass over its texts."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from prudent.data import load_preferences
+from prudent.errors import PosteriorError
+from prudent.models import Message, Pooling, RewardModel, atomic_folder, progress_bar
+from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
+from prudent.posteriors._store import save_posterior
+
+__all__ = ["FitResult", "PosteriorKind", "fit"]
+
+PosteriorKind = Literal["last_layer"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` made.
+
+    Attributes:
+        posterior: the fitted posterior.
+        num_pairs: pairs used.
+        num_skipped: pairs left out as faulty.
+        num_truncated: texts whose response was cut.
+        num_prompt_truncated: texts whose prompt was cut.
+        train_accuracy: share of the pairs fitted on whose chosen response has the higher posterior mean.
+        output: folder written, if any.
+    """
+
+    posterior: LastLayerPosterior
+    num_pairs: int
+    num_skipped: int
+    num_truncated: int
+    num_prompt_truncated: int
+    train_accuracy: float
+    output: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the tensors."""
+        entries = self.posterior.state()[1]
+        figures = {key: value for key, value in asdict(replace(self, posterior=None)).items() if key != "posterior"}  # type: ignore[arg-type]
+        return {**entries, **figures, "output": None if self.output is None else str(self.output)}
+
+
+def fit(
+    model: str | Path | RewardModel,
+    data: Any,
+    output: str | Path | None = None,
+    *,
+    posterior: PosteriorKind = "last_layer",
+    pooling: Pooling = "head",
+    head: HeadChoice = "refit",
+    standardize: bool = True,
+    prior_precision: float | None = None,
+    posterior_temperature: float = 1.0,
+    max_length: int | None = None,
+    tokens_per_batch: int | None = None,
+    strict: bool = False,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> FitResult:
+    """Fit a posterior to a reward model, made by prudent or not, from preferences.
+
+    Args:
+        model: a loaded model, a folder, or a hub name. A loaded model whose head is refitted is changed.
+        data: preferences in any form that `prudent.data.load_preferences` takes.
+        output: folder to save model and posterior to; may be the model's own folder, whose posterior is then replaced.
+        posterior: the kind.
+        pooling: what the last layer reads. With `mean` the posterior carries its own head, since a plain Transformers
+            classifier cannot average: then the folder's plain rewards differ from the posterior mean.
+        head: `refit` moves the head to the posterior mode (it is saved, so that plain Transformers gives the same
+            mean), `kept` leaves it as trained.
+        standardize: put the isotropic prior on standardised features.
+        prior_precision: fixed, or None for the one of highest evidence.
+        posterior_temperature: factor on the posterior covariance, 1 is Bayes.
+        max_length: tokens a text may have.
+        tokens_per_batch: padded tokens of a batch.
+        strict: an over-long text is an error.
+        skip_bad: leave faulty rows out instead of stopping.
+        overwrite: replace an existing output folder.
+        seed: of a new head, where the model has none; of no consequence once it is refitted.
+        progress: show a bar.
+
+    Raises:
+        DataError: the preferences are faulty.
+        ModelError: the model cannot be loaded.
+        PosteriorError: fewer than two pairs, features not finite, or a new head that would be kept.
+    """
+    if posterior not in get_args(PosteriorKind):
+        raise PosteriorError(f"there is no posterior {posterior!r}; known: {', '.join(get_args(PosteriorKind))}")
+    preferences = load_preferences(data, on_bad="skip" if skip_bad else "error")
+    rows = preferences.rows
+    if len(rows) < 2:
+        raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(rows)}")
+    source = None if isinstance(model, RewardModel) else Path(model)
+    same_folder = source is not None and output is not None and Path(output).resolve() == source.resolve()
+    with atomic_folder(output, overwrite=overwrite or same_folder) as folder:
+        loaded = (
+            model
+            if isinstance(model, RewardModel)
+            else RewardModel.from_pretrained(model, max_length=max_length, seed=seed)
+        )
+        if loaded.head_is_new and head == "kept":
+            raise PosteriorError(
+                f"{source or 'the model'} has no trained head to keep; train it first or let it be refitted"
+            )
+        prompts, responses, chosen_index, rejected_index = _unique_texts(rows)
+        encoded = loaded.encode(prompts, responses, strict=strict)
+        with progress_bar("Reading pairs", len(encoded), unit="texts", enabled=progress) as advance:
+            features, _ = loaded.features(encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=advance)
+        fitted = LastLayerPosterior.fit(
+            features[chosen_index],
+            features[rejected_index],
+            label=_column(rows, "p_chosen"),
+            margin=_column(rows, "margin"),
+            pooling=pooling,
+            head=head,
+            head_weight=loaded.head.weight.detach().float().cpu().squeeze(0),
+            head_bias=None if loaded.head.bias is None else float(loaded.head.bias),
+            standardize=standardize,
+            prior_precision=prior_precision,
+            posterior_temperature=posterior_temperature,
+        )
+        if head == "refit" and pooling == "head":
+            loaded.set_head(fitted.weight, fitted.bias)
+            # What is saved is rounded to the head's dtype; the posterior's mean is what the model then computes.
+            fitted = replace(
+                fitted,
+                weight=loaded.head.weight.detach().float().cpu().squeeze(0).clone(),
+                bias=0.0 if loaded.head.bias is None else float(loaded.head.bias),
+            )
+        contrast = (features[chosen_index] - features[rejected_index]) @ fitted.weight
+        result = FitResult(
+            posterior=fitted,
+            num_pairs=len(rows),
+            num_skipped=preferences.summary.num_skipped,
+            num_truncated=int(encoded.truncated.sum()),
+            num_prompt_truncated=int(encoded.prompt_truncated.sum()),
+            train_accuracy=float((contrast > 0).float().mean() + 0.5 * (contrast == 0).float().mean()),
+            output=None if output is None else Path(output),
+        )
+        if folder is not None:
+            loaded.save_pretrained(folder)
+            figures = {key: value for key, value in result.to_dict().items() if key.startswith(("num_", "train_"))}
+            save_posterior(fitted, loaded, folder, fitted_on={"data": preferences.summary.source, **figures})
+    return result
+
+
+def _unique_texts(rows: Any) -> tuple[list[list[Message]], list[list[Message]], Tensor, Tensor]:
+    """Every distinct (prompt, response) once, and where the chosen and rejected of each pair are among them."""
+    seen: dict[str, int] = {}
+    prompts: list[list[Message]] = []
+    responses: list[list[Message]] = []
+    known_prompts: dict[str, list[Message]] = {}
+    positions: dict[str, list[int]] = {"chosen": [], "rejected": []}
+    for row in rows:
+        prompt_key = json.dumps(row["prompt"])
+        prompt = known_prompts.setdefault(prompt_key, row["prompt"])
+        for side, found in positions.items():
+            key = prompt_key + json.dumps(row[side])
+            if key not in seen:
+                seen[key] = len(prompts)
+                prompts.append(prompt)
+                responses.append(row[side])
+            found.append(seen[key])
+    return prompts, responses, torch.tensor(positions["chosen"]), torch.tensor(positions["rejected"])
+
+
+def _column(rows: Any, name: str) -> Tensor | None:
+    return torch.tensor(rows[name], dtype=torch.float64) if name in rows.column_names else None

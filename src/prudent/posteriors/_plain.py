@@ -1,0 +1,75 @@
+"""A reward model without a posterior: rewards are known, their variance is not."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prudent.errors import PosteriorError
+from prudent.models import EncodedTexts, RewardModel
+from prudent.posteriors._protocol import Center, Prediction, group_average
+
+__all__ = ["PlainRewards"]
+
+
+@dataclass(frozen=True)
+class PlainRewards:
+    """The rewards of the model's own head; every variance is NaN, "not known"."""
+
+    @property
+    def kind(self) -> str:
+        """`none`."""
+        return "none"
+
+    @property
+    def basis_id(self) -> None:
+        """There is no factor, so no basis."""
+        return
+
+    @property
+    def has_variance(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def factor_size(self) -> int:
+        """Zero."""
+        return 0
+
+    def predict(
+        self,
+        model: RewardModel,
+        encoded: EncodedTexts,
+        *,
+        group: Tensor,
+        reference_weight: Tensor,
+        centers: Mapping[int, Center] | None = None,
+        with_factor: bool = False,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] = lambda amount: None,
+    ) -> Prediction:
+        """See `prudent.posteriors.Posterior.predict`.
+
+        Raises:
+            PosteriorError: a factor was asked for.
+        """
+        if with_factor:
+            raise PosteriorError("a factor needs a posterior, and this model has none; fit one with `prudent fit`")
+        mean = model.features(encoded, tokens_per_batch=tokens_per_batch, advance=advance)[1]
+        unique, local = torch.unique(group, return_inverse=True)
+        average = group_average(mean.unsqueeze(1), local, reference_weight, len(unique)).squeeze(1)
+        for position, key in enumerate(unique.tolist()):
+            if centers is not None and key in centers:
+                average[position] = centers[key].mean
+        unknown = torch.full_like(mean, torch.nan)
+        return Prediction(mean, unknown, torch.zeros_like(mean), average[local], unknown, None)
+
+    def center(self, model: RewardModel, encoded: EncodedTexts) -> Center:
+        """See `prudent.posteriors.Posterior.center`."""
+        return Center(mean=float(model.features(encoded)[1].mean()), factor=torch.zeros(0))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """There is nothing to save."""
+        return {}, {"kind": self.kind}

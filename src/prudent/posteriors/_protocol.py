@@ -1,0 +1,115 @@
+"""What every kind of posterior can do: predict rewards with their variance for texts, and be saved beside its model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from prudent.models import EncodedTexts, RewardModel
+
+__all__ = ["Center", "Posterior", "Prediction"]
+
+
+@dataclass(frozen=True)
+class Center:
+    """The average of a prompt's fixed reference responses, from which others of that prompt are centred.
+
+    Attributes:
+        mean: average reward of the reference responses.
+        factor: `[F]` average of their exact factor rows (reward derivative times covariance factor).
+    """
+
+    mean: float
+    factor: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Rewards of N texts.
+
+    Attributes:
+        mean: `[N]` float32.
+        variance: `[N]` float32 exact marginal variance (epistemic); NaN where the model has no posterior.
+        noise: `[N]` float32 aleatoric variance.
+        reference_mean: `[N]` float32 average reward of the reference responses of the text's prompt; NaN without any.
+        centered_variance: `[N]` float32 exact variance of the reward minus that average; NaN without any.
+        factor: `[N, K]` float32 factor for storage, or None when it was not asked for.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    noise: Tensor
+    reference_mean: Tensor
+    centered_variance: Tensor
+    factor: Tensor | None
+
+
+class Posterior(Protocol):
+    """A posterior over the rewards of one model."""
+
+    @property
+    def kind(self) -> str:
+        """The word by which `fit` makes it."""
+
+    @property
+    def basis_id(self) -> str | None:
+        """Names the basis of stored factors; factors of different bases cannot be mixed."""
+
+    @property
+    def has_variance(self) -> bool:
+        """False for a model without a posterior, whose variance is not known."""
+
+    @property
+    def factor_size(self) -> int:
+        """K, columns of a stored factor; 0 where there is none."""
+
+    def predict(
+        self,
+        model: RewardModel,
+        encoded: EncodedTexts,
+        *,
+        group: Tensor,
+        reference_weight: Tensor,
+        centers: Mapping[int, Center] | None = None,
+        with_factor: bool = False,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] = lambda amount: None,
+    ) -> Prediction:
+        """Rewards of N texts.
+
+        Args:
+            model: the reward model this posterior was fitted on.
+            encoded: N texts.
+            group: `[N]` prompt of each text.
+            reference_weight: `[N]` how often each text stands in its prompt's reference set; mostly 0, or 1.
+            centers: for prompts whose reference responses are not among these texts.
+            with_factor: also the factor for storage.
+            tokens_per_batch: padded tokens of a batch.
+            advance: called with the number of texts done.
+        """
+
+    def center(self, model: RewardModel, encoded: EncodedTexts) -> Center:
+        """The average over reference responses of one prompt."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors for `posterior.safetensors` and entries of `posterior_config.json`."""
+
+
+def group_average(values: Tensor, group: Tensor, weight: Tensor, size: int) -> Tensor:
+    """Weighted averages over the rows of each group.
+
+    Args:
+        values: `[N, F]`.
+        group: `[N]` in 0..size-1.
+        weight: `[N]` not negative.
+        size: number of groups.
+
+    Returns:
+        `[size, F]` averages, NaN for a group whose weights are all zero.
+    """
+    rows = torch.nonzero(weight).flatten()
+    weights = weight[rows].to(values)
+    total = values.new_zeros(size, values.shape[1]).index_add_(0, group[rows], values[rows] * weights.unsqueeze(1))
+    return total / values.new_zeros(size).index_add_(0, group[rows], weights).unsqueeze(1)

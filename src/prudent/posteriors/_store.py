@@ -1,0 +1,140 @@
+"""A posterior on disk: `posterior.safetensors` and `posterior_config.json` beside an ordinary reward-model folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prudent.errors import PosteriorError
+from prudent.models import RewardModel, template_hash
+from prudent.posteriors._last_layer import LastLayerPosterior
+from prudent.posteriors._plain import PlainRewards
+from prudent.posteriors._protocol import Posterior
+
+__all__ = ["load_posterior", "save_posterior"]
+
+_FORMAT_VERSION = 1
+_CONFIG = "posterior_config.json"
+_TENSORS = "posterior.safetensors"
+
+
+def save_posterior(posterior: Posterior, model: RewardModel, folder: str | Path, *, fitted_on: dict[str, Any]) -> None:
+    """Write a posterior beside the model it belongs to; the configuration, written last, says that it is whole.
+
+    Args:
+        posterior: to be saved.
+        model: the reward model, as it was saved to `folder`.
+        folder: exists.
+        fitted_on: what the posterior was fitted on, for the record.
+    """
+    from safetensors.torch import save_file
+
+    tensors, entries = posterior.state()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / _TENSORS)
+    base = model.base_name_and_revision()
+    config = {
+        "format_version": _FORMAT_VERSION,
+        **entries,
+        "model_fingerprint": model.fingerprint(),
+        "base_model_name_or_path": base[0],
+        "base_revision": base[1],
+        "chat_template_hash": template_hash(model.tokenizer),
+        "max_length": model.max_length,
+        "fitted_on": fitted_on,
+    }
+    (Path(folder) / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
+    """The posterior beside a reward model, or `PlainRewards` where there is none.
+
+    Args:
+        folder: folder of the model; a hub name is looked up in the same place.
+        model: the model loaded from there.
+
+    Raises:
+        PosteriorError: the files are damaged, of a newer format, or belong to another base, adapter, head, chat
+            template or length limit.
+    """
+    config_path = _find(folder, _CONFIG)
+    if config_path is None:
+        return PlainRewards()
+    tensor_path = _find(folder, _TENSORS)
+    if tensor_path is None:
+        raise PosteriorError(f"{folder} has {_CONFIG} but no {_TENSORS}; fit the posterior again")
+    config = _read_config(config_path)
+    tensors = _read_tensors(tensor_path)
+    if config.get("kind") != "last_layer":
+        raise PosteriorError(
+            f"{config_path}: posterior kind {config.get('kind')!r} is not known to this version of prudent"
+        )
+    try:
+        posterior = LastLayerPosterior.from_state(tensors, config)
+    except (KeyError, TypeError) as error:
+        raise PosteriorError(
+            f"{config_path}: an entry or tensor is missing or unknown ({error}); fit it again"
+        ) from error
+    if posterior.basis_id != config["basis_id"]:
+        raise PosteriorError(f"{tensor_path} does not belong to {config_path}; fit the posterior again")
+    _check_model(posterior, config, model, str(folder))
+    return posterior
+
+
+def _check_model(posterior: LastLayerPosterior, config: dict[str, Any], model: RewardModel, folder: str) -> None:
+    if len(posterior.weight) != model.feature_size:
+        raise PosteriorError(
+            f"{folder}: the posterior has {len(posterior.weight)} features, the model {model.feature_size}; "
+            "it was fitted on another base model"
+        )
+    if config["model_fingerprint"] != model.fingerprint():
+        raise PosteriorError(
+            f"{folder}: the posterior was fitted on other weights than these (base or adapter changed); fit it again"
+        )
+    if config["chat_template_hash"] != template_hash(model.tokenizer):
+        raise PosteriorError(f"{folder}: the chat template changed after the posterior was fitted; fit it again")
+    if posterior.pooling == "head":
+        difference = float((model.head.weight.float().cpu().squeeze(0) - posterior.weight).abs().max())
+        # Loading in half precision rounds the head; a refitted or retrained head differs by far more.
+        if difference > 0.01 * float(posterior.weight.abs().max()):
+            raise PosteriorError(f"{folder}: the reward head changed after the posterior was fitted; fit it again")
+
+
+def _find(folder: str | Path, name: str) -> Path | None:
+    if Path(folder).is_dir():
+        path = Path(folder) / name
+        return path if path.exists() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        str(folder), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return None if found is None else Path(found)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PosteriorError(f"{path} is not readable JSON ({error}); fit the posterior again") from error
+    if not isinstance(config, dict) or "format_version" not in config:
+        raise PosteriorError(f"{path} has no format_version; fit the posterior again")
+    if config["format_version"] > _FORMAT_VERSION:
+        raise PosteriorError(
+            f"{path} has format {config['format_version']}, this prudent reads up to {_FORMAT_VERSION}; upgrade"
+        )
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PosteriorError(f"{path} is damaged ({error}); fit the posterior again") from error
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise PosteriorError(f"{path}: {name} is not finite; fit the posterior again")
+    return tensors

@@ -1,0 +1,127 @@
+"""A Parquet dataset written part by part, that is whole or not there, and resumes where it was cut off.
+
+Parts go to `<output>.partial/`, each complete the moment it has its name; when the last is written the folder is
+renamed to `<output>`. A manifest records what the parts were made from, so that parts of different runs never mix.
+Arrow, pandas and `datasets` read the folder at the output path as one dataset.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prudent.errors import PrudentError
+
+__all__ = ["PartedOutput"]
+
+_MANIFEST = "_manifest.json"
+
+
+class PartedOutput:
+    """The output of one run.
+
+    Args:
+        path: where the finished dataset goes.
+        manifest: what the parts are made from; a run with another manifest does not continue this one.
+        overwrite: discard what is there instead of continuing or complaining.
+
+    Attributes:
+        num_parts: parts already written, by this run or by an earlier one that was cut off.
+        finished: the dataset at `path` was already whole, made from the same manifest.
+
+    Raises:
+        PrudentError: something else is at `path`, or parts made from something else.
+    """
+
+    def __init__(self, path: str | Path, manifest: dict[str, Any], *, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self._partial = self.path.parent / f"{self.path.name}.partial"
+        self._manifest = manifest
+        if overwrite:
+            for place in (self.path, self._partial):
+                if place.is_dir():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink(missing_ok=True)
+        self.finished = self._matches(self.path) if self.path.exists() else False
+        if not self.finished:
+            if self._partial.exists():
+                self._matches(self._partial)
+            else:
+                self._partial.mkdir(parents=True)
+                self._write_text(self._partial / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        self.num_parts = len(list((self.path if self.finished else self._partial).glob("part-*.parquet")))
+
+    def schema(self) -> pa.Schema | None:
+        """The schema of the parts already written, or None before the first."""
+        return None if self.num_parts == 0 else pq.read_schema(self._partial / _part_name(0))
+
+    def read(self, number: int) -> pa.Table:
+        """A part written before."""
+        return pq.read_table(self._partial / _part_name(number))
+
+    def write(self, table: pa.Table) -> None:
+        """Add the next part; it is there whole or not at all."""
+        place = self._partial / _part_name(self.num_parts)
+        temporary = place.with_name(f".{place.name}.tmp")
+        try:
+            pq.write_table(table, temporary, compression="zstd")
+            os.replace(temporary, place)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.num_parts += 1
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Give the dataset its final name, with the figures of the run in its manifest."""
+        self._write_text(self._partial / _MANIFEST, json.dumps({**self._manifest, "summary": summary}, indent=2) + "\n")
+        os.rename(self._partial, self.path)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the finished run."""
+        summary: dict[str, Any] = read_manifest(self.path)["summary"]
+        return summary
+
+    def _matches(self, folder: Path) -> bool:
+        """True for the same manifest; an error that names what differs otherwise."""
+        try:
+            found = read_manifest(folder)
+        except (OSError, json.JSONDecodeError) as error:
+            raise PrudentError(
+                f"{folder} exists and was not written by scoring; give another output or overwrite"
+            ) from error
+        # Compared as JSON, in which the file holds it.
+        wanted = json.loads(json.dumps(self._manifest))
+        different = sorted(key for key in wanted if found.get(key) != wanted[key])
+        if different:
+            raise PrudentError(
+                f"{folder} holds scores made with another {', '.join(different)}; give another output or overwrite"
+            )
+        return True
+
+    @staticmethod
+    def _write_text(place: Path, text: str) -> None:
+        temporary = place.with_name(f".{place.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, place)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # An output without any part says nothing worth resuming.
+        if not self.finished and self._partial.exists() and self.num_parts == 0:
+            shutil.rmtree(self._partial)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest in a folder."""
+    manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    return manifest
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"

@@ -1,0 +1,104 @@
+"""A scored dataset read back: the table, and the posterior over rewards in it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import torch
+from torch import Tensor
+
+from prudent.errors import DataError, UnsupportedError
+from prudent.rewards import GaussianRewards, MemberRewards, from_arrow
+
+__all__ = ["ScoredPool", "read_scored"]
+
+_REQUIRED = ("prompt_id", "reward_mean", "reward_variance")
+
+
+@dataclass(frozen=True)
+class ScoredPool:
+    """N scored responses.
+
+    Attributes:
+        table: the rows, all columns.
+        source: where they came from, for messages.
+    """
+
+    table: pa.Table
+    source: str = "the table"
+
+    def __post_init__(self) -> None:
+        missing = [name for name in _REQUIRED if name not in self.table.column_names]
+        if missing:
+            raise DataError(
+                f"{self.source} is not a scored pool: column {missing[0]!r} is missing (it has "
+                f"{', '.join(self.table.column_names)}); make one with `prudent score`"
+            )
+        if self.table.num_rows == 0:
+            raise DataError(f"{self.source} has no rows; score a pool that has responses")
+
+    @property
+    def group(self) -> Tensor:
+        """`[N]` int64, prompt of each row."""
+        return torch.from_numpy(self.table["prompt_id"].to_numpy().astype("int64"))
+
+    @property
+    def has_variance(self) -> bool:
+        """Any variance is known; False for scores of a model without a posterior."""
+        return bool(self.table["reward_variance"].null_count < self.table.num_rows)
+
+    @property
+    def has_centered_variance(self) -> bool:
+        """The variance against the prompts' reference sets is stored."""
+        columns = ("reward_reference", "reward_centered_variance")
+        return all(
+            name in self.table.column_names and self.table[name].null_count < self.table.num_rows for name in columns
+        )
+
+    def column(self, name: str) -> Tensor:
+        """A numeric column as `[N]` float64; NaN where it is null."""
+        values = pc.fill_null(self.table[name].cast(pa.float64()), float("nan"))
+        return torch.from_numpy(values.to_numpy().copy())
+
+    def posterior(self, *, centered: bool = False) -> GaussianRewards | MemberRewards:
+        """The rewards, or the rewards relative to the average of the prompt's fixed reference set.
+
+        Args:
+            centered: mean and exact variance of `r - average reward of the reference set`, which leaves out what a
+                pair likelihood does not identify; no factor then.
+
+        Raises:
+            UnsupportedError: the centred variance is not stored.
+        """
+        if not centered:
+            return from_arrow(self.table)
+        if not self.has_centered_variance:
+            raise UnsupportedError(f"{self.source} stores no centered variance; score it again with this version")
+        return GaussianRewards(
+            self.column("reward_mean") - self.column("reward_reference"),
+            self.column("reward_centered_variance"),
+            self.group,
+            noise=self.column("reward_noise") if "reward_noise" in self.table.column_names else None,
+        )
+
+
+def read_scored(path: str | Path) -> ScoredPool:
+    """Read what `score` wrote: a folder of parts, or any Parquet file with its columns.
+
+    Raises:
+        DataError: nothing there, a run that is not finished, damaged files, or other columns.
+    """
+    place = Path(path)
+    if not place.exists():
+        if place.with_name(f"{place.name}.partial").exists():
+            raise DataError(f"{place} is not finished; run the same `prudent score` again, it goes on where it stopped")
+        raise DataError(f"there is no {place}; give the output of `prudent score`")
+    try:
+        table = ds.dataset(place, format="parquet").to_table()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{place} is not readable as Parquet ({str(error).splitlines()[0]}); score the pool again"
+        ) from error
+    return ScoredPool(table, str(place))
