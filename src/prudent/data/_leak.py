@@ -1,0 +1,86 @@
+"""Prompts that stand in training and in evaluation data alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from prudent.data._faults import MAX_SHOWN, OnBad, check_on_bad
+from prudent.data._messages import Message
+from prudent.data._pools import Pools
+from prudent.data._preferences import Preferences
+from prudent.errors import DataError
+
+Evaluation = TypeVar("Evaluation", Preferences, Pools)
+
+_REASON = "prompt also in the training data"
+
+
+def check_leak(train: Preferences | Pools, test: Evaluation, *, on_bad: OnBad = "error") -> Evaluation:
+    """Make sure that no prompt stands in the training and in the evaluation data alike.
+
+    Prompts are equal when their messages are, apart from white space at their ends.
+
+    Args:
+        train: What is trained or fitted on.
+        test: What is evaluated on.
+        on_bad: "error" raises; "skip" leaves the rows out of the evaluation data and counts them in its summary.
+
+    Returns:
+        The evaluation data, without the rows that leak.
+
+    Raises:
+        DataError: A prompt stands in both (or, skipping, no other is left); the message has row numbers of both.
+
+    Example:
+        >>> from prudent.data import load_preferences
+        >>> row = {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}
+        >>> train = load_preferences([row])
+        >>> test = load_preferences([row, {**row, "prompt": "Name a river."}])
+        >>> len(check_leak(train, test, on_bad="skip"))
+        1
+    """
+    check_on_bad(on_bad)
+    first_rows: dict[bytes, int] = {}
+    for prompt, row in _prompts(train):
+        first_rows.setdefault(_digest(prompt), row)
+    leaks: list[tuple[int, int]] = []
+    kept: list[int] = []
+    for position, (prompt, row) in enumerate(_prompts(test)):
+        train_row = first_rows.get(_digest(prompt))
+        if train_row is None:
+            kept.append(position)
+        else:
+            leaks.append((row, train_row))
+    if not leaks:
+        return test
+    shown = ", ".join(f"row {row} (row {train_row} in training)" for row, train_row in leaks[:MAX_SHOWN])
+    more = f" and {len(leaks) - MAX_SHOWN:,} more" if len(leaks) > MAX_SHOWN else ""
+    found = (
+        f"{test.summary.source}: {len(leaks):,} of {len(leaks) + len(kept):,} rows have a prompt that is also in the"
+        f" training data {train.summary.source}: {shown}{more}"
+    )
+    if on_bad == "error":
+        raise DataError(f'{found}. Evaluate on other prompts, or leave these rows out with on_bad="skip" (--skip-bad)')
+    if not kept:
+        raise DataError(f"{found}. No row is left; evaluate on other prompts")
+    summary = replace(
+        test.summary,
+        num_rows=len(kept),
+        skipped={**test.summary.skipped, _REASON: len(leaks)},
+        skipped_examples=[*test.summary.skipped_examples, *(f"row {row}: {_REASON}" for row, _ in leaks)][:MAX_SHOWN],
+    )
+    return replace(test, rows=test.rows.select(kept), summary=summary)
+
+
+def _prompts(data: Preferences | Pools) -> Iterator[tuple[list[Message], int]]:
+    rows = data.rows.select_columns(["prompt", "row"])
+    for batch in rows.iter(batch_size=1000):
+        yield from zip(batch["prompt"], batch["row"], strict=True)
+
+
+def _digest(prompt: list[Message]) -> bytes:
+    text = "\0".join(part for message in prompt for part in (message["role"], message["content"].strip()))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
