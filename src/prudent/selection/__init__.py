@@ -1,0 +1,18 @@
+"""Pick one of n: best-of-n under a utility, unbiased best-of-n curves, and how far best-of-n moves the policy."""
+
+from prudent.selection._best import Selection, best_of_n, shuffle_within_groups
+from prudent.selection._curves import best_of_n_curve
+from prudent.selection._kl import TiedKL, best_of_n_kl, best_of_n_kl_with_ties
+from prudent.selection._resampled import ResampledCurve, resampled_curve
+
+__all__ = [
+    "ResampledCurve",
+    "Selection",
+    "TiedKL",
+    "best_of_n",
+    "best_of_n_curve",
+    "best_of_n_kl",
+    "best_of_n_kl_with_ties",
+    "resampled_curve",
+    "shuffle_within_groups",
+]

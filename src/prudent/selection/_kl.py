@@ -1,0 +1,136 @@
+"""How far best-of-n moves the policy, in nats."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prudent.rewards import index_groups
+from prudent.selection._scored import NanPolicy, check_n_values, equal_blocks, scored_rows, sorted_values
+
+__all__ = ["TiedKL", "best_of_n_kl", "best_of_n_kl_with_ties"]
+
+
+@dataclass(frozen=True)
+class TiedKL:
+    """KL of best-of-n from the policy, prompt by prompt, where candidates tie.
+
+    Attributes:
+        kl: [B, L] float64, nats. NaN where a prompt has no scored candidate.
+        num_candidates: [B] int64, scored candidates.
+        num_levels: [B] int64, distinct utilities among them.
+        num_texts: [B] int64, distinct texts among them; None if no text ids were given.
+    """
+
+    kl: Tensor
+    num_candidates: Tensor
+    num_levels: Tensor
+    num_texts: Tensor | None
+
+
+def best_of_n_kl(n_values: int | Sequence[int] | Tensor) -> Tensor:
+    """KL(best-of-n || policy) = ln n - (n - 1)/n, exact for a continuous utility and an upper bound with ties.
+
+    Args:
+        n_values: one n or L of them, each at least 1.
+
+    Returns:
+        float64 nats, a scalar tensor for one n, else [L].
+
+    Raises:
+        ValueError: an n is below 1 or not an integer.
+
+    Example:
+        >>> [round(kl, 4) for kl in best_of_n_kl([1, 2, 16, 12500]).tolist()]
+        [0.0, 0.1931, 1.8351, 8.4336]
+        >>> round(best_of_n_kl(2).item(), 4)
+        0.1931
+    """
+    single = isinstance(n_values, int) or (isinstance(n_values, Tensor) and n_values.dim() == 0)
+    n = check_n_values(torch.as_tensor(n_values).reshape(-1)).double()
+    kl = n.log() - (n - 1) / n
+    return kl[0] if single else kl
+
+
+def best_of_n_kl_with_ties(
+    utility: Tensor,
+    group: Tensor,
+    n_values: Sequence[int] | Tensor,
+    *,
+    text_id: Tensor | None = None,
+    nan: NanPolicy = "error",
+) -> TiedKL:
+    """KL(best-of-n || policy) where candidates share utilities, so that best-of-n moves less far than the formula says.
+
+    Each distinct utility is a level of the pool's empirical distribution, covering [a, b] of its mass. The best of n
+    (drawn afresh from the policy) falls into it with probability q = b^n - a^n instead of p = b - a, and is uniform
+    within it. A level that several candidates share contributes q ln(q/p). A level of a single candidate stands for a
+    stretch of a continuum and contributes G(b) - G(a), G(u) = u^n (ln n + (n-1)(ln u - 1/n)), so that without ties
+    the sum is ln n - (n-1)/n exactly.
+
+    Args:
+        utility: [N] what the pick maximises.
+        group: [N] integer prompt ids.
+        n_values: the L numbers of candidates, each at least 1; they may exceed the size of the pool.
+        text_id: [N] integers, equal for equal texts of a prompt, to count distinct texts.
+        nan: "error" to refuse NaN utilities, "exclude" to leave such candidates out.
+
+    Returns:
+        The divergences [B, L] and the counts of candidates, levels and texts [B].
+
+    Raises:
+        DataError: a utility is NaN while nan is "error".
+        ValueError: shapes do not agree, or an n is below 1.
+
+    Example:
+        >>> import torch
+        >>> tied = best_of_n_kl_with_ties(torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.zeros(4, dtype=torch.long), [4])
+        >>> round(tied.kl.item(), 4), tied.num_levels.tolist(), round(best_of_n_kl(4).item(), 4)
+        (0.2689, [2], 0.6363)
+    """
+    n = check_n_values(n_values)
+    keep = scored_rows(utility, group, nan)
+    index = index_groups(group)
+    num_candidates = index.sum(keep.long())
+    kl = torch.full((len(index.ids), len(n)), torch.nan, dtype=torch.float64, device=utility.device)
+    num_levels = torch.zeros_like(index.ids)
+    for prompts, rows, size in equal_blocks(index, keep):
+        ranked = sorted_values(utility[rows].reshape(len(prompts), size))
+        starts = torch.ones_like(ranked, dtype=torch.bool)
+        starts[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+        num_levels[prompts] = starts.sum(1)
+        kl[prompts] = _tied_kl(starts, n.to(utility.device))
+    num_texts = None
+    if text_id is not None:
+        if text_id.shape != utility.shape:
+            raise ValueError(f"text_id must have shape {list(utility.shape)}, got {list(text_id.shape)}")
+        texts = torch.unique(torch.stack([index.position[keep], text_id[keep].long()], 1), dim=0)
+        num_texts = torch.bincount(texts[:, 0], minlength=len(index.ids))
+    return TiedKL(kl, num_candidates, num_levels, num_texts)
+
+
+def _tied_kl(starts: Tensor, n: Tensor) -> Tensor:
+    """KL [b, L] from the marks [b, size] of where a level starts in the sorted utilities.
+
+    The antiderivative is G(u), the integral of n t^(n-1) ln(n t^(n-1)) from 0 to u.
+    """
+    size = starts.shape[1]
+    prompt, first = starts.nonzero(as_tuple=True)
+    last = torch.cat([first[1:], first.new_tensor([size])])
+    last[last <= first] = size  # the next level starts in the next prompt
+    shared = last - first > 1
+    prompt, first, last = prompt[shared], first[shared], last[shared]
+    mass = (last - first).double() / size
+    # every bound is a multiple of 1/size: tables of u^n and of the antiderivative serve all prompts
+    u = torch.arange(size + 1, dtype=torch.float64, device=starts.device) / size
+    kl = best_of_n_kl(n).repeat(len(starts), 1)
+    for column, count in enumerate(n.tolist()):
+        power = u**count
+        antiderivative: Tensor = power * (math.log(count) - (count - 1) / count)
+        antiderivative += (count - 1) * torch.special.xlogy(power, u)
+        q = power[last] - power[first]
+        tied = torch.special.xlogy(q, q / mass)
+        kl[:, column].index_add_(0, prompt, tied - (antiderivative[last] - antiderivative[first]))
+    return kl.clamp(min=0)

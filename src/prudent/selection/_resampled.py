@@ -1,0 +1,112 @@
+"""Best-of-n curves by drawing subsets, for rules that look at the other candidates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from prudent.rewards import RewardPosterior, index_groups
+from prudent.selection._best import best_of_n
+from prudent.selection._scored import NanPolicy, check_n_values, scored_rows
+from prudent.utility import UtilityRule
+
+__all__ = ["ResampledCurve", "resampled_curve"]
+
+
+@dataclass(frozen=True)
+class ResampledCurve:
+    """A best-of-n curve estimated from drawn subsets.
+
+    Attributes:
+        mean: [B, L] float64, average value of the pick; NaN where a prompt has fewer than n candidates.
+        standard_error: [B, L] float64, Monte Carlo standard error of `mean` (not the spread between prompts). Exactly
+            zero says that every subset led to the same value.
+        num_resamples: subsets drawn per prompt and n.
+    """
+
+    mean: Tensor
+    standard_error: Tensor
+    num_resamples: int
+
+
+def resampled_curve(
+    rule: UtilityRule,
+    posterior: RewardPosterior,
+    value: Tensor,
+    n_values: Sequence[int] | Tensor,
+    num_resamples: int = 64,
+    generator: Generator | None = None,
+    *,
+    nan: NanPolicy = "error",
+) -> ResampledCurve:
+    """Expected value of the best of n, from subsets drawn without replacement on which the rule is evaluated afresh.
+
+    Works for every rule; needed by those whose `depends_on_pool` is True. Cost: L x num_resamples evaluations of the
+    rule.
+
+    Args:
+        rule: maps the posterior of a subset to utilities.
+        posterior: of the N responses.
+        value: [N] what is reported of the pick.
+        n_values: the L numbers of candidates, each at least 1.
+        num_resamples: R >= 2 subsets for each prompt and n.
+        generator: source of the subsets, of the rule's own draws and of tie-breaking; seed 0 by default.
+        nan: "error" to refuse NaN in the posterior mean or in value, "exclude" to leave such candidates out.
+
+    Returns:
+        Means and Monte Carlo standard errors, prompts in ascending order of their ids.
+
+    Raises:
+        DataError: NaN while nan is "error".
+        ValueError: shapes do not agree, an n is below 1, or num_resamples is below 2.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import MemberRewards
+        >>> from prudent.utility import ProbBest
+        >>> pool = MemberRewards(torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]]))
+        >>> curve = resampled_curve(ProbBest(), pool, torch.tensor([0.0, 1.0, 1.0]), [2, 3], num_resamples=8)
+        >>> curve.mean.tolist(), curve.standard_error.tolist()
+        ([[1.0, 1.0]], [[0.0, 0.0]])
+    """
+    if num_resamples < 2:
+        raise ValueError(f"num_resamples must be at least 2 to state an error, got {num_resamples}")
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    n = check_n_values(n_values)
+    if value.dim() != 1:
+        raise ValueError(f"value must be a vector [N], got shape {list(value.shape)}")
+    index = index_groups(posterior.group)
+    keep = scored_rows(posterior.mean, posterior.group, nan, value)
+    counts = index.sum(keep.long())
+    mean = torch.full((len(index.ids), len(n)), torch.nan, dtype=torch.float64, device=value.device)
+    error = mean.clone()
+    for column, size in enumerate(n.tolist()):
+        enough = counts >= size
+        if not bool(enough.any()):
+            continue
+        usable = (keep & enough[index.position]).nonzero()[:, 0]
+        picks = torch.stack(
+            [
+                value[_pick(rule, posterior, _subset(usable, index.position, size, generator), generator)]
+                for _ in range(num_resamples)
+            ]
+        ).double()
+        mean[enough, column] = picks.mean(0)
+        error[enough, column] = picks.std(0) / num_resamples**0.5
+    return ResampledCurve(mean, error, num_resamples)
+
+
+def _subset(usable: Tensor, position: Tensor, size: int, generator: Generator) -> Tensor:
+    """`size` random rows of each prompt among the rows `usable`, prompt after prompt."""
+    shuffled = usable[torch.randperm(len(usable), generator=generator, device=generator.device).to(usable.device)]
+    shuffled = shuffled[torch.argsort(position[shuffled], stable=True)]
+    _, counts = torch.unique_consecutive(position[shuffled], return_counts=True)
+    start = torch.repeat_interleave(torch.cumsum(counts, 0) - counts, counts)
+    return shuffled[torch.arange(len(shuffled), device=start.device) - start < size]
+
+
+def _pick(rule: UtilityRule, posterior: RewardPosterior, rows: Tensor, generator: Generator) -> Tensor:
+    """Row picked in each prompt when only `rows` are present."""
+    subset = posterior[rows]
+    return rows[best_of_n(rule(subset, generator), subset.group, generator=generator).index]
