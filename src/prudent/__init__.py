@@ -1,0 +1,104 @@
+"""Reward models that know what they do not know, and selection that respects it.
+
+Names are imported when they are first used, so that `import prudent` costs nothing and the core (`prudent.rewards`,
+`prudent.utility`, `prudent.selection`, `prudent.metrics`) works where Transformers is not installed.
+
+Example:
+    >>> import torch, prudent
+    >>> rewards = prudent.GaussianRewards(mean=torch.tensor([1.0, 1.2]), variance=torch.tensor([0.1, 2.0]))
+    >>> prudent.risk_rule("lcb_std", num_std=1.0)(rewards).argmax().item()
+    0
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prudent.data import load_pools, load_preferences
+    from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError
+    from prudent.evaluation import best_of_n_study
+    from prudent.models import RewardModel
+    from prudent.posteriors import LastLayerPosterior, fit, load_posterior
+    from prudent.reports import report
+    from prudent.rewards import (
+        GaussianRewards,
+        MemberRewards,
+        RewardPosterior,
+        TransformedRewards,
+        concatenate,
+        from_arrow,
+    )
+    from prudent.scoring import ScoredPool, read_scored, score, select
+    from prudent.selection import best_of_n, best_of_n_curve, best_of_n_kl
+    from prudent.training import TrainingConfig, train
+    from prudent.utility import risk_rule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError",
+    "GaussianRewards",
+    "LastLayerPosterior",
+    "MemberRewards",
+    "ModelError",
+    "PosteriorError",
+    "PrudentError",
+    "RewardModel",
+    "RewardPosterior",
+    "ScoredPool",
+    "TrainingConfig",
+    "TransformedRewards",
+    "UnsupportedError",
+    "__version__",
+    "best_of_n",
+    "best_of_n_curve",
+    "best_of_n_kl",
+    "best_of_n_study",
+    "concatenate",
+    "fit",
+    "from_arrow",
+    "load_pools",
+    "load_posterior",
+    "load_preferences",
+    "read_scored",
+    "report",
+    "risk_rule",
+    "score",
+    "select",
+    "train",
+]
+
+# Where each name of the block above lives; a test holds the two together.
+_HOMES = {
+    "prudent.data": ("load_pools", "load_preferences"),
+    "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError"),
+    "prudent.evaluation": ("best_of_n_study",),
+    "prudent.models": ("RewardModel",),
+    "prudent.posteriors": ("LastLayerPosterior", "fit", "load_posterior"),
+    "prudent.reports": ("report",),
+    "prudent.rewards": (
+        "GaussianRewards",
+        "MemberRewards",
+        "RewardPosterior",
+        "TransformedRewards",
+        "concatenate",
+        "from_arrow",
+    ),
+    "prudent.scoring": ("ScoredPool", "read_scored", "score", "select"),
+    "prudent.selection": ("best_of_n", "best_of_n_curve", "best_of_n_kl"),
+    "prudent.training": ("TrainingConfig", "train"),
+    "prudent.utility": ("risk_rule",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'prudent' has no attribute '{name}'")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

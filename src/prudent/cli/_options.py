@@ -1,0 +1,102 @@
+"""Options that more than one verb has, so that they read the same everywhere."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "CenteredOption",
+    "MaxLengthOption",
+    "ModelOption",
+    "NumStdOption",
+    "OutputFolderOption",
+    "OverwriteOption",
+    "PreferencesOption",
+    "RiskAversionOption",
+    "Rule",
+    "ScoredOption",
+    "SeedOption",
+    "SkipBadOption",
+    "StrictOption",
+    "TokensPerBatchOption",
+    "VarianceWeightOption",
+]
+
+FILES = "Input and output"
+RULES = "Rule"
+
+
+class Rule(StrEnum):
+    """The rules by name, spelled here because `--help` must not import torch; a test holds them to the library's."""
+
+    mean = "mean"
+    lcb_std = "lcb_std"
+    lcb_var = "lcb_var"
+    entropic = "entropic"
+    prob_best = "prob_best"
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME|FOLDER",
+        help="A model by hub name or folder, with or without an adapter.",
+        rich_help_panel=FILES,
+    ),
+]
+PreferencesOption = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="FILE|NAME",
+        help="Preferences with chosen, rejected and usually prompt: JSONL, JSON, CSV, Parquet, a folder or a hub name.",
+        rich_help_panel=FILES,
+    ),
+]
+ScoredOption = Annotated[
+    str, typer.Option("--data", metavar="SCORED", help="What `prudent score` wrote.", rich_help_panel=FILES)
+]
+OutputFolderOption = Annotated[
+    str, typer.Option("--output", metavar="FOLDER", help="The folder to write.", rich_help_panel=FILES)
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an output that is there already.", rich_help_panel=FILES)
+]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave out rows that are not valid, and count them, instead of stopping.",
+        rich_help_panel=FILES,
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="The seed of everything drawn at random.", min=0)]
+MaxLengthOption = Annotated[
+    int | None, typer.Option("--max-length", min=8, help="Longest text in tokens; by default, the model's limit.")
+]
+TokensPerBatchOption = Annotated[
+    int | None, typer.Option("--tokens-per-batch", min=1, help="Padded tokens of a batch; lower it if memory is short.")
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Make an over-long text an error instead of cutting it.")]
+NumStdOption = Annotated[
+    float,
+    typer.Option("--num-std", min=0, help="For lcb_std: standard deviations to subtract.", rich_help_panel=RULES),
+]
+VarianceWeightOption = Annotated[
+    float,
+    typer.Option("--variance-weight", min=0, help="For lcb_var: the weight of the variance.", rich_help_panel=RULES),
+]
+RiskAversionOption = Annotated[
+    float,
+    typer.Option("--risk-aversion", min=1e-12, help="For entropic: a in -1/a log E exp(-a r).", rich_help_panel=RULES),
+]
+CenteredOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--centered/--marginal",
+        help="Let rules read the variance of the reward minus the mean of its prompt's references, or of the reward.",
+        rich_help_panel=RULES,
+    ),
+]

@@ -1,0 +1,115 @@
+"""`prudent report`."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prudent.cli._app import Common, verb
+from prudent.cli._console import Outcome, table
+from prudent.cli._options import (
+    FILES,
+    RULES,
+    CenteredOption,
+    NumStdOption,
+    RiskAversionOption,
+    Rule,
+    ScoredOption,
+    SeedOption,
+    VarianceWeightOption,
+)
+
+if TYPE_CHECKING:
+    from prudent.evaluation import BestOfNStudy
+
+
+class Scale(StrEnum):
+    """The scales of gold."""
+
+    gold = "gold"
+    gold_standardized = "gold_standardized"
+    gold_length_adjusted = "gold_length_adjusted"
+
+
+@verb(
+    panel="Look",
+    example="""
+    prudent report --data scored.parquet --output report.html
+    prudent report --data scored.parquet --rule mean --rule lcb_std --num-std 2 --output report.html
+    """,
+)
+def report(
+    common: Common,
+    *,
+    data: ScoredOption,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            metavar="FILE.html",
+            help="The page; its figures become FILE_gold.png and so on.",
+            rich_help_panel=FILES,
+        ),
+    ],
+    title: Annotated[str | None, typer.Option("--title", help="The heading of the page.")] = None,
+    scale: Annotated[
+        Scale,
+        typer.Option(
+            "--scale", help="Gold as given, standardized within prompts, or with length partialled out as well."
+        ),
+    ] = Scale.gold,
+    rule: Annotated[
+        list[Rule] | None,
+        typer.Option("--rule", help="A rule to show; repeat it for several. By default, all.", rich_help_panel=RULES),
+    ] = None,
+    num_std: NumStdOption = 1.0,
+    variance_weight: VarianceWeightOption = 1.0,
+    risk_aversion: RiskAversionOption = 1.0,
+    centered: CenteredOption = None,
+    one_policy: Annotated[
+        bool | None,
+        typer.Option(
+            "--one-policy/--many-policies",
+            help="Whether one policy wrote a prompt's responses, so that a KL exists. By default, what the pool says.",
+        ),
+    ] = None,
+    num_bootstrap: Annotated[
+        int, typer.Option("--num-bootstrap", min=2, help="Resamples over prompts behind the intervals.")
+    ] = 1000,
+    seed: SeedOption = 0,
+) -> Outcome:
+    """Show whether optimising the reward helped or hacked: one page that opens offline, and its figures."""
+    from prudent.reports import report as write_report
+
+    chosen: dict[str, Any] = {"rules": [one.value for one in rule]} if rule else {}
+    written = write_report(
+        data,
+        output,
+        title=title,
+        scale=scale.value,
+        num_std=num_std,
+        variance_weight=variance_weight,
+        risk_aversion=risk_aversion,
+        centered=centered,
+        one_policy=one_policy,
+        num_bootstrap=num_bootstrap,
+        seed=seed,
+        **chosen,
+    )
+    study = written.study
+    result = {
+        "output": written.html,
+        "figures": written.figures,
+        "counts": asdict(study.counts),
+        "notes": list(study.notes),
+        "rules": {curve.rule: curve.rows(study.n_values) for curve in study.curves},
+    }
+    return Outcome(result, f"{_last_points(study)}\nreport in {written.html}")
+
+
+def _last_points(study: "BestOfNStudy") -> str:
+    """Each curve at the largest n, as a table."""
+    header = ["rule", "n", "gold", "low", "high", "proxy"]
+    rows = [[curve.label, *(curve.rows(study.n_values)[-1][key] for key in header[1:])] for curve in study.curves]
+    return table(header, rows)

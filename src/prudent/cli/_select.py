@@ -1,0 +1,82 @@
+"""`prudent select`."""
+
+from typing import Annotated
+
+import typer
+
+from prudent.cli._app import Common, verb
+from prudent.cli._console import Outcome
+from prudent.cli._options import (
+    FILES,
+    RULES,
+    CenteredOption,
+    NumStdOption,
+    RiskAversionOption,
+    Rule,
+    ScoredOption,
+    SeedOption,
+    VarianceWeightOption,
+)
+
+
+@verb(
+    panel="Use",
+    example="""
+    prudent select --data scored.parquet --rule lcb_std --num-std 1 --output picks.jsonl
+    """,
+)
+def select(
+    common: Common,
+    *,
+    data: ScoredOption,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="The pick of each prompt, as .jsonl, .parquet or .csv.",
+            rich_help_panel=FILES,
+        ),
+    ],
+    exclude_unscored: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-unscored",
+            help="Leave out responses without a reward, and count them, instead of stopping.",
+            rich_help_panel=FILES,
+        ),
+    ] = False,
+    rule: Annotated[
+        Rule, typer.Option("--rule", help="What a response is worth.", rich_help_panel=RULES)
+    ] = Rule.lcb_std,
+    num_std: NumStdOption = 1.0,
+    variance_weight: VarianceWeightOption = 1.0,
+    risk_aversion: RiskAversionOption = 1.0,
+    centered: CenteredOption = False,
+    seed: SeedOption = 0,
+) -> Outcome:
+    """Pick the best response of each prompt, under a rule that counts what the model does not know."""
+    from prudent.scoring import select as select_responses
+
+    summary = select_responses(
+        data,
+        output,
+        rule=rule.value,
+        num_std=num_std,
+        variance_weight=variance_weight,
+        risk_aversion=risk_aversion,
+        centered=bool(centered),
+        exclude_unscored=exclude_unscored,
+        seed=seed,
+    )
+    text = (
+        f"{summary.num_prompts:,} picks out of {summary.num_candidates:,} responses in {output}, by {summary.rule} on "
+        f"the {'centered' if summary.centered else 'marginal'} variance: mean reward {summary.mean_reward:.4g}"
+    )
+    remarks = {
+        f"mean std {summary.mean_std or 0:.4g}": summary.mean_std is not None,
+        f"mean gold {summary.mean_gold or 0:.4g}": summary.mean_gold is not None,
+        f"{summary.num_prompts_with_ties:,} prompts with ties, drawn at random": summary.num_prompts_with_ties,
+        f"{summary.num_excluded:,} responses excluded, not scored": summary.num_excluded,
+    }
+    return Outcome(summary.to_dict(), "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))

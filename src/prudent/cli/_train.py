@@ -1,0 +1,221 @@
+"""`prudent train`."""
+
+from typing import Annotated
+
+import typer
+
+from prudent.cli._app import Common, verb
+from prudent.cli._console import Outcome
+from prudent.cli._options import (
+    FILES,
+    MaxLengthOption,
+    ModelOption,
+    OutputFolderOption,
+    OverwriteOption,
+    PreferencesOption,
+    SeedOption,
+    SkipBadOption,
+    StrictOption,
+)
+
+STEPS = "Steps and batches"
+OPTIMIZER = "Loss and optimizer"
+ADAPTER = "Adapter"
+MACHINE = "Machine and logging"
+
+
+@verb(
+    panel="Make",
+    example="""
+    prudent train --model org/base --data pairs.jsonl --eval-data heldout.jsonl --output rm
+    prudent train --config train.yaml --max-steps 20
+    """,
+)
+def train(
+    common: Common,
+    *,
+    model: ModelOption,
+    data: PreferencesOption,
+    output: OutputFolderOption,
+    eval_data: Annotated[
+        str | None,
+        typer.Option(
+            "--eval-data",
+            metavar="FILE|NAME",
+            help="Preferences to evaluate on; no prompt may stand in both.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    skip_bad: SkipBadOption = False,
+    overwrite: OverwriteOption = False,
+    num_train_epochs: Annotated[
+        float, typer.Option("--num-train-epochs", help="Passes over the pairs.", rich_help_panel=STEPS)
+    ] = 1.0,
+    max_steps: Annotated[
+        int, typer.Option("--max-steps", help="Optimizer steps; -1: as the epochs say.", rich_help_panel=STEPS)
+    ] = -1,
+    per_device_train_batch_size: Annotated[
+        int,
+        typer.Option(
+            "--per-device-train-batch-size",
+            "--batch-size",
+            help="Pairs that go through the model at once.",
+            rich_help_panel=STEPS,
+        ),
+    ] = 8,
+    per_device_eval_batch_size: Annotated[
+        int,
+        typer.Option("--per-device-eval-batch-size", help="The same in evaluation.", rich_help_panel=STEPS),
+    ] = 16,
+    gradient_accumulation_steps: Annotated[
+        int,
+        typer.Option(
+            "--gradient-accumulation-steps", help="Batches that make one optimizer step.", rich_help_panel=STEPS
+        ),
+    ] = 1,
+    max_length: MaxLengthOption = None,
+    strict: StrictOption = False,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--learning-rate", help="By default 1e-4 with LoRA, 1e-5 in full.", rich_help_panel=OPTIMIZER),
+    ] = None,
+    label_smoothing: Annotated[
+        float,
+        typer.Option(
+            "--label-smoothing", help="Probability that a label is taken to be flipped.", rich_help_panel=OPTIMIZER
+        ),
+    ] = 0.0,
+    center_rewards_coefficient: Annotated[
+        float,
+        typer.Option(
+            "--center-rewards-coefficient",
+            help="Weight of the squared sum of both rewards; 0 leaves it out.",
+            rich_help_panel=OPTIMIZER,
+        ),
+    ] = 0.0,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Of AdamW.", rich_help_panel=OPTIMIZER)] = 0.0,
+    lr_scheduler_type: Annotated[
+        str, typer.Option("--lr-scheduler-type", help="A schedule of Transformers.", rich_help_panel=OPTIMIZER)
+    ] = "linear",
+    warmup_ratio: Annotated[
+        float,
+        typer.Option("--warmup-ratio", help="Share of the steps in which the rate rises.", rich_help_panel=OPTIMIZER),
+    ] = 0.1,
+    max_grad_norm: Annotated[
+        float,
+        typer.Option("--max-grad-norm", help="Gradients are scaled down to this norm.", rich_help_panel=OPTIMIZER),
+    ] = 1.0,
+    lora: Annotated[
+        bool,
+        typer.Option("--lora/--full", help="Train adapters and the head, or every weight.", rich_help_panel=ADAPTER),
+    ] = True,
+    lora_r: Annotated[int, typer.Option("--lora-r", help="Rank of new adapters.", rich_help_panel=ADAPTER)] = 8,
+    lora_alpha: Annotated[
+        int, typer.Option("--lora-alpha", help="Their scale is this over the rank.", rich_help_panel=ADAPTER)
+    ] = 16,
+    lora_dropout: Annotated[
+        float, typer.Option("--lora-dropout", help="On the input of adapters.", rich_help_panel=ADAPTER)
+    ] = 0.0,
+    logging_steps: Annotated[
+        int, typer.Option("--logging-steps", help="Steps between records of the loss.", rich_help_panel=MACHINE)
+    ] = 10,
+    eval_steps: Annotated[
+        float | None,
+        typer.Option(
+            "--eval-steps",
+            help="Steps between evaluations, a share of all below 1; by default at the end alone.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    save_steps: Annotated[
+        float,
+        typer.Option(
+            "--save-steps",
+            help="Steps between checkpoints to resume from, a share of all below 1.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = 0.1,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="Spend time to save activation memory.", rich_help_panel=MACHINE),
+    ] = False,
+    bf16: Annotated[
+        bool | None,
+        typer.Option(
+            "--bf16/--no-bf16",
+            help="Compute in bfloat16; by default on accelerators that can.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    use_cpu: Annotated[
+        bool, typer.Option("--use-cpu", help="Leave accelerators alone.", rich_help_panel=MACHINE)
+    ] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--report-to", help="An integration of Transformers to log to; repeatable.", rich_help_panel=MACHINE
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+) -> Outcome:
+    """Train a reward model on preferences, from a base model or from a reward model.
+
+    A run that was cut off, even killed, goes on from its last checkpoint when the same command is started again. The
+    folder written is an ordinary PEFT or Transformers folder.
+    """
+    from prudent.training import TrainingConfig
+    from prudent.training import train as train_model
+
+    try:
+        config = TrainingConfig(
+            learning_rate=learning_rate,
+            num_train_epochs=num_train_epochs,
+            max_steps=max_steps,
+            per_device_train_batch_size=per_device_train_batch_size,
+            per_device_eval_batch_size=per_device_eval_batch_size,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            max_length=max_length,
+            lora=lora,
+            lora_r=lora_r,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            label_smoothing=label_smoothing,
+            center_rewards_coefficient=center_rewards_coefficient,
+            weight_decay=weight_decay,
+            lr_scheduler_type=lr_scheduler_type,
+            warmup_ratio=warmup_ratio,
+            max_grad_norm=max_grad_norm,
+            seed=seed,
+            logging_steps=logging_steps,
+            eval_steps=eval_steps,
+            save_steps=save_steps,
+            gradient_checkpointing=gradient_checkpointing,
+            bf16=bf16,
+            use_cpu=use_cpu,
+            report_to=tuple(report_to or ()),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    result = train_model(
+        model,
+        data,
+        output,
+        eval_data=eval_data,
+        config=config,
+        strict=strict,
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        progress=common.progress,
+    )
+    text = (
+        f"trained {result.num_steps:,} steps in {result.seconds:.0f} s, mean loss {result.train_loss:.4f}; "
+        f"model in {result.output}"
+    )
+    remarks = {
+        f"resumed from step {result.resumed_from_step}": result.resumed_from_step,
+        f"accuracy {result.accuracy or 0:.3f}, negative log-likelihood {result.nll or 0:.3f} nats on "
+        f"{result.num_eval_pairs:,} evaluation pairs": result.accuracy is not None,
+        f"{result.num_truncated:,} responses cut": result.num_truncated,
+        f"{result.num_skipped:,} pairs skipped as not valid": result.num_skipped,
+    }
+    return Outcome(result.to_dict(), "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))
