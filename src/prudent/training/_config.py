@@ -1,0 +1,152 @@
+"""What can be chosen about a training run; names and meanings are those of TRL and Transformers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TrainingConfig"]
+
+# Options that change neither the weights nor what is computed on the way to them: a run may resume with others.
+HARMLESS = frozenset({"logging_steps", "save_steps", "report_to"})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Options of `train`; every default works on CPU and on GPU.
+
+    Attributes:
+        learning_rate: peak of AdamW's rate; by default 1e-4 with LoRA and 1e-5 in full.
+        num_train_epochs: passes over the pairs; ignored where `max_steps` is set.
+        max_steps: optimizer steps; -1 leaves the number to `num_train_epochs`.
+        per_device_train_batch_size: pairs that go through the model at once on each device.
+        per_device_eval_batch_size: the same for evaluation.
+        gradient_accumulation_steps: batches that make one optimizer step.
+        max_length: tokens of prompt and response together; by default what the model states, at most 1024.
+        lora: train low-rank adapters and the head; False trains every weight.
+        lora_r: rank of new adapters.
+        lora_alpha: their scale is `lora_alpha / lora_r`.
+        lora_dropout: on the input of new adapters, in [0, 1).
+        label_smoothing: probability in [0, 0.5) that a label is taken to be flipped.
+        center_rewards_coefficient: weight of `mean((chosen + rejected)^2)`; 0 leaves it out.
+        weight_decay: of AdamW.
+        lr_scheduler_type: a Transformers schedule that needs no options: linear, cosine, constant_with_warmup, ...
+        warmup_ratio: share of the steps in which the rate rises, in [0, 1).
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        seed: of a new head, new adapters, dropout and the order of the pairs.
+        logging_steps: steps between records of the loss.
+        eval_steps: steps between evaluations, a share of all steps where below 1; by default only at the end.
+        save_steps: steps between checkpoints, a share of all steps where below 1.
+        gradient_checkpointing: compute activations twice to hold fewer of them.
+        bf16: compute in bfloat16 under autocast; by default on an accelerator that supports it, and not on CPU.
+        use_cpu: leave accelerators alone.
+        report_to: Transformers integrations to log to, such as `("wandb",)`.
+
+    Example:
+        >>> TrainingConfig(max_steps=100, lora=False).rate
+        1e-05
+    """
+
+    learning_rate: float | None = None
+    num_train_epochs: float = 1.0
+    max_steps: int = -1
+    per_device_train_batch_size: int = 8
+    per_device_eval_batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    max_length: int | None = None
+    lora: bool = True
+    lora_r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    label_smoothing: float = 0.0
+    center_rewards_coefficient: float = 0.0
+    weight_decay: float = 0.0
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    logging_steps: int = 10
+    eval_steps: float | None = None
+    save_steps: float = 0.1
+    gradient_checkpointing: bool = False
+    bf16: bool | None = None
+    use_cpu: bool = False
+    report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "lora_r",
+            "lora_alpha",
+            "logging_steps",
+            "save_steps",
+            "num_train_epochs",
+        ):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        _require(self.max_steps == -1 or self.max_steps > 0, "max_steps", self.max_steps, "positive, or -1")
+        _require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
+        _require(self.eval_steps is None or self.eval_steps > 0, "eval_steps", self.eval_steps, "positive")
+        _require(0 <= self.label_smoothing < 0.5, "label_smoothing", self.label_smoothing, "in [0, 0.5)")
+        _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
+        _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")
+        for name in ("center_rewards_coefficient", "weight_decay", "max_grad_norm", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or more")
+        _require(self.max_length is None or self.max_length >= 8, "max_length", self.max_length, "at least 8")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, with its default resolved."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-4 if self.lora else 1e-5
+
+
+def training_arguments(config: TrainingConfig, folder: Path, *, evaluate: bool) -> Any:
+    """Transformers' `TrainingArguments` of a run whose checkpoints go to a folder.
+
+    Raises:
+        ValueError: Transformers refuses the combination (no such schedule, no such integration, no bfloat16 here).
+    """
+    import torch
+    from transformers import TrainingArguments
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    accelerated = torch.accelerator.is_available() and not config.use_cpu
+    return TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=config.rate,
+        num_train_epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        per_device_eval_batch_size=config.per_device_eval_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_ratio,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=config.logging_steps,
+        eval_strategy="steps" if evaluate and config.eval_steps is not None else "no",
+        eval_steps=config.eval_steps if evaluate else None,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        # The one before the last stays until the last is marked complete.
+        save_total_limit=2,
+        bf16=accelerated and is_torch_bf16_gpu_available() if config.bf16 is None else config.bf16,
+        use_cpu=config.use_cpu,
+        report_to=list(config.report_to) or "none",
+        # Losses that are not finite stop the run; Transformers would hide them in its average.
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=accelerated,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["p_chosen"],
+        ddp_find_unused_parameters=False,
+    )
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value}; it must be {wanted}")

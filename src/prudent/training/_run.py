@@ -1,0 +1,240 @@
+"""The output folder of a run: its settings, its whole checkpoints, and the last step to a finished model.
+
+    output/checkpoints/run.json        the settings, written before the first step
+    output/checkpoints/checkpoint-N/   Transformers' checkpoint; whole once it holds complete.json
+    output/.partial/                   the finished model while it is being written
+    output/...                         the finished model: its files are moved here, config and result last
+
+A folder is finished exactly if it holds training_result.json. Until config.json (adapter_config.json) is moved, just
+before it, nothing can load the folder as a model.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from shutil import disk_usage, rmtree
+from typing import Any
+
+from prudent.errors import ModelError
+from prudent.models import RewardModel
+from prudent.training._config import HARMLESS, TrainingConfig
+
+__all__ = ["RunFolder", "data_digest", "mark_complete", "model_identity", "run_settings", "write_error"]
+
+_RESULT_NAME = "training_result.json"
+_CONFIG_NAMES = ("config.json", "adapter_config.json")
+# What a trained and fitted model folder consists of; overwriting deletes these and nothing else.
+_MODEL_FILES = ("*.json", "*.json.tmp", "*.safetensors", "*.jinja", "*.model", "README.md", "vocab.txt", "merges.txt")
+_EDGE_BYTES = 2**20
+
+
+class RunFolder:
+    """One output folder.
+
+    Args:
+        output: the folder; it need not exist.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.checkpoints = output / "checkpoints"
+        self._run_file = self.checkpoints / "run.json"
+        self._partial = output / ".partial"
+
+    def finished(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The result of a finished run with these settings; None where a run may start or resume.
+
+        Raises:
+            ModelError: a run with other settings finished or stopped here, or the folder holds something else.
+        """
+        if self.output.exists() and not self.output.is_dir():
+            raise ModelError(f"{self.output} is a file; name a folder for the model")
+        result_file = self.output / _RESULT_NAME
+        if result_file.exists():
+            result = _read_json(result_file)
+            self._require_same(result.get("settings", {}), settings, "a finished run")
+            return result
+        if self._run_file.exists():
+            self._require_same(_read_json(self._run_file), settings, "an unfinished run")
+        elif self.output.is_dir():
+            other = sorted(path.name for path in self.output.iterdir() if path != self.checkpoints)
+            if other or any(self.checkpoints.glob("checkpoint-*")):
+                shown = ", ".join(other[:3]) or self.checkpoints.name
+                raise ModelError(f"{self.output} holds files of something else ({shown}); name another output folder")
+        return None
+
+    def clear(self) -> None:
+        """Delete what an earlier run made, finished or not; a folder that no run made is left alone."""
+        if not (self.output / _RESULT_NAME).exists() and not self._run_file.exists():
+            return
+        # The marks go first, so that a folder half deleted is not taken for a whole one; run.json, by which a deletion
+        # cut short can be repeated, goes last.
+        for name in (_RESULT_NAME, *_CONFIG_NAMES):
+            if (self.output / name).exists():
+                self._keep_run_file()
+                (self.output / name).unlink()
+        for pattern in _MODEL_FILES:
+            for path in self.output.glob(pattern):
+                path.unlink()
+        self._drop_work()
+
+    def start(self, settings: dict[str, Any], *, writes: bool) -> Path | None:
+        """Begin or resume: note the settings, discard half-written checkpoints, and name the last whole one.
+
+        Args:
+            settings: what names the run.
+            writes: this process is the one that writes; others only look.
+        """
+        if writes:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if not self._run_file.exists():
+                _write_json(self._run_file, settings)
+        whole: list[Path] = []
+        for checkpoint in self.checkpoints.glob("checkpoint-*"):
+            if _is_complete(checkpoint):
+                whole.append(checkpoint)
+            elif writes:
+                rmtree(checkpoint)
+        return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+    def stage(self) -> Path:
+        """An empty folder beside the final files, to write the finished model into."""
+        rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        return self._partial
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Move the staged files to their place, config last, then the result; drop the checkpoints."""
+        _write_json(self._partial / _RESULT_NAME, result)
+        last = [name for name in (*_CONFIG_NAMES, _RESULT_NAME) if (self._partial / name).exists()]
+        first = sorted(path.name for path in self._partial.iterdir() if path.name not in last)
+        for name in (*first, *last):
+            os.replace(self._partial / name, self.output / name)
+        self._drop_work()
+
+    def _drop_work(self) -> None:
+        rmtree(self._partial, ignore_errors=True)
+        for checkpoint in self.checkpoints.glob("checkpoint-*"):
+            rmtree(checkpoint, ignore_errors=True)
+        rmtree(self.checkpoints, ignore_errors=True)
+
+    def _keep_run_file(self) -> None:
+        if not self._run_file.exists():
+            self.checkpoints.mkdir(exist_ok=True)
+            _write_json(self._run_file, {"overwritten": True})
+
+    def _require_same(self, before: dict[str, Any], now: dict[str, Any], what: str) -> None:
+        changed = [
+            f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+            for name in sorted({*before, *now} - HARMLESS)
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise ModelError(
+                f"{self.output} holds {what} with other settings ({'; '.join(changed[:3])}); "
+                "name another output folder, or discard that run with overwrite"
+            )
+
+
+def run_settings(
+    model: str | Path | RewardModel,
+    config: TrainingConfig,
+    *,
+    data: str,
+    eval_data: str | None,
+    streaming: bool,
+) -> dict[str, Any]:
+    """What makes a run the same run: identity of the model, digests of the data, and every option."""
+    options = json.loads(json.dumps(asdict(config)))
+    return {
+        "format_version": 1,
+        "model": model_identity(model),
+        "data": data,
+        "eval_data": eval_data,
+        "streaming": streaming,
+        **options,
+    }
+
+
+def model_identity(model: str | Path | RewardModel) -> str:
+    """A short name of the weights that training starts from.
+
+    Of a folder it is a digest of the configuration and of size, beginning and end of each weight file (the beginning
+    holds names and shapes); of a hub model its name; of a model in memory its fingerprint and its head.
+    """
+    if isinstance(model, RewardModel):
+        head = hashlib.sha256(model.head.weight.detach().cpu().float().numpy().tobytes())
+        return f"{model.fingerprint()}-{head.hexdigest()[:8]}"
+    folder = Path(model)
+    if not folder.is_dir():
+        return str(model)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name in _CONFIG_NAMES:
+            digest.update(path.read_bytes())
+        elif path.suffix in (".safetensors", ".bin") and path.name != "posterior.safetensors":
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with path.open("rb") as weights:
+                digest.update(weights.read(_EDGE_BYTES))
+                weights.seek(max(0, size - _EDGE_BYTES))
+                digest.update(weights.read(_EDGE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def data_digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Sixteen hexadecimal digits that name the rows, whatever file they came from."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Say that all of a checkpoint is written."""
+    _write_json(checkpoint / "complete.json", {"files": _sizes(checkpoint)})
+
+
+def write_error(folder: Path, error: Exception) -> ModelError:
+    """What to say when a checkpoint or model cannot be written."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    exists = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return ModelError(
+        f"cannot write to {folder} ({first}; {disk_usage(exists).free / 1e9:.1f} GB are free there): mend that and "
+        "start again in the same way, to resume from the last complete checkpoint"
+    )
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """The mark is there, and so is every file it lists, at its size."""
+    mark = checkpoint / "complete.json"
+    if not mark.exists():
+        return False
+    present = _sizes(checkpoint)
+    return all(present.get(name) == size for name, size in _read_json(mark)["files"].items())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged ({error}); discard that run with overwrite") from error
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write all of it or nothing, and have it on the disk before going on."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
