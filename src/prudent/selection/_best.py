@@ -116,6 +116,8 @@ def shuffle_within_groups(values: Tensor, group: Tensor, generator: Generator | 
     index = index_groups(group)
     shuffled = torch.randperm(len(group), generator=generator, device=generator.device).to(values.device)
     source = shuffled[torch.argsort(index.position[shuffled], stable=True)]
+    if index.order is None:
+        return values[source]
     out = torch.empty_like(values)
-    out[index.order()] = values[source]
+    out[index.order] = values[source]
     return out

@@ -100,9 +100,22 @@ def _log_binomial(n: Tensor, k: Tensor) -> Tensor:
 
 
 def _average_ties(ranked: Tensor, tied: Tensor) -> Tensor:
-    """Replace the values of each run of ties by their average: `ranked` [b, n], `tied` [b, n - 1] with the left one."""
-    starts = torch.ones_like(ranked, dtype=torch.bool)
-    starts[:, 1:] = ~tied
-    level = starts.reshape(-1).cumsum(0) - 1  # the first of a row always starts a level
-    total = ranked.new_zeros(int(level[-1]) + 1).index_add_(0, level, ranked.reshape(-1))
-    return (total / torch.bincount(level))[level].reshape(ranked.shape)
+    """Give the values of each run of ties their average, in place.
+
+    Args:
+        ranked: [b, n] float64 values in the order of the utility.
+        tied: [b, n - 1] booleans, whether a candidate has the utility of the next one.
+
+    Returns:
+        `ranked`.
+    """
+    in_run = torch.zeros_like(ranked, dtype=torch.bool)
+    in_run[:, :-1] |= tied
+    in_run[:, 1:] |= tied
+    goes_on = torch.zeros_like(in_run)
+    goes_on[:, 1:] = tied
+    level = (~goes_on[in_run]).cumsum(0) - 1
+    values = ranked[in_run]
+    total = values.new_zeros(int(level[-1]) + 1).index_add_(0, level, values)
+    ranked[in_run] = (total / torch.bincount(level))[level]
+    return ranked

@@ -1,6 +1,5 @@
 """How far best-of-n moves the policy, in nats."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,13 +123,10 @@ def _tied_kl(starts: Tensor, n: Tensor) -> Tensor:
     prompt, first, last = prompt[shared], first[shared], last[shared]
     mass = (last - first).double() / size
     # every bound is a multiple of 1/size: tables of u^n and of the antiderivative serve all prompts
-    u = torch.arange(size + 1, dtype=torch.float64, device=starts.device) / size
-    kl = best_of_n_kl(n).repeat(len(starts), 1)
-    for column, count in enumerate(n.tolist()):
-        power = u**count
-        antiderivative: Tensor = power * (math.log(count) - (count - 1) / count)
-        antiderivative += (count - 1) * torch.special.xlogy(power, u)
-        q = power[last] - power[first]
-        tied = torch.special.xlogy(q, q / mass)
-        kl[:, column].index_add_(0, prompt, tied - (antiderivative[last] - antiderivative[first]))
-    return kl.clamp(min=0)
+    u = (torch.arange(size + 1, dtype=torch.float64, device=starts.device) / size)[:, None]
+    count = n.double()
+    power = u**count
+    antiderivative = power * (count.log() - (count - 1) / count) + (count - 1) * torch.special.xlogy(power, u)
+    q = power[last] - power[first]
+    change = torch.special.xlogy(q, q / mass[:, None]) - (antiderivative[last] - antiderivative[first])
+    return best_of_n_kl(n).to(u.device).repeat(len(starts), 1).index_add_(0, prompt, change).clamp_(min=0)

@@ -15,7 +15,7 @@ __all__ = ["NanPolicy", "check_n_values", "equal_blocks", "scored_rows", "sort_r
 NanPolicy = Literal["error", "exclude"]
 """Responses that are not scored are an error, or left out and counted; they are never ranked."""
 
-_BLOCK_ELEMENTS = 1 << 21
+_BLOCK_ELEMENTS = 1 << 18  # a block and its copies stay in the processor's cache
 
 
 def scored_rows(utility: Tensor, group: Tensor, nan: NanPolicy, *also: Tensor) -> Tensor:
@@ -57,23 +57,20 @@ def equal_blocks(index: GroupIndex, keep: Tensor) -> Iterator[tuple[Tensor, slic
         (prompts [b], rows [b * n] or a slice, n): the rows of these prompts, prompt after prompt. Prompts without any
         kept row are left out. Blocks hold a bounded number of rows.
     """
-    everything = bool(keep.all())
-    counts = index.counts if everything else index.sum(keep.long())
-    in_order = everything and bool((index.position[1:] >= index.position[:-1]).all())
-    order = index.order() if not in_order else None
-    if order is not None and not everything:
-        order = order[keep[order]]
+    order, counts = index.order, index.counts
+    if not bool(keep.all()):
+        counts = index.sum(keep.long())
+        order = keep.nonzero()[:, 0] if order is None else order[keep[order]]
     starts = torch.cumsum(counts, 0) - counts
     for size in torch.unique(counts[counts > 0]).tolist():
         prompts = (counts == size).nonzero()[:, 0]
         for block in prompts.split(max(1, _BLOCK_ELEMENTS // size)):
             first, last = int(starts[block[0]]), int(starts[block[-1]])
             if last - first == (len(block) - 1) * size:  # neighbours: no index needed
-                rows = slice(first, last + size)
-                yield block, rows if order is None else order[rows], size
+                rows: slice | Tensor = slice(first, last + size)
             else:
-                scattered = (starts[block][:, None] + torch.arange(size, device=starts.device)).reshape(-1)
-                yield block, scattered if order is None else order[scattered], size
+                rows = (starts[block][:, None] + torch.arange(size, device=starts.device)).reshape(-1)
+            yield block, rows if order is None else order[rows], size
 
 
 def sorted_values(values: Tensor) -> Tensor:
