@@ -213,6 +213,11 @@ class RewardModel:
         """Rewards `[N]` float32 of N prompts with their responses."""
         return self.features(self.encode(prompts, responses), tokens_per_batch=tokens_per_batch)[1]
 
+    def head_values(self) -> tuple[Tensor, float | None]:
+        """The head as it is: weight `[H]` float32 on CPU, and its bias, None where the architecture has none."""
+        weight = self.head.weight.detach().float().cpu().squeeze(0).clone()
+        return weight, None if self.head.bias is None else self.head.bias.detach().float().item()
+
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: float) -> None:
         """Replace the head's weight `[H]`, and its bias where the architecture has one.

@@ -116,6 +116,7 @@ def fit(
         encoded = loaded.encode(prompts, responses, strict=strict)
         with progress_bar("Reading pairs", len(encoded), unit="texts", enabled=progress) as advance:
             features, _ = loaded.features(encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=advance)
+        head_weight, head_bias = loaded.head_values()
         fitted = LastLayerPosterior.fit(
             features[chosen_index],
             features[rejected_index],
@@ -123,8 +124,8 @@ def fit(
             margin=_column(rows, "margin"),
             pooling=pooling,
             head=head,
-            head_weight=loaded.head.weight.detach().float().cpu().squeeze(0),
-            head_bias=None if loaded.head.bias is None else float(loaded.head.bias),
+            head_weight=head_weight,
+            head_bias=head_bias,
             standardize=standardize,
             prior_precision=prior_precision,
             posterior_temperature=posterior_temperature,
@@ -132,11 +133,8 @@ def fit(
         if head == "refit" and pooling == "head":
             loaded.set_head(fitted.weight, fitted.bias)
             # What is saved is rounded to the head's dtype; the posterior's mean is what the model then computes.
-            fitted = replace(
-                fitted,
-                weight=loaded.head.weight.detach().float().cpu().squeeze(0).clone(),
-                bias=0.0 if loaded.head.bias is None else float(loaded.head.bias),
-            )
+            head_weight, head_bias = loaded.head_values()
+            fitted = replace(fitted, weight=head_weight, bias=head_bias or 0.0)
         contrast = (features[chosen_index] - features[rejected_index]) @ fitted.weight
         result = FitResult(
             posterior=fitted,

@@ -94,7 +94,7 @@ def _check_model(posterior: LastLayerPosterior, config: dict[str, Any], model: R
     if config["chat_template_hash"] != template_hash(model.tokenizer):
         raise PosteriorError(f"{folder}: the chat template changed after the posterior was fitted; fit it again")
     if posterior.pooling == "head":
-        difference = float((model.head.weight.float().cpu().squeeze(0) - posterior.weight).abs().max())
+        difference = float((model.head_values()[0] - posterior.weight).abs().max())
         # Loading in half precision rounds the head; a refitted or retrained head differs by far more.
         if difference > 0.01 * float(posterior.weight.abs().max()):
             raise PosteriorError(f"{folder}: the reward head changed after the posterior was fitted; fit it again")

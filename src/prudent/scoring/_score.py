@@ -117,7 +117,7 @@ def score(
     manifest = {
         "data": _data_digest(data),
         "drop": drop,
-        "model": f"{loaded.fingerprint()}-{_digest(loaded.head.weight.detach().float().cpu().numpy().tobytes())}",
+        "model": f"{loaded.fingerprint()}-{_digest(loaded.head_values()[0].numpy().tobytes())}",
         "posterior": f"{posterior.kind}-{posterior.basis_id}",
         "factor": factor,
         "num_references": num_references,
