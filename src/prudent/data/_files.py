@@ -82,6 +82,8 @@ def _diagnosed(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: it may not be read; check its permissions") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: it is not gzip or was cut short ({error}); fetch or write it again") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: it has no header that can be read, {error}; check its quotes") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: it cannot be read, {first_line(error)}; it may be damaged or cut short") from error
 
@@ -176,8 +178,6 @@ def _read_csv(path: Path, file: str) -> Iterator[Item]:
                 cells = next(reader, None)
             except csv.Error as error:
                 raise DataError(f"{path}: not CSV at line {reader.line_num}: {error}; check its quotes") from error
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}: not UTF-8 after line {reader.line_num}; save the file as UTF-8") from error
             if cells is None:
                 return
             if not cells:
@@ -221,9 +221,10 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
 
 def _open_text(path: Path) -> IO[str]:
+    # bytes that are not UTF-8 become half surrogates, which the check of each text names with its row
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 KNOWN_FORMATS = ".jsonl, .ndjson, .json and .csv (each also .gz), and .parquet"

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypeVar
+
+from datasets import Dataset
 
 from prudent.data._faults import MAX_SHOWN, OnBad, check_on_bad
 from prudent.data._messages import Message
-from prudent.data._pools import Pools
 from prudent.data._preferences import Preferences
 from prudent.errors import DataError
-
-Evaluation = TypeVar("Evaluation", Preferences, Pools)
 
 _REASON = "prompt also in the training data"
 
 
-def check_leak(train: Preferences | Pools, test: Evaluation, *, on_bad: OnBad = "error") -> Evaluation:
+def check_leak(train: Preferences, test: Preferences, *, on_bad: OnBad = "error") -> Preferences:
     """Make sure that no prompt stands in the training and in the evaluation data alike.
 
     Prompts are equal when their messages are, apart from white space at their ends.
@@ -66,18 +64,21 @@ def check_leak(train: Preferences | Pools, test: Evaluation, *, on_bad: OnBad = 
         raise DataError(f'{found}. Evaluate on other prompts, or leave these rows out with on_bad="skip" (--skip-bad)')
     if not kept:
         raise DataError(f"{found}. No row is left; evaluate on other prompts")
+    examples = [*test.summary.skipped_examples, *(f"row {row}: {_REASON}" for row, _ in leaks)]
     summary = replace(
         test.summary,
         num_rows=len(kept),
         skipped={**test.summary.skipped, _REASON: len(leaks)},
-        skipped_examples=[*test.summary.skipped_examples, *(f"row {row}: {_REASON}" for row, _ in leaks)][:MAX_SHOWN],
+        skipped_examples=examples[:MAX_SHOWN],
     )
-    return replace(test, rows=test.rows.select(kept), summary=summary)
+    if isinstance(test.rows, Dataset):
+        return replace(test, rows=test.rows.select(kept), summary=summary)
+    leaking = {row for row, _ in leaks}
+    return replace(test, rows=test.rows.filter(lambda row: row["row"] not in leaking), summary=summary)
 
 
-def _prompts(data: Preferences | Pools) -> Iterator[tuple[list[Message], int]]:
-    rows = data.rows.select_columns(["prompt", "row"])
-    for batch in rows.iter(batch_size=1000):
+def _prompts(data: Preferences) -> Iterator[tuple[list[Message], int]]:
+    for batch in data.rows.select_columns(["prompt", "row"]).iter(batch_size=1000):
         yield from zip(batch["prompt"], batch["row"], strict=True)
 
 

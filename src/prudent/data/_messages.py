@@ -24,9 +24,7 @@ def to_text(value: Any, field: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadRow(
-                f"broken text in {field}", f"`{field}` holds half a surrogate pair, which is no text"
-            ) from None
+            raise BadRow(f"broken text in {field}", f"`{field}` holds what is not UTF-8; write it as UTF-8") from None
     return value
 
 

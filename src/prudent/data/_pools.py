@@ -128,7 +128,8 @@ def load_pools(
     if not streaming:
         return Pools(_table(reader, summary), summary)
     layout = ResponseColumns(reader.known)
-    present: set[str] = set()
+    # of a remote stream only the first rows are seen now, so what it declares counts as present
+    present = set() if opened.is_local else set(columns)
     first = reader.pools(summary if opened.is_local else PoolsSummary(opened.name), layout)
     for pool in first if opened.is_local else islice(first, _PEEK_ROWS):
         present.update(column for column in _OPTIONAL if pool[column] is not None)

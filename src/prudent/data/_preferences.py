@@ -108,7 +108,8 @@ def load_preferences(
     if not streaming:
         return Preferences(_table(opened, summary, on_bad), summary)
     raise_early = not opened.is_local
-    present: set[str] = set()
+    # of a remote stream only the first rows are seen now, so what it declares counts as present
+    present = set(opened.columns or []) if raise_early else set()
     first = _checked_pairs(opened, LoadSummary(opened.name) if raise_early else summary, on_bad, raise_early)
     for pair in islice(first, _PEEK_ROWS) if raise_early else first:
         present.update(column for column in _OPTIONAL if pair[column] is not None)

@@ -79,6 +79,8 @@ def open_source(
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
+        if not str(source):
+            raise DataError("the source is an empty name; give a file, a folder or a name on the hub")
         if path.is_dir():
             return _open_folder(path, split, columns)
         if path.exists():
@@ -98,7 +100,7 @@ def open_source(
 
 
 def _is_path_like(source: str) -> bool:
-    looks_local = source.startswith(("/", ".", "~")) or "\\" in source or not source
+    looks_local = source.startswith(("/", ".", "~")) or "\\" in source
     return looks_local or format_of(Path(source)) is not None or not _HUB_NAME.fullmatch(source)
 
 
