@@ -15,7 +15,7 @@ __all__ = ["NanPolicy", "check_n_values", "equal_blocks", "scored_rows", "sort_r
 NanPolicy = Literal["error", "exclude"]
 """Responses that are not scored are an error, or left out and counted; they are never ranked."""
 
-_BLOCK_ELEMENTS = 1 << 18  # a block and its copies stay in the processor's cache
+_BLOCK_ELEMENTS = 1 << 20
 
 
 def scored_rows(utility: Tensor, group: Tensor, nan: NanPolicy, *also: Tensor) -> Tensor:
