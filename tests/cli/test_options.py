@@ -1,0 +1,143 @@
+"""The options that verbs share, their help, and that they say what the library does."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import prudent
+from prudent.cli import app
+from prudent.cli._console import Outcome, plain, table
+from prudent.cli._options import Rule
+
+VERBS = ["demo", "train", "fit", "score", "select", "evaluate", "report"]
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+
+
+def test_help_lists_the_verbs_in_the_order_of_their_use():
+    text = invoke("--help").stdout
+    positions = [re.search(rf"^│ {verb} ", text, re.MULTILINE).start() for verb in VERBS]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb_has_an_example_and_the_shared_options(verb):
+    result = invoke(verb, "--help")
+    assert result.exit_code == 0
+    assert f"prudent {verb}" in result.stdout.partition("Example")[2]
+    for option in ("--config", "--json", "--quiet", "--debug", "--seed"):
+        assert option in result.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_options_of_each_example_exist(verb):
+    command = get_command(app).commands[verb]
+    known = {option for parameter in command.params for option in parameter.opts}
+    used = set(re.findall(r"--[a-z-]+", command.epilog))
+    assert used <= known
+
+
+def test_every_option_has_help():
+    for verb, command in get_command(app).commands.items():
+        for parameter in command.params:
+            assert parameter.help, f"{verb} {parameter.name}"
+
+
+def test_defaults_are_those_of_the_library():
+    """What `--help` shows as a default is what the Python function does without the argument."""
+    from prudent.training import TrainingConfig
+
+    functions = {
+        "train": prudent.train,
+        "fit": prudent.fit,
+        "score": prudent.score,
+        "select": prudent.select,
+        "report": prudent.best_of_n_study,
+    }
+    compared = 0
+    for verb, function in functions.items():
+        library = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+        if verb == "train":
+            library |= {field.name: field.default for field in fields(TrainingConfig)}
+            library["report_to"] = None
+        for parameter in get_command(app).commands[verb].params:
+            if parameter.name in library and not parameter.required:
+                default = getattr(parameter.default, "value", parameter.default)
+                assert default == library[parameter.name], f"{verb} --{parameter.name}"
+                compared += 1
+    assert compared > 50
+
+
+def test_rules_are_those_of_the_library():
+    from prudent.utility import POOL_RULES, RULES
+
+    assert [rule.value for rule in Rule] == [*RULES, *POOL_RULES]
+
+
+def test_choices_of_fit_are_those_of_the_library():
+    from typing import get_args
+
+    from prudent.cli._fit import HeadName, PoolingName, PosteriorName
+    from prudent.models import Pooling
+    from prudent.posteriors import HeadChoice, PosteriorKind
+
+    for names, known in ((PosteriorName, PosteriorKind), (PoolingName, Pooling), (HeadName, HeadChoice)):
+        assert {name.value for name in names} == set(get_args(known))
+
+
+def test_version():
+    assert invoke("--version").stdout == f"prudent {prudent.__version__}\n"
+
+
+def test_without_a_verb_the_help_is_shown():
+    result = invoke()
+    assert result.exit_code == 0
+    assert "Usage: prudent" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["--version"], ["score", "--modle", "x"]])
+def test_answers_without_importing_torch(arguments):
+    code = (
+        "import sys\n"
+        "from prudent.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_plain_results_are_strict_json(tmp_path):
+    result = plain({"a": float("nan"), "b": [float("inf"), 1.5], "c": tmp_path, "d": {1: (True, None)}})
+    assert json.loads(json.dumps(result, allow_nan=False)) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": str(tmp_path),
+        "d": {"1": [True, None]},
+    }
+
+
+def test_a_table_is_aligned():
+    text = table(["rule", "n", "gold"], [["mean", 1, 0.123456], ["lcb_std", 12500, None]])
+    assert text.splitlines() == [
+        "rule         n    gold",
+        "mean         1  0.1235",
+        "lcb_std  12500       -",
+    ]
+
+
+def test_an_outcome_is_immutable():
+    with pytest.raises(AttributeError):
+        Outcome({}, "").text = "other"
