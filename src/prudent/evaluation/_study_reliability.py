@@ -1,0 +1,135 @@
+"""Do the posterior's probabilities come true: pairs of candidates of one prompt, judged by gold."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prudent.evaluation._study_pool import StudyPool
+from prudent.evaluation._study_statistics import Resamples
+from prudent.evaluation._study_types import Band, Estimate, Reliability
+from prudent.rewards import from_arrow, index_groups
+
+__all__ = ["INDEPENDENT_NOTE", "reliability"]
+
+INDEPENDENT_NOTE = (
+    "Reliability takes the two rewards of a pair as independent, because the file stores no factor to compare them "
+    "with: rewards of one prompt move together, so the stated confidence is likely too low. "
+    "Score with the factor for exact contrasts."
+)
+
+_NUM_BINS = 10
+Array = NDArray[np.float64]
+
+
+def reliability(pool: StudyPool, resamples: Resamples, *, num_pairs: int, seed: int) -> tuple[Reliability, ...]:
+    """Reliability on random pairs, and on pairs that hold one candidate from the proxy's top tenth.
+
+    The second kind is where best-of-n looks, and where a model that is calibrated on average may not be.
+
+    Args:
+        pool: Candidates with gold.
+        resamples: Bootstrap resamples of the pool's prompts.
+        num_pairs: About how many pairs to draw in all, the same number from each prompt.
+        seed: Seed of the draw.
+    """
+    each = max(1, num_pairs // pool.num_prompts)
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for kind in ("random", "top"):
+        i, j = draw_pairs(pool.marginal.mean, pool.group, each, generator, top=kind == "top")
+        if len(i):
+            found.append(_measure(pool, i, j, resamples, kind))
+    return tuple(one for one in found if one is not None)
+
+
+def draw_pairs(
+    mean: Tensor, group: Tensor, each: int, generator: torch.Generator, *, top: bool
+) -> tuple[Tensor, Tensor]:
+    """Row indices `[P]` of pairs of different candidates of one prompt, `each` from every prompt of two or more.
+
+    Args:
+        mean: Reward means `[N]`.
+        group: Prompt of each row `[N]`, ascending.
+        each: Pairs a prompt.
+        generator: Source of the draw.
+        top: Draw the first of each pair from the tenth with the highest means (at least one candidate).
+    """
+    sizes = torch.bincount(group)
+    starts = sizes.cumsum(0) - sizes
+    prompts = (sizes >= 2).nonzero().squeeze(1).repeat_interleave(each)
+    size, start = sizes[prompts], starts[prompts]
+    uniform = torch.rand(2, len(prompts), generator=generator, dtype=torch.float64)
+    pool = (size / 10).ceil().long() if top else size
+    first = (uniform[0] * pool).long().clamp(max=pool - 1)
+    second = (first + 1 + (uniform[1] * (size - 1)).long().clamp(max=size - 2)) % size
+    if top:  # positions above are ranks: rows of a prompt by descending mean
+        order = torch.from_numpy(np.lexsort((-mean.double().numpy(), group.numpy())))
+        return order[start + first], order[start + second]
+    return start + first, start + second
+
+
+def _measure(pool: StudyPool, i: Tensor, j: Tensor, resamples: Resamples, kind: str) -> Reliability | None:
+    gold = pool.scales["gold"]
+    differ = gold[i] != gold[j]
+    num_ties = int((~differ).sum())
+    i, j = i[differ], j[differ]
+    if len(i) == 0:
+        return None
+    probability, exact = _probability_greater(pool, i, j)
+    higher = (gold[i] > gold[j]).double()
+    confidence = torch.maximum(probability, 1 - probability)
+    right = torch.where(probability > 0.5, higher, torch.where(probability < 0.5, 1 - higher, 0.5))
+    bins = ((confidence - 0.5) * 2 * _NUM_BINS).long().clamp(0, _NUM_BINS - 1)
+    cell = (pool.group[i] * _NUM_BINS + bins).numpy()
+    shape, length = (pool.num_prompts, _NUM_BINS), pool.num_prompts * _NUM_BINS
+
+    def summed(values: Tensor | None) -> Array:  # [B, bins]
+        weights = None if values is None else values.double().numpy()
+        return np.bincount(cell, weights, length).astype(float).reshape(shape)
+
+    count, sum_right, sum_confidence = summed(None), summed(right), summed(confidence)
+    sum_brier = summed((confidence - right).square())
+    filled = count.sum(0) > 0
+    shares = [_ratio(resamples, sum_right[:, b], count[:, b]) for b in np.flatnonzero(filled)]
+    return Reliability(
+        pairs=kind,
+        num_pairs=len(i),
+        num_gold_ties=num_ties,
+        exact_contrast=exact,
+        confidence=tuple(float(v) for v in sum_confidence.sum(0)[filled] / count.sum(0)[filled]),
+        share_right=Band(tuple(s.value for s in shares), tuple(s.low for s in shares), tuple(s.high for s in shares)),
+        count=tuple(int(v) for v in count.sum(0)[filled]),
+        accuracy=_ratio(resamples, sum_right.sum(1), count.sum(1)),
+        calibration_error=_calibration_error(resamples, sum_right - sum_confidence, count),
+        brier=_ratio(resamples, sum_brier.sum(1), count.sum(1)),
+    )
+
+
+def _probability_greater(pool: StudyPool, i: Tensor, j: Tensor) -> tuple[Tensor, bool]:
+    """P(r_i > r_j) `[P]` and whether it is of the joint posterior."""
+    if {"reward_factor", "reward_members"} & set(pool.table.column_names):
+        # only the rows that occur in a pair: a factor of many candidates is large
+        used = index_groups(torch.cat([i, j]))
+        posterior = from_arrow(pool.table.take(pa.array(used.ids.numpy())))
+        return posterior.prob_greater(used.position[: len(i)], used.position[len(i) :]).double(), True
+    # without the factor the centered variance is the better stand-in: it leaves out what a prompt's responses share
+    base = pool.marginal if pool.centered is None else pool.centered
+    mean, variance = base.mean.double(), base.variance.double()
+    difference, spread = mean[i] - mean[j], (variance[i] + variance[j]).clamp(min=0).sqrt()
+    z = torch.where(spread > 0, difference / spread, torch.sign(difference) * torch.inf)
+    return torch.special.ndtr(torch.where((spread == 0) & (difference == 0), 0.0, z)), False
+
+
+def _ratio(resamples: Resamples, numerator: Array, denominator: Array) -> Estimate:
+    """A share over pairs, whose denominator counts them: at least one, so it is defined."""
+    estimate = resamples.ratio(numerator, denominator)
+    assert estimate is not None
+    return estimate
+
+
+def _calibration_error(resamples: Resamples, gap: Array, count: Array) -> Estimate:
+    """Sum over bins of |right - confidence| pairs, over all pairs; sums `[B, bins]` over prompts."""
+    draws = np.abs(resamples.means(gap)).sum(1) / resamples.means(count).sum(1)
+    return resamples.estimate(np.abs(gap.sum(0)).sum() / count.sum(), draws)

@@ -1,0 +1,323 @@
+"""What a best-of-n study found: small frozen records that turn into JSON and back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+__all__ = [
+    "Band",
+    "BestOfNStudy",
+    "Counts",
+    "Curve",
+    "Disagreement",
+    "Estimate",
+    "Outcome",
+    "Pick",
+    "Reliability",
+    "StudySettings",
+]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with a percentile bootstrap interval over prompts, in the units of the number."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(data["value"], data["low"], data["high"])
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve over the study's `n_values` with pointwise percentile bootstrap bounds; three tuples of equal length."""
+
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def at(self, index: int) -> Estimate:
+        """Value and bounds at one position of the grid (negative counts from the end)."""
+        return Estimate(self.value[index], self.low[index], self.high[index])
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`, from lists or tuples."""
+        return cls(tuple(data["value"]), tuple(data["low"]), tuple(data["high"]))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule's gold curve does on one scale of gold: where it peaks, what it keeps, how it compares."""
+
+    peak_n: int
+    """The n of the grid with the highest mean gold (the smallest such n)."""
+    peak_n_low: int
+    peak_n_high: int
+    """Percentiles of the peak's n when prompts are resampled and the peak is searched anew."""
+    gain: Estimate
+    """Gold at the largest n minus gold at n = 1, paired over prompts."""
+    drop: Estimate
+    """Gold at the peak minus gold at the largest n, paired over prompts at the peak found (0 where it is the last)."""
+    drop_p_value: float | None
+    """One-sided bootstrap p-value of "no n of the grid beats the largest n", corrected for having searched all n.
+
+    None where there are too few prompts to say (fewer than 2).
+    """
+    kept: Estimate | None
+    """(gold(n_max) - gold(1)) / (gold(peak) - gold(1)), with the peak searched anew in each resample.
+
+    None where the curve does not rise above n = 1, or not in 95 % of the resamples.
+    """
+    versus: dict[str, Estimate]
+    """Gold at the largest n minus that of another curve, paired over prompts, by the other's name: `mean`, `longest`,
+    `shuffled` (the control made from the same rule) or `marginal` (the same rule on the marginal variance). Curves that
+    the study does not hold are absent."""
+    share_above_mean: float | None
+    """Share of prompts whose gold at the largest n is above that of `mean`; equal ones count one half. None for
+    `mean` itself, or without it."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        values = dict(data)
+        for name in ("gain", "drop", "kept"):
+            values[name] = None if values[name] is None else Estimate.from_dict(values[name])
+        values["versus"] = {name: Estimate.from_dict(one) for name, one in values["versus"].items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One rule (or control) over the whole grid of n."""
+
+    rule: str
+    """Key of the curve: `mean`, `lcb_std`, `lcb_std_centered`, ..., or a control: `shuffled_lcb_std`, `longest`,
+    `random`, `oracle`."""
+    label: str
+    """What to call it in a picture."""
+    kind: str
+    """`rule` or `control`."""
+    variance: str | None
+    """The variance that the rule reads: `marginal`, `centered`, or None where it reads none."""
+    kl: tuple[float, ...] | None
+    """KL divergence in nats between best-of-n and the policy, at each n; None for pools of several policies."""
+    bands: dict[str, Band]
+    """Expected value of the picked response: `gold` and its other scales, `proxy`, `variance`, `std`,
+    `length`, those that the file knows."""
+    outcomes: dict[str, Outcome]
+    """For each scale of gold in `bands`."""
+
+    def rows(self, n_values: tuple[int, ...], scale: str = "gold") -> list[dict[str, float | int | None]]:
+        """One flat record for each n: `n`, `kl`, `gold`, `low`, `high`, `proxy`; None where there is none."""
+        gold = self.bands.get(scale)
+        return [
+            {
+                "n": n,
+                "kl": None if self.kl is None else self.kl[i],
+                "gold": None if gold is None else gold.value[i],
+                "low": None if gold is None else gold.low[i],
+                "high": None if gold is None else gold.high[i],
+                "proxy": self.bands["proxy"].value[i],
+            }
+            for i, n in enumerate(n_values)
+        ]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        values = dict(data)
+        values["kl"] = None if values["kl"] is None else tuple(values["kl"])
+        values["bands"] = {name: Band.from_dict(band) for name, band in values["bands"].items()}
+        values["outcomes"] = {name: Outcome.from_dict(one) for name, one in values["outcomes"].items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Do the posterior's probabilities come true: P(r_i > r_j) against which candidate has the higher gold."""
+
+    pairs: str
+    """How the pairs were drawn: `random` within a prompt, or `top` (one of the two from the proxy's top tenth)."""
+    num_pairs: int
+    num_gold_ties: int
+    """Pairs drawn but left out because both candidates have the same gold."""
+    exact_contrast: bool
+    """True: the variance of r_i - r_j came from the joint posterior. False: the two were taken as independent."""
+    confidence: tuple[float, ...]
+    """Mean of max(P, 1 - P) in each bin that is not empty, ascending."""
+    share_right: Band
+    """Share of the bin's pairs in which the favored candidate has the higher gold."""
+    count: tuple[int, ...]
+    accuracy: Estimate
+    calibration_error: Estimate
+    """Expected calibration error over the bins, weighted by their counts."""
+    brier: Estimate
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        values = dict(data)
+        values["share_right"] = Band.from_dict(values["share_right"])
+        for name in ("accuracy", "calibration_error", "brier"):
+            values[name] = Estimate.from_dict(values[name])
+        values["confidence"], values["count"] = tuple(values["confidence"]), tuple(values["count"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The response that some rules pick from a whole pool."""
+
+    rules: tuple[str, ...]
+    response_id: int
+    text: str
+    cut: int
+    """Characters of the text that were left out of `text`."""
+    mean: float
+    std: float
+    centered_std: float | None
+    gold: float | None
+    gold_rank: int | None
+    """1 is the best gold of the pool; ties share the best rank."""
+    length: int | None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**data, "rules": tuple(data["rules"])})
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A prompt on which the rules pick different responses."""
+
+    prompt_id: int
+    prompt: str
+    pool_size: int
+    picks: tuple[Pick, ...]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**data, "picks": tuple(Pick.from_dict(pick) for pick in data["picks"])})
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the study was made of, and what it had to leave out."""
+
+    num_prompts: int
+    num_candidates: int
+    num_distinct: int | None
+    """Distinct (prompt, response) texts among the candidates; None where the file holds no texts."""
+    smallest_pool: int
+    largest_pool: int
+    num_truncated: int | None
+    """Candidates whose text was cut before scoring; None where the file does not say."""
+    num_unscored: int
+    """Rows left out because their mean or variance is not finite."""
+    num_without_gold: int
+    """Rows left out because they have no gold although others have."""
+    num_prompts_left_out: int
+    """Prompts left out because they have fewer candidates than the largest n."""
+    num_models: int | None
+    """Distinct values of the column `model`; None where there is no such column."""
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How the study was made."""
+
+    num_std: float
+    variance_weight: float
+    risk_aversion: float
+    confidence_level: float
+    num_bootstrap: int
+    num_shuffles: int
+    seed: int
+    spread_of_means: float
+    """Average over prompts of the standard deviation of `reward_mean` within the prompt: the scale of a penalty."""
+    median_std: float | None
+    """Median over candidates of the posterior standard deviation (marginal); None without a posterior."""
+    median_centered_std: float | None
+
+
+@dataclass(frozen=True)
+class BestOfNStudy:
+    """Best-of-n under several rules on one scored file, with intervals over prompts.
+
+    `curves` holds rules first, then controls; the first is `mean` where it was asked for. `gold_scales` names the
+    scales of gold present in each curve: `gold` as given, `gold_standardized` (z-scored within each prompt) and
+    `gold_length_adjusted` (standardized, the length of the response partialled out within each prompt). It is empty
+    where the file has no gold.
+    """
+
+    n_values: tuple[int, ...]
+    one_policy: bool
+    gold_scales: tuple[str, ...]
+    curves: tuple[Curve, ...]
+    reliability: tuple[Reliability, ...]
+    disagreements: tuple[Disagreement, ...]
+    counts: Counts
+    settings: StudySettings
+    notes: tuple[str, ...]
+    """Sentences on what the reader must know: approximations, parts that could not be computed and why."""
+
+    def curve(self, rule: str) -> Curve:
+        """The curve of one rule or control.
+
+        Raises:
+            KeyError: If the study holds no such curve.
+        """
+        for curve in self.curves:
+            if curve.rule == rule:
+                return curve
+        raise KeyError(f"no curve {rule!r} in this study; it holds {', '.join(c.rule for c in self.curves)}")
+
+    @property
+    def rules(self) -> tuple[Curve, ...]:
+        """The curves that are rules, without the controls."""
+        return tuple(curve for curve in self.curves if curve.kind == "rule")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as dicts, lists, numbers and strings that `json.dumps` takes with `allow_nan=False`."""
+        return {"format_version": FORMAT_VERSION, **{f.name: _plain(getattr(self, f.name)) for f in fields(self)}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`, also after a trip through JSON.
+
+        Raises:
+            ValueError: If the dict was written in a format that this version does not know.
+        """
+        if data.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"a study of format {data.get('format_version')!r}: this version reads {FORMAT_VERSION}")
+        return cls(
+            n_values=tuple(data["n_values"]),
+            one_policy=data["one_policy"],
+            gold_scales=tuple(data["gold_scales"]),
+            curves=tuple(Curve.from_dict(curve) for curve in data["curves"]),
+            reliability=tuple(Reliability.from_dict(one) for one in data["reliability"]),
+            disagreements=tuple(Disagreement.from_dict(one) for one in data["disagreements"]),
+            counts=Counts(**data["counts"]),
+            settings=StudySettings(**data["settings"]),
+            notes=tuple(data["notes"]),
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses to dicts and tuples to lists, through any nesting."""
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return value

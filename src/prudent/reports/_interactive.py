@@ -1,0 +1,88 @@
+"""The same figures as plain data that the page's script hands to plotly.js, and plotly.js itself, compressed."""
+
+import base64
+import gzip
+from typing import Any
+
+from prudent.evaluation import BestOfNStudy, Curve
+from prudent.reports._extra import need
+from prudent.reports._style import SCALE_LABELS, look, tick_values
+
+__all__ = ["chart_data", "plotly_script"]
+
+
+def plotly_script() -> str:
+    """The source of plotly.js, gzipped, in base64: a quarter of what it takes up as it is.
+
+    Raises:
+        PrudentError: If plotly is not installed.
+    """
+    source: str = need("plotly.offline").get_plotlyjs()
+    return base64.b64encode(gzip.compress(source.encode(), 9, mtime=0)).decode()
+
+
+def chart_data(study: BestOfNStudy, scale: str) -> dict[str, Any]:
+    """Series of every chart, rounded; the script adds what depends on the reader's theme.
+
+    Args:
+        study: A best-of-n study.
+        scale: The scale of gold that is shown first.
+    """
+    # the two small charts leave out what is hidden at first, for want of room in their legends
+    drawn = [curve for curve in study.curves if look(curve, study).shown]
+    titles = {"proxy": "reward mean, above average", "variance": "posterior variance"}
+    charts: dict[str, Any] = {
+        name: {
+            "kind": "curves",
+            "log": name == "variance",
+            "views": [{"label": name, "y": title, "series": [_series(study, curve, name) for curve in drawn]}],
+        }
+        for name, title in titles.items()
+        if name in study.rules[0].bands
+    }
+    if study.gold_scales:
+        scales = [scale, *(name for name in study.gold_scales if name != scale)]
+        charts["gold"] = {
+            "kind": "curves",
+            "log": False,
+            "views": [
+                {"label": SCALE_LABELS[s], "y": SCALE_LABELS[s], "series": [_series(study, c, s) for c in study.curves]}
+                for s in scales
+            ],
+        }
+    if study.reliability:
+        charts["reliability"] = {
+            "kind": "reliability",
+            "series": [
+                {
+                    "name": "random pairs" if one.pairs == "random" else "one from the proxy's top tenth",
+                    "x": _rounded(one.confidence),
+                    "y": _rounded(one.share_right.value),
+                    "low": _rounded(one.share_right.low),
+                    "high": _rounded(one.share_right.high),
+                    "count": list(one.count),
+                }
+                for one in study.reliability
+            ],
+        }
+    ticks = tick_values(study.n_values[-1])
+    return {"n": list(study.n_values), "ticks": ticks, "onePolicy": study.one_policy, "charts": charts}
+
+
+def _series(study: BestOfNStudy, curve: Curve, column: str) -> dict[str, Any]:
+    style, band = look(curve, study), curve.bands[column]
+    return {
+        "name": curve.label,
+        "colors": [style.color, style.dark_color],
+        "dash": style.dash,
+        "width": style.width,
+        "shown": style.shown,
+        "level": curve.rule == "random",
+        "kl": None if curve.kl is None else _rounded(curve.kl),
+        "y": _rounded(band.value),
+        "band": [_rounded(band.low), _rounded(band.high)] if style.band else None,
+    }
+
+
+def _rounded(values: tuple[float, ...]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]

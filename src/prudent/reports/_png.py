@@ -1,0 +1,162 @@
+"""Figures by Matplotlib, drawn without its global state so that any thread may draw."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prudent.evaluation import BestOfNStudy, Curve
+from prudent.reports._extra import need
+from prudent.reports._style import SCALE_LABELS, Look, axis_label, look, tick_values, x_values
+from prudent.reports._write import write_atomically
+
+__all__ = ["draw_figures", "plot_curves"]
+
+_DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1.2, 1.6)), "dashdot": (0, (5, 1.5, 1, 1.5))}
+_INK, _FAINT = "#22262b", "#d9dce0"
+
+
+def plot_curves(
+    study: BestOfNStudy, path: str | Path, *, scale: str = "gold", title: str | None = None, dpi: int = 160
+) -> Path:
+    """Draw gold (where there is any) and proxy of every rule against KL or n, side by side, into one PNG.
+
+    Args:
+        study: A best-of-n study.
+        path: Where to write; folders are made.
+        scale: Which scale of gold, one of `study.gold_scales`.
+        title: A line above the picture.
+        dpi: Dots an inch; the picture is 11 by 4.6 inches.
+
+    Returns:
+        The path written.
+
+    Raises:
+        prudent.errors.PrudentError: If Matplotlib is not installed.
+        ValueError: If the study has gold but not on this scale.
+
+    Example:
+        >>> import tempfile
+        >>> import pyarrow as pa
+        >>> from prudent.evaluation import best_of_n_study
+        >>> table = pa.table({"prompt_id": [0, 0, 0], "reward_mean": [0.0, 1, 2], "reward_variance": [1.0, 1, 2]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plot_curves(best_of_n_study(table, num_bootstrap=50), f"{folder}/curves.png").name
+        'curves.png'
+    """
+    if study.gold_scales and scale not in study.gold_scales:
+        raise ValueError(f"scale must be one of {', '.join(study.gold_scales)}, got {scale!r}")
+    columns = ([scale] if study.gold_scales else []) + ["proxy"]
+    figure = _figure(5.0 * len(columns) + 1.0, 4.6)
+    axes = figure.subplots(1, len(columns), squeeze=False)[0]
+    for one, column in zip(axes, columns, strict=True):
+        _draw_curves(one, study, column)
+    if title:
+        figure.suptitle(title, color=_INK, fontsize=12)
+    _legend(figure, axes[0], below=True)
+    return _save(figure, path, dpi)
+
+
+def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str) -> dict[str, Path]:
+    """Write `<stem>_gold.png`, `_proxy.png`, `_variance.png` and `_reliability.png`, those that the study can fill.
+
+    Args:
+        study: A best-of-n study.
+        stem: Path without the ending.
+        scale: Which scale of gold.
+    """
+    drawings: dict[str, Callable[[Any], None]] = {}
+    if study.gold_scales:
+        drawings["gold"] = lambda axes: _draw_curves(axes, study, scale)
+    drawings["proxy"] = lambda axes: _draw_curves(axes, study, "proxy")
+    if "variance" in study.rules[0].bands:
+        drawings["variance"] = lambda axes: _draw_curves(axes, study, "variance")
+    paths = {}
+    for name, draw in drawings.items():
+        figure = _figure(8.4, 4.4)
+        axes = figure.subplots()
+        draw(axes)
+        _legend(figure, axes, below=False)
+        paths[name] = _save(figure, stem.with_name(f"{stem.name}_{name}.png"), 160)
+    if study.reliability:
+        figure = _figure(6.4, 5.2)
+        _draw_reliability(figure.subplots(), study)
+        paths["reliability"] = _save(figure, stem.with_name(f"{stem.name}_reliability.png"), 160)
+    return paths
+
+
+def _figure(width: float, height: float) -> Any:
+    return need("matplotlib.figure").Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _save(figure: Any, path: str | Path, dpi: int) -> Path:
+    return write_atomically(Path(path), lambda handle: figure.savefig(handle, format="png", dpi=dpi))
+
+
+def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:
+    for place, curve in enumerate(study.curves):
+        style = look(curve, study)
+        if style.shown:
+            _draw_curve(axes, study, curve, style, column, 3.0 - 0.01 * place)  # the first rule lies on top
+    if not study.one_policy:
+        axes.set_xscale("log", base=2)
+        ticks = tick_values(study.n_values[-1])
+        axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axes.minorticks_off()
+    titles = {"proxy": "reward mean of the pick, above the pool's", "variance": "posterior variance of the pick"}
+    if column == "variance" and all(min(c.bands[column].value) > 0 for c in study.curves):
+        axes.set_yscale("log")
+        ticker = need("matplotlib.ticker")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+    _dress(axes, axis_label(study), titles.get(column) or f"{SCALE_LABELS[column]}, of the pick")
+
+
+def _draw_curve(axes: Any, study: BestOfNStudy, curve: Curve, style: Look, column: str, zorder: float) -> None:
+    x, band = x_values(study, curve), curve.bands[column]
+    if curve.rule == "random":  # no choice, no KL: a level to compare with
+        axes.axhline(band.value[0], color=style.color, linestyle=_DASHES["dot"], linewidth=1.4, label=curve.label)
+        return
+    axes.plot(
+        x, band.value, color=style.color, linestyle=_DASHES[style.dash], linewidth=style.width, label=curve.label,
+        zorder=zorder, marker="o" if style.band else None, markersize=3,
+    )  # fmt: skip
+    if style.band:
+        axes.fill_between(x, band.low, band.high, color=style.color, alpha=0.13, linewidth=0, zorder=1)
+
+
+def _draw_reliability(axes: Any, study: BestOfNStudy) -> None:
+    diagonal = {"color": "#8a9097", "linewidth": 1.2, "linestyle": _DASHES["dash"]}
+    axes.plot([0.5, 1], [0.5, 1], zorder=1, label="as sure as right", **diagonal)
+    for one, color, marker in zip(study.reliability, ("#0072b2", "#d55e00"), ("o", "s"), strict=False):
+        share = one.share_right
+        below = [max(0.0, v - low) for v, low in zip(share.value, share.low, strict=True)]
+        above = [max(0.0, high - v) for v, high in zip(share.value, share.high, strict=True)]
+        axes.errorbar(
+            one.confidence, share.value, yerr=[below, above], color=color, marker=marker, markersize=5,
+            linewidth=1.8, elinewidth=1, capsize=2, label=f"{_PAIRS[one.pairs]} ({one.num_pairs:,})",
+        )  # fmt: skip
+    axes.set_xlim(0.49, 1.01)
+    _dress(axes, "stated confidence, max(P, 1 - P)", "share where the favored one has the higher gold")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", labelcolor=_INK)
+
+
+_PAIRS = {"random": "random pairs", "top": "pairs with one from the proxy's top tenth"}
+
+
+def _dress(axes: Any, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label, color=_INK)
+    axes.set_ylabel(y_label, color=_INK)
+    axes.grid(True, color=_FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors="#4a4f55", labelsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#a9aeb4")
+
+
+def _legend(figure: Any, axes: Any, *, below: bool) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4} if below else {"loc": "outside right upper"}
+    figure.legend(handles, labels, frameon=False, fontsize=9, labelcolor=_INK, **place)

@@ -1,0 +1,196 @@
+"""What a study shows, in sentences: each claims only what its interval allows."""
+
+from collections.abc import Sequence
+
+from prudent.evaluation import BestOfNStudy, Curve, Estimate, Reliability
+from prudent.reports._style import SCALE_LABELS
+
+__all__ = ["headline", "interval", "number", "sentences"]
+
+SIGNIFICANT = 0.05
+
+
+def number(value: float) -> str:
+    """About three significant digits, with thousands separated and a true minus sign.
+
+    Example:
+        >>> number(12345.6), number(0.12345), number(-2.0)
+        ('12,346', '0.123', '\u22122.00')
+    """
+    size = abs(value)
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
+    if 0 < size < 0.0005:
+        return f"{value:.1e}".replace("-", "\u2212", 1) if value < 0 else f"{value:.1e}"
+    text = f"{value:,.{digits}f}"
+    return text.replace("-", "\u2212")
+
+
+def interval(estimate: Estimate, *, signed: bool = False) -> str:
+    """A value with its interval, such as `+0.31 [0.12, 0.50]`."""
+    sign = "+" if signed and estimate.value > 0 else ""
+    return f"{sign}{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def headline(study: BestOfNStudy, scale: str) -> str:
+    """One sentence: what optimising the mean did, and what the best of the careful rules did about it."""
+    if not study.gold_scales:
+        return _proxy_sentence(study)
+    first = study.rules[0]
+    text = _turn(first, study, scale, short=True)
+    careful = [curve for curve in study.rules if "mean" in curve.outcomes[scale].versus]
+    if not careful:
+        return f"{text}."
+    best = max(careful, key=lambda curve: curve.outcomes[scale].versus["mean"].value)
+    lead, kept = best.outcomes[scale].versus["mean"], best.outcomes[scale].kept
+    named = (
+        best.label if len(careful) == 1 else f"{best.label}, the best of {len(careful)} rules that read the variance,"
+    )
+    if lead.low > 0:
+        falls = first.outcomes[scale].drop.value > 0
+        keeps = f" and keeps {number(kept.value)} of its best gain" if falls and kept is not None else ""
+        return f"{text}; {named} ends {interval(lead)} above it{keeps}."
+    if lead.high < 0:
+        return f"{text}; every rule that reads the variance ends below it."
+    return f"{text}; no rule that reads the variance ends measurably above it."
+
+
+def sentences(study: BestOfNStudy, scale: str) -> list[str]:
+    """The findings one by one: each rule, the controls, the proxy, the variance, the reliability."""
+    found = []
+    if study.gold_scales:
+        found.append(f"{_turn(study.rules[0], study, scale)}{_keeping(study.rules[0], scale)}.")
+        found += _others_turn(study, scale)
+        found += _comparisons(study, scale, "mean", f"Against mean at n = {study.n_values[-1]:,}")
+        adjusted = "gold_length_adjusted"
+        if adjusted in study.gold_scales and scale != adjusted:
+            found += _comparisons(study, adjusted, "mean", f"The same in {SCALE_LABELS[adjusted]}")
+        found += _comparisons(study, scale, "shuffled", "Against the same penalty with shuffled variances")
+        found += _comparisons(study, scale, "longest", "Against picking the longest response")
+        found += _comparisons(study, scale, "marginal", "Centered against marginal variance")
+    found.append(_proxy_sentence(study))
+    if "variance" in study.rules[0].bands:
+        found.append(_variance_sentence(study))
+    found += [_reliability_sentence(one) for one in study.reliability]
+    return found
+
+
+def _main_rules(study: BestOfNStudy) -> list[Curve]:
+    """The rules that words are about: with both variances at hand, those on the marginal one."""
+    both = {curve.variance for curve in study.rules} >= {"marginal", "centered"}
+    return [curve for curve in study.rules if not (both and curve.variance == "centered")]
+
+
+def _turn(curve: Curve, study: BestOfNStudy, scale: str, *, short: bool = False) -> str:
+    """What one gold curve does along n, without a full stop."""
+    outcome, n_max, name = curve.outcomes[scale], study.n_values[-1], f"The {curve.label} rule"
+    if n_max == 1:
+        return "The pools hold one candidate each, so there is nothing to pick"
+    gain = f"it ends {_from_random(outcome.gain)}"
+    if outcome.peak_n == n_max:
+        text = f"{name} rises to the end, n = {n_max:,}"
+        return text if short else f"{text}; {gain}"
+    p_value = outcome.drop_p_value
+    fall = number(outcome.drop.value) if short else interval(outcome.drop)
+    shown = "" if short or p_value is None else f" (p = {number(p_value)})"
+    if p_value is not None and p_value < SIGNIFICANT:
+        text = f"{name} turns over at n = {outcome.peak_n:,} and ends {fall} below its peak{shown}"
+    else:
+        text = f"{name} is highest at n = {outcome.peak_n:,} and ends {fall} below that, not a significant fall{shown}"
+    return text if short else f"{text}; {gain}"
+
+
+def _from_random(gain: Estimate) -> str:
+    if gain.low > 0:
+        return f"{interval(gain)} above a random response"
+    if gain.high < 0:
+        return f"{interval(Estimate(-gain.value, -gain.high, -gain.low))} below a random response"
+    return f"where a random response is, within the interval ({interval(gain, signed=True)})"
+
+
+def _keeping(curve: Curve, scale: str) -> str:
+    outcome = curve.outcomes[scale]
+    kept = outcome.kept
+    return "" if kept is None or outcome.drop.value == 0 else f", keeping {interval(kept)} of its best gain"
+
+
+def _others_turn(study: BestOfNStudy, scale: str) -> list[str]:
+    """Which of the other rules turn over, in one sentence."""
+    others = _main_rules(study)[1:]
+    if not others or study.n_values[-1] == 1:
+        return []
+    falls = [(curve, curve.outcomes[scale]) for curve in others]
+    turning = [
+        f"{curve.label} (at n = {outcome.peak_n:,}, by {interval(outcome.drop)})"
+        for curve, outcome in falls
+        if outcome.drop_p_value is not None and outcome.drop_p_value < SIGNIFICANT
+    ]
+    if not turning:
+        return [f"No significant fall under {_listed([curve.label for curve in others])}."]
+    rest = len(others) - len(turning)
+    return [f"Also turning over: {_listed(turning)}{'; the other rules do not' if rest else ''}."]
+
+
+def _comparisons(study: BestOfNStudy, scale: str, with_name: str, start: str) -> list[str]:
+    """Which rules end above, below or level with another curve, by the intervals of the paired differences."""
+    above, level, below = [], [], []
+    for curve in study.rules if with_name == "marginal" else _main_rules(study):
+        lead = curve.outcomes[scale].versus.get(with_name)
+        if lead is None:
+            continue
+        if lead.low > 0:
+            above.append(f"{curve.label} {interval(lead, signed=True)}")
+        elif lead.high < 0:
+            below.append(f"{curve.label} {interval(lead)}")
+        else:
+            level.append(f"{curve.label} {interval(lead, signed=True)}")
+    parts = [
+        f"{verdict} {_listed(rules)}"
+        for verdict, rules in (("above:", above), ("not told apart:", level), ("below:", below))
+        if rules
+    ]
+    return [f"{start}: {'; '.join(parts)}."] if parts else []
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts)
+
+
+def _proxy_sentence(study: BestOfNStudy) -> str:
+    first = study.rules[0]
+    last = first.bands["proxy"].at(-1)
+    return (
+        f"By the proxy's own account {first.label} gains {interval(last)} over the pool's average "
+        f"by n = {study.n_values[-1]:,}."
+    )
+
+
+def _variance_sentence(study: BestOfNStudy) -> str:
+    shares = []
+    for curve in _main_rules(study):
+        variance = curve.bands["variance"].value
+        if variance[0] > 0:
+            shares.append(f"{number(variance[-1] / variance[0])} under {curve.label}")
+    if not shares:
+        return "The variance of an average candidate is 0: these rewards carry no doubt."
+    return (
+        f"The variance of the pick at n = {study.n_values[-1]:,}, as a multiple of an average candidate's: "
+        f"{', '.join(shares)}."
+    )
+
+
+def _reliability_sentence(one: Reliability) -> str:
+    total = sum(one.count)
+    stated = sum(c * k for c, k in zip(one.confidence, one.count, strict=True)) / total
+    where = "On random pairs" if one.pairs == "random" else "On pairs with one from the proxy's top tenth"
+    if one.accuracy.low > stated:
+        verdict = "less sure than it is right"
+    elif one.accuracy.high < stated:
+        verdict = "surer than it is right"
+    else:
+        verdict = "about as sure as it is right"
+    rough = "" if one.exact_contrast else " (independent approximation)"
+    return (
+        f"{where} the posterior is {verdict}{rough}: it states {number(stated)} on average, and the favored "
+        f"candidate has the higher gold in {interval(one.accuracy)}; calibration error "
+        f"{interval(one.calibration_error)}."
+    )

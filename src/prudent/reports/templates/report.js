@@ -1,0 +1,118 @@
+"use strict";
+// Replaces the still pictures by charts that can be explored. Where anything fails, the pictures stay.
+(async () => {
+  const read = (id) => document.getElementById(id).textContent;
+  const data = JSON.parse(read("charts"));
+  const packed = Uint8Array.from(atob(read("plotly").trim()), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const library = document.createElement("script");
+  library.textContent = await new Response(stream).text();
+  document.head.append(library);
+
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const faded = (hex) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",")},${dark.matches ? 0.2 : 0.14})`;
+  const state = {};
+
+  const axis = (title, extra) => ({
+    title: { text: title, standoff: 12 }, gridcolor: variable("--grid"), linecolor: variable("--line"),
+    zeroline: false, automargin: true, ...extra,
+  });
+  const layout = (x, y, extra) => ({
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: variable("--line"), activecolor: variable("--mark") },
+    font: { family: "system-ui, -apple-system, 'Segoe UI', sans-serif", size: 13, color: variable("--ink") },
+    margin: { l: 62, r: 16, t: 30, b: 50 }, xaxis: x, yaxis: y, hovermode: "closest",
+    legend: { orientation: "h", y: 0, yref: "container", yanchor: "bottom" },
+    hoverlabel: { font: { size: 13 } }, ...extra,
+  });
+
+  const curveTraces = (series, byKl) => series.flatMap((s) => {
+    const color = s.colors[dark.matches ? 1 : 0];
+    const last = Math.max(...series.flatMap((other) => (other.kl && !other.level ? other.kl : [0])));
+    const x = !byKl ? data.n : s.level ? s.kl.map((_, i) => (last * i) / Math.max(1, data.n.length - 1)) : s.kl;
+    const shared = { legendgroup: s.name, visible: s.shown ? true : "legendonly" };
+    const line = {
+      ...shared, type: "scatter", mode: "lines", name: s.name, x, y: s.y,
+      line: { color, dash: s.dash, width: s.width },
+      customdata: data.n.map((n, i) => [
+        s.level ? "" : `n = ${n.toLocaleString("en")}${s.kl ? `, KL ${s.kl[i].toFixed(2)}` : ""}`,
+        s.band ? ` [${s.band[0][i]}, ${s.band[1][i]}]` : "",
+      ]),
+      hovertemplate: `<b>${s.name}</b><br>%{customdata[0]}<br>%{y}%{customdata[1]}<extra></extra>`,
+    };
+    if (!s.band) return [line];
+    return [{
+      ...shared, type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip",
+      x: [...x, ...[...x].reverse()], y: [...s.band[1], ...[...s.band[0]].reverse()],
+      fill: "toself", fillcolor: faded(color), line: { width: 0 },
+    }, line];
+  });
+
+  const draw = (name) => {
+    const chart = data.charts[name];
+    const target = document.getElementById(`chart-${name}`);
+    const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+    if (chart.kind === "reliability") {
+      const ink = variable("--soft");
+      const traces = [{
+        type: "scatter", mode: "lines", x: [0.5, 1], y: [0.5, 1], name: "as sure as right", hoverinfo: "skip",
+        line: { color: ink, dash: "dash", width: 1.5 },
+      }, ...chart.series.map((s, i) => ({
+        type: "scatter", mode: "lines+markers", name: s.name, x: s.x, y: s.y, customdata: s.count,
+        line: { color: [["#0072b2", "#d55e00"], ["#56b4e9", "#ff8f4a"]][dark.matches ? 1 : 0][i], width: 2 },
+        marker: { size: 8, symbol: ["circle", "square"][i] },
+        error_y: {
+          type: "data", symmetric: false, thickness: 1, width: 3,
+          array: s.y.map((y, k) => s.high[k] - y), arrayminus: s.y.map((y, k) => y - s.low[k]),
+        },
+        hovertemplate: `<b>${s.name}</b><br>stated %{x:.3f}, right %{y:.3f}<br>%{customdata:,} pairs<extra></extra>`,
+      }))];
+      Plotly.react(target, traces, layout(
+        axis("stated confidence, max(P, 1 − P)", { range: [0.49, 1.01] }),
+        axis("share that has the higher gold"), { height: 460 },
+      ), options);
+      return;
+    }
+    const { view, byKl } = state[name];
+    const x = byKl
+      ? axis("KL from the policy, nats (best of n)", { rangemode: "tozero" })
+      : axis("n, candidates to pick from", { type: "log", tickvals: data.ticks, ticktext: data.ticks.map((n) => n.toLocaleString("en")) });
+    const shown = chart.views[view];
+    const positive = shown.series.every((s) => s.y.every((y) => y > 0));
+    Plotly.react(target, curveTraces(shown.series, byKl), layout(
+      x, axis(shown.y, chart.log && positive ? { type: "log", dtick: "D2" } : {}), { uirevision: `${name}${byKl}`, height: target.closest(".pair") ? 520 : 500 },
+    ), options);
+  };
+  const choose = (name, labels, picked, change) => {
+    if (labels.length < 2) return;
+    const row = document.createElement("div");
+    row.className = "choices";
+    labels.forEach((label, i) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = label;
+      button.setAttribute("aria-pressed", String(i === picked));
+      button.addEventListener("click", () => {
+        [...row.children].forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
+        change(i);
+        draw(name);
+      });
+      row.append(button);
+    });
+    document.getElementById(`chart-${name}`).before(row);
+  };
+
+  for (const [name, chart] of Object.entries(data.charts)) {
+    const target = document.getElementById(`chart-${name}`);
+    if (!target) continue;
+    target.replaceChildren();
+    if (chart.kind === "curves") {
+      state[name] = { view: 0, byKl: data.onePolicy };
+      choose(name, chart.views.map((v) => v.label), 0, (i) => { state[name].view = i; });
+      if (data.onePolicy) choose(name, ["against KL", "against n"], 0, (i) => { state[name].byKl = i === 0; });
+    }
+    draw(name);
+  }
+  dark.addEventListener("change", () => Object.keys(data.charts).forEach(draw));
+})().catch((error) => console.warn("the charts stay still pictures:", error));
