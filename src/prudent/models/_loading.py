@@ -1,5 +1,7 @@
 """Finding and loading a reward model: Transformers folders, PEFT adapters, hub names; clear words when it fails."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ __all__ = ["add_lora", "load_model", "load_tokenizer"]
 
 def load_model(
     name: str, *, dtype: torch.dtype | str | None, device: torch.device, revision: str | None, seed: int
-) -> tuple[nn.Module, bool]:
-    """A one-output sequence classifier, with its adapter where it has one, and whether its head is new.
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """A one-output sequence classifier, with its adapter where it has one, and the modules the checkpoint lacks.
+
+    Where there are such modules the model is not a reward model yet: its head is among them, and with some
+    architectures a pooler or a dense layer below the head.
 
     Raises:
         ModelError: nothing loadable there, several outputs, weights missing or not finite.
@@ -28,11 +33,11 @@ def load_model(
         base, _ = _load_classifier(_resolve_base(name, base_name), dtype=dtype, device=device, revision=None, seed=seed)
         with _explained(name):
             model: nn.Module = PeftModel.from_pretrained(base, name, is_trainable=False, **_revision(revision))
-        head_is_new = False
+        new_modules: tuple[str, ...] = ()
     else:
-        model, head_is_new = _load_classifier(name, dtype=dtype, device=device, revision=revision, seed=seed)
+        model, new_modules = _load_classifier(name, dtype=dtype, device=device, revision=revision, seed=seed)
     _require_finite(model, name)
-    return model, head_is_new
+    return model, new_modules
 
 
 def load_tokenizer(name: str, *, revision: str | None) -> Any:
@@ -46,21 +51,33 @@ def load_tokenizer(name: str, *, revision: str | None) -> Any:
         return AutoTokenizer.from_pretrained(name, **_revision(revision))
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> nn.Module:
+def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, new_modules: Sequence[str] = ()) -> nn.Module:
     """The model with new LoRA adapters on the layers PEFT names for its architecture, and its head trained in full.
 
     Architectures that PEFT does not list get adapters on all linear layers but the head.
+
+    Args:
+        model: a sequence classifier.
+        rank: of the adapters.
+        alpha: their scale is alpha / rank.
+        dropout: on their input.
+        new_modules: modules whose weights the checkpoint lacked. They are trained in full and saved with the adapter:
+            loading the base again would draw them anew. The head is among them without being named.
     """
     from peft import LoraConfig, TaskType, get_peft_model
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
     classifier: Any = model
+    # PEFT names these two itself, and one module to save cannot lie within another.
+    heads = ("classifier", "score")
+    extra = [name for name in new_modules if not any(part in heads for part in name.split("."))]
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=None if classifier.config.model_type in KNOWN else "all-linear",
+        modules_to_save=extra or None,
     )
     adapted: nn.Module = get_peft_model(classifier, config)
     return adapted
@@ -68,7 +85,7 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> nn.M
 
 def _load_classifier(
     name: str, *, dtype: torch.dtype | str | None, device: torch.device, revision: str | None, seed: int
-) -> tuple[nn.Module, bool]:
+) -> tuple[nn.Module, tuple[str, ...]]:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     with _explained(name):
@@ -80,7 +97,7 @@ def _load_classifier(
         )
     chosen = dtype if dtype is not None else (torch.float32 if device.type == "cpu" else "auto")
     # Only a new head draws numbers here; its own generator state leaves the caller's alone.
-    with torch.random.fork_rng(devices=[]), _explained(name):
+    with torch.random.fork_rng(devices=[]), _quiet_loading(), _explained(name):
         torch.manual_seed(seed)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=1, dtype=chosen, output_loading_info=True, **_revision(revision)
@@ -89,7 +106,7 @@ def _load_classifier(
     if trained_head and missing:
         raise ModelError(f"{name} lacks weights: {', '.join(missing[:3])}; the checkpoint is incomplete")
     placed: nn.Module = model.to(device)
-    return placed, not trained_head
+    return placed, tuple(sorted({key.rpartition(".")[0] for key in missing}))
 
 
 def _resolve_base(adapter: str, base: str | None) -> str:
@@ -119,6 +136,23 @@ def _is_adapter(name: str, revision: str | None) -> bool:
 
 def _revision(revision: str | None) -> dict[str, str]:
     return {} if revision is None else {"revision": revision}
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep Transformers' bar and its report of missing weights off the terminal; both are read here instead."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 class _explained:

@@ -28,7 +28,8 @@ class RewardModel:
         model: the classifier, plain or a `PeftModel` around one.
         tokenizer: its fast tokenizer.
         max_length: tokens a text may have; by default what model and tokenizer state, at most 1024.
-        head_is_new: the head was just initialised, so that its rewards mean nothing before training or fitting.
+        new_modules: modules that the checkpoint lacked and that were just initialised, the head among them: rewards
+            mean nothing before training or fitting.
 
     Example:
         >>> model = RewardModel.from_pretrained("my-reward-model")  # doctest: +SKIP
@@ -37,11 +38,17 @@ class RewardModel:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, *, max_length: int | None = None, head_is_new: bool = False
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        max_length: int | None = None,
+        new_modules: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.head_is_new = head_is_new
+        self.new_modules = tuple(new_modules)
+        self.head_is_new = bool(new_modules)
         self.head = find_head(model)
         config = self.config
         if tokenizer.pad_token_id is None:
@@ -80,9 +87,9 @@ class RewardModel:
             ModelError: nothing loadable there, several outputs, or weights that are not finite.
         """
         chosen = torch.device(device) if device is not None else _best_device()
-        model, head_is_new = load_model(str(name_or_path), dtype=dtype, device=chosen, revision=revision, seed=seed)
+        model, new_modules = load_model(str(name_or_path), dtype=dtype, device=chosen, revision=revision, seed=seed)
         tokenizer = load_tokenizer(str(name_or_path), revision=revision)
-        return cls(model, tokenizer, max_length=max_length, head_is_new=head_is_new)
+        return cls(model, tokenizer, max_length=max_length, new_modules=new_modules)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model (or adapter) and tokenizer as Transformers and PEFT do; both load the folder without prudent."""

@@ -45,7 +45,13 @@ def prepare_model(model: RewardModel, config: TrainingConfig) -> None:
     if config.lora and not adapted:
         torch.manual_seed(config.seed)
         adapted = True
-        classifier = add_lora(classifier, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
+        classifier = add_lora(
+            classifier,
+            rank=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            new_modules=model.new_modules,
+        )
     elif config.lora:
         classifier.set_adapter(classifier.active_adapter)
     elif adapted:

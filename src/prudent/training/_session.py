@@ -121,7 +121,7 @@ class Session:
             with self._writing():
                 self._write(result)
         trainer.accelerator.wait_for_everyone()
-        self._model.head_is_new = False
+        self._model.head_is_new, self._model.new_modules = False, ()
         self._model.model.eval()
         return result
 

@@ -237,11 +237,11 @@ def require_finite_weights(model: nn.Module, when: str) -> None:
 def mean_loss(history: list[dict[str, Any]]) -> float:
     """Mean training loss over all steps of a run, from Transformers' records of it."""
     records = [record for record in history if "loss" in record]
-    steps = [0, *(record["step"] for record in records)]
-    weighted = [
+    steps: list[int] = [0, *(record["step"] for record in records)]
+    weighted: list[float] = [
         record["loss"] * (after - before) for record, before, after in zip(records, steps, steps[1:], strict=False)
     ]
-    return float(sum(weighted)) / max(1, steps[-1])
+    return sum(weighted) / max(1, steps[-1])
 
 
 def pairs_per_step(args: Any) -> int:
