@@ -83,7 +83,7 @@ def expected_sigmoid(mean: Tensor, variance: Tensor) -> Tensor:
 def normal_greater(mean: Tensor, variance: Tensor) -> Tensor:
     """P(x > 0) for x ~ N(mean, variance) in float64, with a half where x is exactly zero for sure."""
     m, v = broadcast(mean.double(), variance.double())
-    probability = torch.special.ndtr(m / v.sqrt())
+    probability = torch.special.log_ndtr(m / v.sqrt()).exp()  # ndtr itself is 0 below -9
     certain = 0.5 * (1 + torch.sign(m))
     return torch.where((v == 0) & ~m.isnan(), certain, probability)
 

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prudent.errors import UnsupportedError
+from prudent.rewards import GaussianRewards, MemberRewards, RewardPosterior, TransformedRewards
+
+
+def gaussian(noise: bool = False) -> GaussianRewards:
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    return GaussianRewards(
+        torch.randn(6, generator=generator, dtype=torch.float64),
+        factor.square().sum(1),
+        torch.tensor([0, 0, 0, 1, 1, 1]),
+        factor,
+        torch.full((6,), 0.5, dtype=torch.float64) if noise else None,
+    )
+
+
+def affine(samples: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return scale * samples + shift
+
+
+def lsc(samples: Tensor, reference: Tensor) -> Tensor:
+    return F.logsigmoid(samples - reference)
+
+
+def test_affine_function_scales_the_moments() -> None:
+    base = gaussian()
+    scale, shift = torch.linspace(1, 2, 6).double(), torch.arange(6.0).double()
+    rewards = TransformedRewards(base, affine, parameters=(scale, shift), num_samples=40_000)
+    assert isinstance(rewards, RewardPosterior)
+    torch.testing.assert_close(rewards.mean, scale * base.mean + shift, atol=0.06, rtol=0)
+    torch.testing.assert_close(rewards.variance, scale**2 * base.variance, atol=0, rtol=0.05)
+    i, j = torch.tensor([[0], [1]]), torch.tensor([1, 2, 4])
+    mean, variance = rewards.contrast(i, j)
+    covariance = scale[:, None] * base.covariance() * scale
+    diagonal = covariance.diagonal()
+    assert mean.shape == (2, 3)
+    torch.testing.assert_close(variance, diagonal[i] + diagonal[j] - 2 * covariance[i, j], atol=1e-3, rtol=0.05)
+    assert variance[1, 0].item() == 0
+    torch.testing.assert_close(rewards.covariance(), covariance, atol=0.3, rtol=0.05)
+
+
+def test_exact_moments_are_used_where_given() -> None:
+    base = gaussian()
+    rewards = TransformedRewards(base, torch.neg, moments=lambda b: (-b.mean, b.variance))
+    assert torch.equal(rewards.mean, -base.mean)
+    assert torch.equal(rewards.variance, base.variance)
+    assert torch.equal(rewards[2:].mean, -base.mean[2:])
+    wrong = TransformedRewards(base, torch.neg, moments=lambda b: (b.mean[:2], b.variance))
+    with pytest.raises(ValueError, match="mean from moments"):
+        _ = wrong.mean
+
+
+def test_log_sigmoid_centered_against_quadrature() -> None:
+    base, reference = gaussian(), torch.linspace(-1, 1, 6).double()
+    rewards = TransformedRewards(base, lsc, parameters=(reference,), num_samples=20_000)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    values = F.logsigmoid(base.mean + base.variance.sqrt() * torch.tensor(nodes)[:, None] - reference).numpy()
+    exact = weights @ values
+    np.testing.assert_allclose(rewards.mean, exact, atol=0.05)
+    np.testing.assert_allclose(rewards.variance, weights @ (values - exact) ** 2, rtol=0.1)
+
+
+def test_slices_have_the_moments_of_their_rows() -> None:
+    reference = torch.linspace(-1, 1, 6).double()
+    rewards = TransformedRewards(gaussian(), lsc, parameters=(reference,), num_samples=64, seed=4)
+    rows = torch.tensor([5, 1])
+    torch.testing.assert_close(rewards[rows].mean, rewards.mean[rows])
+    torch.testing.assert_close(rewards[rows].variance, rewards.variance[rows])
+    torch.testing.assert_close(
+        rewards.contrast(torch.tensor(5), torch.tensor(1))[1],
+        rewards[rows].contrast(torch.tensor(0), torch.tensor(1))[1],
+    )
+    assert rewards[rows].group.tolist() == [1, 0]
+    assert len(rewards[:0].mean) == 0
+
+
+def test_members_are_used_exactly() -> None:
+    members = torch.randn(5, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    base = MemberRewards(members, torch.tensor([0, 0, 0, 1, 1]), ddof=0)
+    mapped = MemberRewards(members**3, base.group, ddof=0)
+    rewards = TransformedRewards(base, lambda r: r**3)
+    i, j = torch.tensor([0, 1, 3]), torch.tensor([2, 2, 4])
+    torch.testing.assert_close(rewards.mean, mapped.mean)
+    torch.testing.assert_close(rewards.variance, mapped.variance)
+    torch.testing.assert_close(rewards.covariance(), mapped.covariance())
+    torch.testing.assert_close(rewards.prob_best(), mapped.prob_best())
+    torch.testing.assert_close(rewards.prob_greater(i, j), mapped.prob_greater(i, j))
+    torch.testing.assert_close(rewards.prob_preferred(i, j), mapped.prob_preferred(i, j))
+    torch.testing.assert_close(rewards.log_expected_exp(-0.7), mapped.log_expected_exp(-0.7))
+    torch.testing.assert_close(rewards.sample(5), mapped.sample(5))
+    for got, expected in zip(rewards.contrast(i, j), mapped.contrast(i, j), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_monotone_function_keeps_who_is_best() -> None:
+    base = gaussian()
+    rewards = TransformedRewards(base, torch.sigmoid)
+    generator = torch.Generator().manual_seed
+    torch.testing.assert_close(rewards.prob_best(500, generator(1)), base.prob_best(500, generator(1)))
+    i, j = torch.tensor([0, 1]), torch.tensor([2, 0])
+    torch.testing.assert_close(rewards.prob_greater(i, j), base.prob_greater(i, j), atol=0.04, rtol=0)
+
+
+def test_noise_is_what_it_adds_to_the_variance() -> None:
+    assert (TransformedRewards(gaussian(), torch.neg).noise == 0).all()
+    noisy = TransformedRewards(gaussian(noise=True), lambda r: 2 * r, num_samples=50_000)
+    torch.testing.assert_close(noisy.noise, torch.full((6,), 2.0).double(), atol=0.6, rtol=0)
+
+
+def test_what_it_cannot_do_is_named() -> None:
+    with pytest.raises(UnsupportedError, match="cannot store"):
+        TransformedRewards(gaussian(), torch.neg).to_arrow()
+    with pytest.raises(UnsupportedError, match="without a factor"):
+        _ = TransformedRewards(GaussianRewards(torch.zeros(2), torch.ones(2)), torch.neg).mean
+    with pytest.raises(ValueError, match="parameter 0 must have shape"):
+        TransformedRewards(gaussian(), lsc, parameters=(torch.zeros(2),))
+    with pytest.raises(ValueError, match="keep the shape"):
+        TransformedRewards(gaussian(), lambda r: r[:, :1]).sample(2)
+    with pytest.raises(ValueError, match="num_samples"):
+        TransformedRewards(gaussian(), torch.neg, num_samples=1)
