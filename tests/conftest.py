@@ -7,11 +7,74 @@ from typing import Any
 
 import pytest
 
-WORDS = (
-    "the a an apple pear plum river stone bird sings flies slowly quickly over under green red small large and or but "
-    "because name fruit please tell me about weather today it is sunny rainy cold warm I think maybe perhaps yes no "
-    "user assistant system : . , ? ! one two three four five six seven eight nine ten house door window opens closes"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "an",
+    "apple",
+    "pear",
+    "plum",
+    "river",
+    "stone",
+    "bird",
+    "sings",
+    "flies",
+    "slowly",
+    "quickly",
+    "over",
+    "under",
+    "green",
+    "red",
+    "small",
+    "large",
+    "and",
+    "or",
+    "but",
+    "because",
+    "name",
+    "fruit",
+    "please",
+    "tell",
+    "me",
+    "about",
+    "weather",
+    "today",
+    "it",
+    "is",
+    "sunny",
+    "rainy",
+    "cold",
+    "warm",
+    "I",
+    "think",
+    "maybe",
+    "perhaps",
+    "yes",
+    "no",
+    "user",
+    "assistant",
+    "system",
+    ":",
+    ".",
+    ",",
+    "?",
+    "!",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "house",
+    "door",
+    "window",
+    "opens",
+    "closes",
+]
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +89,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Make (once) the folder of a tiny untrained model: `tiny_models("llama")`, `"bert"`, `"qwen2"`, `"gpt2"`, `"roberta"`.
+    """Make (once) the folder of a tiny untrained model: `tiny_models("llama")`, also bert, qwen2, gpt2, roberta.
 
     By default a reward model with a head drawn by seed 0; `head=False` is its base model alone.
     """

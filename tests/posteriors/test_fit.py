@@ -17,7 +17,7 @@ def pairs(count: int = 24) -> list[dict]:
     rows = []
     for index in range(count):
         first, second = FRUITS[index % 6], FRUITS[(index + 1 + index // 6) % 6]
-        prompt = f"name a {'green' if index % 2 else 'red'} fruit please {'one two three'.split()[index % 3]}"
+        prompt = f"name a {'green' if index % 2 else 'red'} fruit please {['one', 'two', 'three'][index % 3]}"
         chosen = f"the {min(first, second)} is {['small', 'large', 'cold'][index % 3]} {'and warm ' * (index % 4)}."
         rows.append({"prompt": prompt, "chosen": chosen, "rejected": f"maybe the {max(first, second)} ?"})
     return rows

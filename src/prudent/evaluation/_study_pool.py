@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prudent.errors import DataError
 from prudent.evaluation._study_types import Counts
-from prudent.metrics import partial_out
+from prudent.metrics import partial_out, zscore_within
 from prudent.rewards import GaussianRewards, RewardPosterior, from_arrow, index_groups
 
 __all__ = ["HasTable", "StudyPool", "prepare_pool"]
@@ -193,15 +193,7 @@ def _centered(table: Any, group: Tensor) -> RewardPosterior | None:
 
 def _gold_scales(gold: Tensor, group: Tensor, length: Tensor | None) -> dict[str, Tensor]:
     """Gold as given, z-scored within prompts, and that with length partialled out within prompts."""
-    scales = {"gold": gold, "gold_standardized": standardize(gold, group)}
+    scales = {"gold": gold, "gold_standardized": zscore_within(gold, group)}
     if length is not None:
         scales["gold_length_adjusted"] = partial_out(scales["gold_standardized"], length, group)
     return scales
-
-
-def standardize(values: Tensor, group: Tensor) -> Tensor:
-    """Z-scores within groups `[N]` (population standard deviation); 0 where a group's values are all the same."""
-    sizes = torch.bincount(group).to(values.dtype)
-    centered = values - (torch.zeros_like(sizes).index_add_(0, group, values) / sizes)[group]
-    std = (torch.zeros_like(sizes).index_add_(0, group, centered.square()) / sizes).sqrt()[group]
-    return torch.where(std > 1e-9 * (1 + values.abs()), centered / std, 0.0)

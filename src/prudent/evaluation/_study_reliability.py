@@ -102,8 +102,9 @@ def _measure(pool: StudyPool, i: Tensor, j: Tensor, resamples: Resamples, kind: 
         share_right=Band(tuple(s.value for s in shares), tuple(s.low for s in shares), tuple(s.high for s in shares)),
         count=tuple(int(v) for v in count.sum(0)[filled]),
         accuracy=_ratio(resamples, sum_right.sum(1), count.sum(1)),
-        calibration_error=_calibration_error(resamples, sum_right - sum_confidence, count),
+        overconfidence=_ratio(resamples, (sum_confidence - sum_right).sum(1), count.sum(1)),
         brier=_ratio(resamples, sum_brier.sum(1), count.sum(1)),
+        calibration_error=float(np.abs((sum_right - sum_confidence).sum(0)).sum() / count.sum()),
     )
 
 
@@ -123,13 +124,7 @@ def _probability_greater(pool: StudyPool, i: Tensor, j: Tensor) -> tuple[Tensor,
 
 
 def _ratio(resamples: Resamples, numerator: Array, denominator: Array) -> Estimate:
-    """A share over pairs, whose denominator counts them: at least one, so it is defined."""
+    """A mean over pairs; its denominator counts them, at least one, so it is defined."""
     estimate = resamples.ratio(numerator, denominator)
     assert estimate is not None
     return estimate
-
-
-def _calibration_error(resamples: Resamples, gap: Array, count: Array) -> Estimate:
-    """Sum over bins of |right - confidence| pairs, over all pairs; sums `[B, bins]` over prompts."""
-    draws = np.abs(resamples.means(gap)).sum(1) / resamples.means(count).sum(1)
-    return resamples.estimate(np.abs(gap.sum(0)).sum() / count.sum(), draws)

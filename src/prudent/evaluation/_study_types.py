@@ -156,16 +156,19 @@ class Reliability:
     """Share of the bin's pairs in which the favored candidate has the higher gold."""
     count: tuple[int, ...]
     accuracy: Estimate
-    calibration_error: Estimate
-    """Expected calibration error over the bins, weighted by their counts."""
+    overconfidence: Estimate
+    """Mean confidence minus accuracy: above 0 the posterior is surer than it is right."""
     brier: Estimate
+    calibration_error: float
+    """Expected calibration error over the bins, weighted by their counts. Sampling alone keeps it above 0, and in a
+    bootstrap twice so, hence no interval."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`."""
         values = dict(data)
         values["share_right"] = Band.from_dict(values["share_right"])
-        for name in ("accuracy", "calibration_error", "brier"):
+        for name in ("accuracy", "overconfidence", "brier"):
             values[name] = Estimate.from_dict(values[name])
         values["confidence"], values["count"] = tuple(values["confidence"]), tuple(values["count"])
         return cls(**values)
