@@ -1,6 +1,7 @@
 """The same figures as plain data that the page's script hands to plotly.js, and plotly.js itself, compressed."""
 
 import base64
+import functools
 import gzip
 from typing import Any
 
@@ -11,6 +12,7 @@ from prudent.reports._style import SCALE_LABELS, look, tick_values
 __all__ = ["chart_data", "plotly_script"]
 
 
+@functools.cache
 def plotly_script() -> str:
     """The source of plotly.js, gzipped, in base64: a quarter of what it takes up as it is.
 

@@ -103,7 +103,8 @@ def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axes.minorticks_off()
     titles = {"proxy": "reward mean of the pick, above the pool's", "variance": "posterior variance of the pick"}
-    if column == "variance" and all(min(c.bands[column].value) > 0 for c in study.curves):
+    values = [value for curve in study.curves for value in curve.bands[column].value]
+    if column == "variance" and 0 < min(values) < max(values):
         axes.set_yscale("log")
         ticker = need("matplotlib.ticker")
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))

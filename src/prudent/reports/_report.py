@@ -88,7 +88,8 @@ def report(
         raise DataError(f"no gold on the scale {scale!r} here; there is {', '.join(study.gold_scales)}")
     heading = title or (f"Best-of-n on {Path(source).stem}" if source else "Best-of-n")
     if png:
-        figures = draw_figures(study, output.with_suffix(""), scale=scale)
+        stem = output.with_suffix("") if output.suffix.lower() in (".html", ".htm") else output
+        figures = draw_figures(study, stem, scale=scale)
         images = {name: path.read_bytes() for name, path in figures.items()}
     else:
         figures, images = {}, _draw_in_memory(study, scale)

@@ -179,18 +179,16 @@ def _variance_sentence(study: BestOfNStudy) -> str:
 
 
 def _reliability_sentence(one: Reliability) -> str:
-    total = sum(one.count)
-    stated = sum(c * k for c, k in zip(one.confidence, one.count, strict=True)) / total
     where = "On random pairs" if one.pairs == "random" else "On pairs with one from the proxy's top tenth"
-    if one.accuracy.low > stated:
-        verdict = "less sure than it is right"
-    elif one.accuracy.high < stated:
+    gap = one.overconfidence
+    if gap.low > 0:
         verdict = "surer than it is right"
+    elif gap.high < 0:
+        verdict = "less sure than it is right"
     else:
-        verdict = "about as sure as it is right"
+        verdict = "as sure as it is right, within the interval"
     rough = "" if one.exact_contrast else " (independent approximation)"
     return (
-        f"{where} the posterior is {verdict}{rough}: it states {number(stated)} on average, and the favored "
-        f"candidate has the higher gold in {interval(one.accuracy)}; calibration error "
-        f"{interval(one.calibration_error)}."
+        f"{where} the posterior is {verdict}{rough}: the candidate that it favors has the higher gold in "
+        f"{interval(one.accuracy)}, and its confidence differs from that by {interval(gap, signed=True)} on average."
     )

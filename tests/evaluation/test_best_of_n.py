@@ -1,0 +1,410 @@
+import itertools
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as paj
+import pytest
+import torch
+
+from prudent.errors import DataError, UnsupportedError
+from prudent.evaluation import BestOfNStudy, best_of_n_study
+from prudent.rewards import GaussianRewards
+from prudent.selection import best_of_n_kl
+
+
+def scored(rng, sizes=(6, 6, 6, 6), **extra):
+    """A scored table with random moments; gold and length too unless replaced."""
+    total = sum(sizes)
+    columns = {
+        "prompt_id": np.repeat(np.arange(len(sizes)) * 3 + 5, sizes),
+        "response_id": np.concatenate([np.arange(size) for size in sizes]),
+        "prompt": [f"prompt {b}" for b, size in enumerate(sizes) for _ in range(size)],
+        "response": [f"response {i}" for i in range(total)],
+        "reward_mean": rng.normal(size=total),
+        "reward_variance": rng.uniform(0.1, 2, size=total),
+        "gold": rng.normal(size=total),
+        "length": rng.integers(5, 500, size=total),
+    }
+    columns.update(extra)
+    return pa.table({name: values for name, values in columns.items() if values is not None})
+
+
+def expected_by_enumeration(table, utility, values, n):
+    """Average over prompts and over all subsets of n of the value of the best (ties shared)."""
+    prompt = table["prompt_id"].to_numpy()
+    per_prompt = []
+    for b in np.unique(prompt):
+        rows = np.flatnonzero(prompt == b)
+        picks = []
+        for subset in itertools.combinations(rows, n):
+            subset = np.array(subset)
+            best = subset[utility[subset] == utility[subset].max()]
+            picks.append(values[best].mean())
+        per_prompt.append(np.mean(picks))
+    return np.mean(per_prompt)
+
+
+def test_curves_equal_enumeration_of_subsets():
+    rng = np.random.default_rng(0)
+    mean = rng.integers(0, 4, size=20).astype(float)  # with ties
+    table = scored(rng, (5, 5, 5, 5), reward_mean=mean)
+    study = best_of_n_study(table, n_values=[1, 2, 3, 5], num_bootstrap=20, num_std=0.7, risk_aversion=2.0)
+    variance, gold = table["reward_variance"].to_numpy(), table["gold"].to_numpy()
+    utilities = {
+        "mean": mean,
+        "lcb_std": mean - 0.7 * np.sqrt(variance),
+        "lcb_var": mean - variance,
+        "longest": table["length"].to_numpy().astype(float),
+        "oracle": gold,
+    }
+    for rule, utility in utilities.items():
+        curve = study.curve(rule)
+        for position, n in enumerate(study.n_values):
+            for column, values in {"gold": gold, "variance": variance, "std": np.sqrt(variance)}.items():
+                expected = expected_by_enumeration(table, utility, values, n)
+                assert curve.bands[column].value[position] == pytest.approx(expected, abs=1e-9)
+    # on a Gaussian the entropic rule with risk aversion 2 is mean minus the variance
+    assert study.curve("entropic").bands["gold"].value == pytest.approx(study.curve("lcb_var").bands["gold"].value)
+
+
+def test_order_of_rows_does_not_matter():
+    rng = np.random.default_rng(1)
+    table = scored(rng)
+    shuffled = table.take(pa.array(rng.permutation(table.num_rows)))
+    a, b = (best_of_n_study(t, num_bootstrap=30, num_pairs=40) for t in (table, shuffled))
+    for rule in ("mean", "lcb_std", "lcb_var", "entropic", "longest", "random", "oracle"):
+        for name, band in a.curve(rule).bands.items():
+            assert b.curve(rule).bands[name].value == pytest.approx(band.value)
+            assert b.curve(rule).bands[name].low == pytest.approx(band.low)
+
+
+def test_random_is_the_average_and_oracle_is_the_best():
+    rng = np.random.default_rng(2)
+    table = scored(rng)
+    study = best_of_n_study(table, num_bootstrap=30)
+    gold = table["gold"].to_numpy().reshape(4, 6)
+    assert study.curve("random").bands["gold"].value == pytest.approx([gold.mean()] * len(study.n_values))
+    assert study.curve("oracle").bands["gold"].value[-1] == pytest.approx(gold.max(1).mean())
+    longest = table["length"].to_numpy().reshape(4, 6).argmax(1)
+    assert study.curve("longest").bands["gold"].value[-1] == pytest.approx(gold[np.arange(4), longest].mean())
+    for curve in study.curves:
+        assert curve.bands["gold"].value[0] == pytest.approx(gold.mean())
+        assert curve.bands["proxy"].value[0] == pytest.approx(0.0, abs=1e-9)  # above the pool's average
+
+
+def test_shuffling_a_constant_variance_changes_nothing():
+    rng = np.random.default_rng(3)
+    study = best_of_n_study(scored(rng, reward_variance=np.repeat([0.3, 1.0, 0.2, 2.0], 6)), num_bootstrap=30)
+    reference = study.curve("mean").bands["gold"].value
+    for rule in ("lcb_std", "lcb_var", "entropic", "shuffled_lcb_std", "shuffled_lcb_var"):
+        assert study.curve(rule).bands["gold"].value == pytest.approx(reference)
+
+
+def hacked(rng, num_prompts=40, size=64):
+    """Some candidates look good and are bad, and the variance knows which."""
+    wild = rng.random((num_prompts, size)) < 0.15
+    gold = rng.normal(size=(num_prompts, size)) - 3.0 * wild
+    mean = gold + 6.0 * wild + 0.3 * rng.normal(size=gold.shape)
+    variance = np.where(wild, 9.0, 0.2)
+    return scored(
+        rng,
+        (size,) * num_prompts,
+        reward_mean=mean.ravel(),
+        reward_variance=variance.ravel(),
+        gold=gold.ravel(),
+    )
+
+
+def test_an_informative_variance_helps_and_its_shuffle_does_not():
+    study = best_of_n_study(hacked(np.random.default_rng(4)), num_bootstrap=300)
+    mean, careful = study.curve("mean").outcomes["gold"], study.curve("lcb_var").outcomes["gold"]
+    assert mean.peak_n < study.n_values[-1]
+    assert mean.drop.low > 0
+    assert mean.drop_p_value < 0.01
+    assert mean.versus.keys() == {"longest"}
+    assert careful.versus["mean"].low > 1
+    assert careful.versus["shuffled"].low > 1
+    assert careful.share_above_mean == 1.0
+    assert careful.kept.value == pytest.approx(1.0)
+    shuffled = study.curve("shuffled_lcb_var").outcomes["gold"].versus["mean"]
+    assert abs(shuffled.value) < 0.5 * careful.versus["mean"].value
+    # the mean walks to where the variance is high
+    variance = study.curve("mean").bands["variance"].value
+    assert variance[-1] > 3 * variance[0]
+
+
+def test_outcomes_follow_from_the_curve():
+    study = best_of_n_study(hacked(np.random.default_rng(5), 12, 32), num_bootstrap=100)
+    reference = study.curve("mean").bands["gold"].value
+    for curve in study.rules:
+        for scale in study.gold_scales:
+            value, outcome = np.array(curve.bands[scale].value), curve.outcomes[scale]
+            assert outcome.peak_n == study.n_values[int(value.argmax())]
+            assert outcome.gain.value == pytest.approx(value[-1] - value[0])
+            assert outcome.drop.value == pytest.approx(value.max() - value[-1])
+            if outcome.kept is not None:
+                assert outcome.kept.value == pytest.approx((value[-1] - value[0]) / (value.max() - value[0]))
+        if curve.rule != "mean":
+            lead = curve.outcomes["gold"].versus["mean"]
+            assert lead.value == pytest.approx(curve.bands["gold"].value[-1] - reference[-1])
+            assert lead.low <= lead.value <= lead.high
+
+
+def test_gold_scales():
+    rng = np.random.default_rng(6)
+    length = rng.integers(10, 400, size=24)
+    gold = np.repeat([1.0, 50.0, -3.0, 7.0], 6) + np.repeat([1.0, 10.0, 0.1, 5.0], 6) * length  # all length
+    study = best_of_n_study(scored(rng, gold=gold, length=length), num_bootstrap=20)
+    assert study.gold_scales == ("gold", "gold_standardized", "gold_length_adjusted")
+    assert study.curve("random").bands["gold_standardized"].value == pytest.approx([0.0] * len(study.n_values))
+    for curve in study.curves:
+        assert curve.bands["gold_length_adjusted"].value == pytest.approx([0.0] * len(study.n_values), abs=1e-6)
+    assert best_of_n_study(scored(rng, length=None), num_bootstrap=20).gold_scales == ("gold", "gold_standardized")
+
+
+def test_ragged_pools_leave_out_the_small_ones_for_every_n():
+    rng = np.random.default_rng(7)
+    table = scored(rng, (9, 2, 8, 10, 9))
+    study = best_of_n_study(table, num_bootstrap=20)
+    assert study.n_values[-1] == 8
+    assert (study.counts.num_prompts, study.counts.num_prompts_left_out) == (4, 1)
+    assert (study.counts.smallest_pool, study.counts.largest_pool) == (8, 10)
+    assert study.counts.num_candidates == 36
+    assert best_of_n_study(table, n_values=[2], num_bootstrap=20).counts.num_prompts == 5
+    asked = best_of_n_study(table, n_values=[4, 10], num_bootstrap=20)
+    assert (asked.n_values, asked.counts.num_prompts) == ((1, 4, 10), 1)
+    with pytest.raises(DataError, match="no prompt has 11 candidates"):
+        best_of_n_study(table, n_values=[11])
+
+
+def test_rows_without_reward_or_gold_are_counted_and_left_out():
+    rng = np.random.default_rng(8)
+    mean, gold = rng.normal(size=24), list(rng.normal(size=24))
+    mean[0], gold[7], gold[8] = np.nan, None, float("nan")
+    study = best_of_n_study(scored(rng, reward_mean=mean, gold=pa.array(gold)), num_bootstrap=20)
+    assert (study.counts.num_unscored, study.counts.num_without_gold) == (1, 2)
+    assert study.counts.num_candidates == 21
+    assert study.n_values[-1] == 4
+
+
+def test_kl_of_one_policy_and_of_several():
+    rng = np.random.default_rng(9)
+    study = best_of_n_study(scored(rng), num_bootstrap=20)
+    assert study.one_policy
+    assert study.curve("mean").kl == pytest.approx(best_of_n_kl(list(study.n_values)).tolist())
+    assert study.curve("random").kl == (0.0,) * len(study.n_values)
+    tied = best_of_n_study(scored(rng, reward_mean=np.tile([0.0, 0, 0, 1, 1, 1], 4)), num_bootstrap=20)
+    assert tied.curve("mean").kl[-1] < study.curve("mean").kl[-1]
+    several = scored(rng, model=["a", "b"] * 12)
+    assert best_of_n_study(several, num_bootstrap=20).curve("mean").kl is None
+    assert best_of_n_study(several, num_bootstrap=20).counts.num_models == 2
+    assert best_of_n_study(several, num_bootstrap=20, one_policy=True).curve("mean").kl is not None
+    assert best_of_n_study(scored(rng, model=["a"] * 24), num_bootstrap=20).one_policy
+
+
+def centered_table(rng):
+    return scored(
+        rng,
+        reward_reference=np.repeat(rng.normal(size=4), 6),
+        reward_centered_variance=rng.uniform(0.1, 2, size=24),
+    )
+
+
+def test_centered_rules_read_the_centered_variance():
+    rng = np.random.default_rng(10)
+    table = centered_table(rng)
+    study = best_of_n_study(table, num_bootstrap=20)
+    names = [curve.rule for curve in study.rules]
+    marginal = ["mean", "lcb_std", "lcb_var", "entropic"]
+    assert names == [*marginal, "lcb_std_centered", "lcb_var_centered", "entropic_centered"]
+    utility = table["reward_mean"].to_numpy() - table["reward_reference"].to_numpy()
+    utility = utility - np.sqrt(table["reward_centered_variance"].to_numpy())
+    expected = expected_by_enumeration(table, utility, table["gold"].to_numpy(), 6)
+    assert study.curve("lcb_std_centered").bands["gold"].value[-1] == pytest.approx(expected)
+    only = best_of_n_study(table, centered=True, num_bootstrap=20)
+    assert [curve.rule for curve in only.rules] == ["mean", *names[4:]]
+    assert [curve.rule for curve in best_of_n_study(table, centered=False, num_bootstrap=20).rules] == marginal
+    lead = study.curve("lcb_std_centered").outcomes["gold"].versus["marginal"]
+    gold = study.curve("lcb_std_centered").bands["gold"].value[-1] - study.curve("lcb_std").bands["gold"].value[-1]
+    assert lead.value == pytest.approx(gold)
+
+
+def test_without_gold_there_are_proxy_and_variance():
+    study = best_of_n_study(scored(np.random.default_rng(11), gold=None), num_bootstrap=20)
+    assert study.gold_scales == ()
+    assert study.reliability == ()
+    assert "oracle" not in [curve.rule for curve in study.curves]
+    assert set(study.curve("mean").bands) == {"proxy", "variance", "std", "length"}
+    assert study.curve("mean").bands["proxy"].value[-1] > 0
+    assert any("no gold" in note for note in study.notes)
+    assert study.disagreements[0].picks[0].gold is None
+
+
+def test_without_variances_the_mean_is_the_only_rule():
+    table = scored(np.random.default_rng(12), reward_variance=pa.nulls(24, pa.float32()))
+    study = best_of_n_study(table, num_bootstrap=20)
+    assert [curve.rule for curve in study.curves] == ["mean", "longest", "random", "oracle"]
+    assert "variance" not in study.curve("mean").bands
+    assert study.reliability == ()
+    with pytest.raises(UnsupportedError, match="no variances"):
+        best_of_n_study(table, rules=["lcb_std"])
+
+
+def test_members_are_read_where_they_are_stored():
+    rng = np.random.default_rng(13)
+    members = rng.normal(size=(24, 3))
+    table = scored(
+        rng,
+        reward_mean=members.mean(1),
+        reward_variance=members.var(1, ddof=1),
+        reward_members=pa.FixedSizeListArray.from_arrays(pa.array(members.ravel()), 3),
+    )
+    study = best_of_n_study(table, num_bootstrap=20)
+    utility = -np.log(np.exp(-members).mean(1))  # over the members, not over a Gaussian
+    expected = expected_by_enumeration(table, utility, table["gold"].to_numpy(), 6)
+    assert study.curve("entropic").bands["gold"].value[-1] == pytest.approx(expected)
+    assert study.reliability[0].exact_contrast
+
+
+def test_study_survives_json():
+    study = best_of_n_study(centered_table(np.random.default_rng(14)), num_bootstrap=20)
+    text = json.dumps(study.to_dict(), allow_nan=False)
+    assert BestOfNStudy.from_dict(json.loads(text)) == study
+    with pytest.raises(ValueError, match="format 99"):
+        BestOfNStudy.from_dict({"format_version": 99})
+
+
+def test_rows_of_a_curve():
+    study = best_of_n_study(scored(np.random.default_rng(15)), num_bootstrap=20)
+    rows = study.curve("mean").rows(study.n_values)
+    assert [row["n"] for row in rows] == list(study.n_values)
+    assert set(rows[0]) == {"n", "kl", "gold", "low", "high", "proxy"}
+    assert rows[-1]["gold"] == study.curve("mean").bands["gold"].value[-1]
+    with pytest.raises(KeyError, match="no curve 'nothing'"):
+        study.curve("nothing")
+
+
+def test_a_scored_pool_serves_as_well_as_its_table():
+    class Pool:
+        table = scored(np.random.default_rng(16))
+
+    assert best_of_n_study(Pool(), num_bootstrap=20) == best_of_n_study(Pool.table, num_bootstrap=20)
+
+
+def test_seed_decides_everything():
+    table = centered_table(np.random.default_rng(17))
+    first, same, other = (best_of_n_study(table, num_bootstrap=50, seed=seed) for seed in (1, 1, 2))
+    assert first == same
+    assert first != other
+
+
+def test_disagreements_do_not_look_at_gold():
+    rng = np.random.default_rng(18)
+    table = scored(rng)
+    other = table.set_column(table.column_names.index("gold"), "gold", pa.array(rng.normal(size=24)))
+    a, b = (best_of_n_study(t, num_bootstrap=20).disagreements for t in (table, other))
+    assert [(d.prompt_id, [p.response_id for p in d.picks]) for d in a] == [
+        (d.prompt_id, [p.response_id for p in d.picks]) for d in b
+    ]
+    spreads = [max(p.std for p in d.picks) - min(p.std for p in d.picks) for d in a]
+    assert spreads == sorted(spreads, reverse=True)
+    rows = {row["response"]: row for row in table.to_pylist()}
+    for one in a:
+        by_rule = {rule: pick for pick in one.picks for rule in pick.rules}
+        assert set(by_rule) == {"mean", "lcb_std", "lcb_var", "entropic"}
+        pool = [row for row in rows.values() if row["prompt_id"] == one.prompt_id]
+        best = max(pool, key=lambda row: row["reward_mean"])
+        pick = by_rule["mean"]
+        assert (pick.text, pick.response_id) == (best["response"], best["response_id"])
+        assert pick.gold_rank == 1 + sum(row["gold"] > best["gold"] for row in pool)
+
+
+def test_long_texts_are_cut_and_counted():
+    rng = np.random.default_rng(19)
+    table = scored(rng, response=["x" * 50] * 24)
+    pick = best_of_n_study(table, num_bootstrap=20, max_characters=20).disagreements[0].picks[0]
+    assert (pick.text, pick.cut) == ("x" * 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rules": ["prob_best"]}, UnsupportedError, "depends on the other candidates"),
+        ({"rules": ["best"]}, ValueError, "best"),
+        ({"centered": True}, UnsupportedError, "no centered variance"),
+        ({"n_values": [0, 2]}, ValueError, "at least 1"),
+        ({"n_values": []}, ValueError, "at least 1"),
+    ],
+)
+def test_bad_arguments(change, error, message):
+    with pytest.raises(error, match=message):
+        best_of_n_study(scored(np.random.default_rng(20)), **change)
+
+
+def test_bad_tables():
+    rng = np.random.default_rng(21)
+    with pytest.raises(DataError, match="'reward_variance' is missing"):
+        best_of_n_study(scored(rng, reward_variance=None))
+    with pytest.raises(DataError, match="none of the 24 rows is scored"):
+        best_of_n_study(scored(rng, reward_mean=np.full(24, np.nan)))
+
+
+def test_real_pools_of_several_models(shared_data):
+    pools = paj.read_json(shared_data / "ci" / "ae_bon_12x16.jsonl").to_pylist()
+    rng = np.random.default_rng(22)
+    rows = [
+        {
+            "prompt_id": b,
+            "prompt": pool["prompt"][0]["content"],
+            "response": response,
+            "model": model,
+            "gold": gold,
+            "length": len(response),
+            "reward_mean": 0.3 * gold + rng.normal(),
+            "reward_variance": rng.uniform(0.5, 1.5),
+        }
+        for b, pool in enumerate(pools)
+        for response, model, gold in zip(pool["responses"], pool["models"], pool["gold"], strict=True)
+    ]
+    table = pa.Table.from_pylist(rows)
+    study = best_of_n_study(table, num_bootstrap=100)
+    assert not study.one_policy
+    assert study.counts.num_distinct <= study.counts.num_candidates == len(rows)
+    value = study.curve("mean").bands["gold"].value
+    assert value[-1] > value[0]
+    assert study.curve("oracle").bands["gold"].value[-1] >= max(value)
+    texts = set(pc.unique(table["response"]).to_pylist())
+    assert all(pick.text in texts or pick.cut for one in study.disagreements for pick in one.picks)
+
+
+def test_reliability_of_a_posterior_that_is_right():
+    """Gold drawn from the joint posterior: stated confidences come true, with the factor; not without it."""
+    rng = np.random.default_rng(23)
+    num_prompts, size, width = 300, 20, 4
+    factor = rng.normal(size=(num_prompts, size, width)) * 0.3
+    factor[..., 0] += 2.0  # what a prompt's responses share
+    mean = rng.normal(size=(num_prompts, size))
+    gold = mean + (factor * rng.normal(size=(num_prompts, 1, width))).sum(-1)
+    posterior = GaussianRewards(
+        torch.tensor(mean.ravel()),
+        torch.tensor((factor**2).sum(-1).ravel()),
+        torch.arange(num_prompts).repeat_interleave(size),
+        torch.tensor(factor.reshape(-1, width)),
+    )
+    table = posterior.to_arrow().append_column("gold", pa.array(gold.ravel()))
+    exact = best_of_n_study(table, num_bootstrap=100).reliability
+    assert [one.pairs for one in exact] == ["random", "top"]
+    assert all(one.exact_contrast for one in exact)
+    for one in exact:
+        assert one.calibration_error < 0.02
+        assert one.overconfidence.low < 0 < one.overconfidence.high
+        stated = np.average(one.confidence, weights=one.count)
+        assert one.overconfidence.value == pytest.approx(stated - one.accuracy.value)
+    study = best_of_n_study(table.drop_columns("reward_factor"), num_bootstrap=100)
+    rough = study.reliability[0]
+    assert not rough.exact_contrast
+    assert any("independent" in note for note in study.notes)
+    assert rough.overconfidence.high < -0.1  # ignoring what is shared, it is far too unsure
+    assert rough.accuracy.value == pytest.approx(exact[0].accuracy.value)  # same pairs, same favorites

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prudent.evaluation._study_reliability import draw_pairs
+from prudent.evaluation._study_statistics import Resamples, log_spaced
+
+
+@given(st.integers(1, 20_000), st.integers(1, 4))
+def test_log_spaced_grids(n_max, per_doubling):
+    grid = log_spaced(n_max, per_doubling)
+    assert grid[0] == 1
+    assert grid[-1] == n_max
+    assert list(grid) == sorted(set(grid))
+    assert len(grid) <= per_doubling * np.log2(n_max) + 3
+
+
+def test_interval_of_a_mean_agrees_with_normal_theory():
+    rng = np.random.default_rng(0)
+    values = rng.normal(3.0, 2.0, size=400)
+    resamples = Resamples(400, 4000, 0.95, seed=1)
+    estimate = resamples.estimate(values.mean(), resamples.means(values))
+    error = 1.96 * values.std(ddof=1) / 20
+    assert estimate.low == pytest.approx(values.mean() - error, abs=0.03)
+    assert estimate.high == pytest.approx(values.mean() + error, abs=0.03)
+
+
+def test_resampled_means_keep_the_shape_and_pair_the_columns():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(9, 4, 2))
+    resamples = Resamples(9, 50, 0.9, seed=0)
+    draws = resamples.means(values)
+    assert draws.shape == (50, 4, 2)
+    assert draws[:, 1, 0] - draws[:, 3, 1] == pytest.approx(resamples.means(values[:, 1, 0] - values[:, 3, 1]))
+    assert resamples.means(np.ones(9)) == pytest.approx(np.ones(50))
+
+
+def test_ratio_of_sums():
+    resamples = Resamples(3, 500, 0.95, seed=0)
+    estimate = resamples.ratio(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert resamples.ratio(np.zeros(3), np.zeros(3)) is None
+    # a resample may lack the only prompt that counts: those are left out
+    assert resamples.ratio(np.array([1.0, 0, 0]), np.array([2.0, 0, 0])).high == pytest.approx(0.5)
+
+
+def falls(rng, drop, num_prompts=30):
+    """Gold curves of prompts that rise, and fall by `drop` at the end, under noise that neighbors share."""
+    shape = np.array([0.0, 0.6, 1.0, 1.0, 1.0, 1.0 - drop])
+    walk = rng.normal(size=(num_prompts, 6)).cumsum(1) * 0.3
+    return shape + walk + rng.normal(size=(num_prompts, 1))
+
+
+def test_p_value_of_a_fall_pays_for_the_search():
+    rng = np.random.default_rng(2)
+    grid = (1, 2, 4, 8, 16, 32)
+    resamples = Resamples(30, 300, 0.95, seed=0)
+    null = [resamples.outcome(falls(rng, 0.0), grid, {}).drop_p_value for _ in range(200)]
+    assert np.mean(np.array(null) < 0.05) < 0.1
+    power = [resamples.outcome(falls(rng, 1.0), grid, {}).drop_p_value for _ in range(50)]
+    assert np.mean(np.array(power) < 0.05) > 0.9
+
+
+def test_a_curve_that_only_falls_has_no_kept_share():
+    gold = np.tile([1.0, 0.5, 0.0], (5, 1))
+    outcome = Resamples(5, 50, 0.95, seed=0).outcome(gold, (1, 2, 4), {"mean": gold})
+    assert outcome.kept is None
+    assert outcome.peak_n == 1
+    assert outcome.drop.value == 1.0
+    assert outcome.versus["mean"].value == 0.0
+    assert outcome.share_above_mean == 0.5
+
+
+def test_one_prompt_says_nothing_about_significance():
+    outcome = Resamples(1, 50, 0.95, seed=0).outcome(np.array([[0.0, 1.0, 0.5]]), (1, 2, 4), {})
+    assert outcome.drop_p_value is None
+    assert outcome.kept.value == pytest.approx(0.5)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 30), st.booleans(), st.integers(0, 99))
+def test_pairs_are_two_candidates_of_one_prompt(sizes, each, top, seed):
+    group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.randn(len(group), generator=generator)
+    i, j = draw_pairs(mean, group, each, generator, top=top)
+    assert len(i) == len(j) == each * sum(size >= 2 for size in sizes)
+    assert torch.equal(group[i], group[j])
+    assert not bool((i == j).any())
+    if top:
+        for row in i.tolist():
+            same = group == group[row]
+            assert int((mean[same] > mean[row]).sum()) < max(1, -(-int(same.sum()) // 10))
+
+
+def test_pairs_are_uniform():
+    group = torch.zeros(4, dtype=torch.long)
+    i, j = draw_pairs(torch.zeros(4), group, 12_000, torch.Generator().manual_seed(0), top=False)
+    counts = torch.bincount(i * 4 + j, minlength=16).reshape(4, 4)
+    assert counts.diagonal().sum() == 0
+    off = counts[~torch.eye(4, dtype=torch.bool)]
+    assert off.min() > 850
+    assert off.max() < 1150

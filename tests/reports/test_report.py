@@ -1,0 +1,276 @@
+import gzip
+import html.parser
+import importlib
+import json
+import re
+import struct
+import subprocess
+import sys
+from base64 import b64decode
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prudent.errors import DataError, PrudentError
+from prudent.evaluation import best_of_n_study
+from prudent.reports import plot_curves, report
+
+NASTY = "</script><script>alert('x')</script> <img src=x onerror=alert(1)> & \"quotes\" {{ 7 * 7 }}"
+
+
+def scored_table(gold=True, factor=False, num_prompts=6, size=12, **extra):
+    rng = np.random.default_rng(0)
+    total = num_prompts * size
+    columns = {
+        "prompt_id": np.repeat(np.arange(num_prompts), size),
+        "response_id": np.tile(np.arange(size), num_prompts),
+        "prompt": [f"prompt {b} {NASTY}" for b in range(num_prompts) for _ in range(size)],
+        "response": [f"response {i} {NASTY} " + "long " * (i % 2) * 300 for i in range(total)],
+        "reward_mean": rng.normal(size=total),
+        "reward_variance": rng.uniform(0.1, 3, size=total),
+        "length": rng.integers(1, 90, size=total),
+        "truncated": rng.random(total) < 0.2,
+    }
+    if gold:
+        columns["gold"] = rng.normal(size=total)
+    if factor:
+        columns["reward_factor"] = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=total * 2)), 2)
+    return pa.table(columns | extra)
+
+
+@pytest.fixture
+def study():
+    return best_of_n_study(scored_table(factor=True), num_bootstrap=50)
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would see: elements with attributes, and text outside scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts, self.scripts, self._open = [], [], {}, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._open = (tag, dict(attrs)) if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag):
+        self._open = None
+
+    def handle_data(self, data):
+        if self._open is None:
+            self.texts.append(data)
+        elif self._open[0] == "script":
+            self.scripts[self._open[1].get("id", "code")] = data
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def test_page_is_self_contained_and_whole(study, tmp_path):
+    paths = report(study, tmp_path / "deep" / "page.html", title="A title & more")
+    assert paths.html == tmp_path / "deep" / "page.html"
+    assert paths.study is study
+    page = Page(paths.html.read_text(encoding="utf-8"))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    assert "link" not in {tag for tag, _ in page.elements}
+    policy = next(a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+    assert "url(" not in paths.html.read_text(encoding="utf-8").split("</style>")[0]
+    assert "A title & more" in page.text
+    assert {a.get("id") for t, a in page.elements} >= {
+        "chart-gold",
+        "chart-proxy",
+        "chart-variance",
+        "chart-reliability",
+    }
+    assert "Plotly" in gzip.decompress(b64decode(page.scripts["plotly"])).decode()
+
+
+def test_texts_are_escaped(study, tmp_path):
+    raw = report(study, tmp_path / "page.html").html.read_text(encoding="utf-8")
+    page = Page(raw)
+    assert sum(tag == "script" for tag, _ in page.elements) == 3
+    assert "alert('x')" not in raw.replace("alert(&#39;x&#39;)", "")
+    assert all(a["src"].startswith("data:image/png") for t, a in page.elements if t == "img")
+    assert NASTY in page.text  # shown as it is, and the template does not run it
+    first = study.disagreements[0]
+    assert " ".join(first.picks[0].text.split()) in page.text
+
+
+def test_title_is_escaped(study, tmp_path):
+    raw = report(study, tmp_path / "page.html", title="<b>&</b>").html.read_text(encoding="utf-8")
+    assert "<title>&lt;b&gt;&amp;&lt;/b&gt;</title>" in raw
+
+
+def test_long_texts_are_folded(study, tmp_path):
+    page = Page(report(study, tmp_path / "page.html").html.read_text(encoding="utf-8"))
+    folded = [pick for one in study.disagreements for pick in one.picks if len(pick.text) > 400]
+    heads = sum(a.get("class") == "head" for t, a in page.elements if t == "span")
+    assert heads == len(folded) > 0
+
+
+def test_tables_hold_the_numbers_without_scripts(study, tmp_path):
+    page = Page(report(study, tmp_path / "page.html").html.read_text(encoding="utf-8"))
+    for curve in study.curves:
+        assert curve.label in page.text
+    counts = study.counts
+    assert f"{counts.num_candidates} candidates" in page.text
+    assert f"{counts.num_truncated} candidates were cut" in page.text
+    assert "not recorded" not in page.text
+
+
+def test_chart_data_are_valid_figures(study, tmp_path):
+    page = Page(report(study, tmp_path / "page.html").html.read_text(encoding="utf-8"))
+    data = json.loads(page.scripts["charts"])
+    assert data["n"] == list(study.n_values)
+    assert set(data["charts"]) == {"gold", "proxy", "variance", "reliability"}
+    gold = data["charts"]["gold"]["views"]
+    assert next(view["label"] for view in gold) == "gold"
+    assert len(gold) == len(study.gold_scales)
+    for view in gold:
+        assert [series["name"] for series in view["series"]] == [curve.label for curve in study.curves]
+    mean = gold[0]["series"][0]
+    assert mean["y"] == pytest.approx(study.curve("mean").bands["gold"].value, rel=1e-4)
+    assert mean["band"][0] == pytest.approx(study.curve("mean").bands["gold"].low, rel=1e-4)
+
+
+def png_size(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", data[16:24])
+
+
+def test_figures_beside_the_page(study, tmp_path):
+    figures = report(study, tmp_path / "page.html").figures
+    assert {name: path.name for name, path in figures.items()} == {
+        name: f"page_{name}.png" for name in ("gold", "proxy", "variance", "reliability")
+    }
+    for path in figures.values():
+        width, height = png_size(path)
+        assert width > 800
+        assert height > 600
+        assert path.stat().st_size > 15_000
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", *(p.name for p in figures.values())}
+    only_page = report(study, tmp_path / "alone" / "page.html", png=False)
+    assert only_page.figures == {}
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["page.html"]
+    assert "data:image/png;base64,iVBOR" in only_page.html.read_text(encoding="utf-8")
+
+
+def test_a_name_with_dots_keeps_them(study, tmp_path):
+    figures = report(study, tmp_path / "run.v1.html").figures
+    assert figures["gold"].name == "run.v1_gold.png"
+    assert report(study, tmp_path / "run.v2").figures["gold"].name == "run.v2_gold.png"
+
+
+def test_curves_in_one_picture(study, tmp_path):
+    path = plot_curves(study, tmp_path / "curves.png", title="Gold and proxy")
+    assert png_size(path)[0] > 1500
+    plain = best_of_n_study(scored_table(gold=False), num_bootstrap=20)
+    assert png_size(plot_curves(plain, tmp_path / "proxy.png"))[0] < 1200  # one panel
+    with pytest.raises(ValueError, match="scale must be one of gold"):
+        plot_curves(study, tmp_path / "curves.png", scale="silver")
+
+
+def test_report_of_a_scored_file(tmp_path):
+    pq.write_table(scored_table(), tmp_path / "pool.parquet")
+    paths = report(tmp_path / "pool.parquet", tmp_path / "page.html", num_bootstrap=30, n_values=[2, 8], seed=3)
+    assert paths.study.n_values == (1, 2, 8)
+    page = Page(paths.html.read_text(encoding="utf-8"))
+    assert "Best-of-n on pool" in page.text
+    assert "Approximation:" in page.text  # no factor in this file
+    with pytest.raises(DataError):
+        report(tmp_path / "nothing.parquet", tmp_path / "page.html")
+
+
+def test_without_gold(tmp_path):
+    study = best_of_n_study(scored_table(gold=False), num_bootstrap=20)
+    paths = report(study, tmp_path / "page.html")
+    assert set(paths.figures) == {"proxy", "variance"}
+    page = Page(paths.html.read_text(encoding="utf-8"))
+    assert "The file has no gold" in page.text
+    assert "Gold of the pick" not in page.text
+    assert set(json.loads(page.scripts["charts"])["charts"]) == {"proxy", "variance"}
+
+
+def test_without_variance(tmp_path):
+    table = scored_table(reward_variance=pa.nulls(72, pa.float32()))
+    paths = report(best_of_n_study(table, num_bootstrap=20), tmp_path / "page.html")
+    assert set(paths.figures) == {"gold", "proxy"}
+    assert "the mean is the only rule" in Page(paths.html.read_text(encoding="utf-8")).text
+
+
+def test_pools_of_several_policies_are_drawn_against_n(tmp_path):
+    study = best_of_n_study(scored_table(model=["a", "b", "c"] * 24), num_bootstrap=20)
+    page = Page(report(study, tmp_path / "page.html").html.read_text(encoding="utf-8"))
+    assert "the axis is n and no KL is given" in page.text
+    data = json.loads(page.scripts["charts"])
+    assert data["onePolicy"] is False
+    assert all(series["kl"] is None for series in data["charts"]["gold"]["views"][0]["series"])
+
+
+def test_one_prompt_with_one_candidate(tmp_path):
+    table = pa.table({"prompt_id": [0], "reward_mean": [0.5], "reward_variance": [0.1], "gold": [1.0]})
+    page = Page(report(best_of_n_study(table, num_bootstrap=20), tmp_path / "p.html").html.read_text(encoding="utf-8"))
+    assert "nothing to pick" in page.text
+
+
+def test_wrong_use(study, tmp_path):
+    with pytest.raises(TypeError, match="takes no study options, got seed"):
+        report(study, tmp_path / "page.html", seed=1)
+    with pytest.raises(DataError, match="'silver'"):
+        report(study, tmp_path / "page.html", scale="silver")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["plotly", "jinja2", "matplotlib"])
+def test_missing_extra_is_named(study, tmp_path, monkeypatch, package):
+    real = importlib.import_module
+
+    def block(name):
+        if name.split(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return real(name)
+
+    monkeypatch.setattr("prudent.reports._extra.importlib.import_module", block)
+    with pytest.raises(PrudentError, match=rf'{package}.*pip install "prudent\[report\]"'):
+        report(study, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_page_and_no_half_one(study, tmp_path, monkeypatch):
+    page = tmp_path / "page.html"
+    page.write_text("old")
+
+    def full(handle, *args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("prudent.reports._write.os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        report(study, page, png=False)
+    assert page.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_pages_are_the_same_bytes_every_time(study, tmp_path):
+    first = report(study, tmp_path / "a.html", png=False).html.read_bytes()
+    assert report(study, tmp_path / "b.html", png=False).html.read_bytes() == first
+    assert not re.search(rb"\d{4}-\d{2}-\d{2}T", first.split(b'<script type="application/json"')[0])
+
+
+def test_importing_reports_needs_none_of_the_extra():
+    code = (
+        "import sys\n"
+        "for name in ('plotly', 'jinja2', 'matplotlib'): sys.modules[name] = None\n"
+        "import prudent.reports._words, prudent.reports._png, prudent.reports._interactive\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
