@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prudent.data import load_pools, load_preferences
     from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError
-    from prudent.evaluation import best_of_n_study
+    from prudent.evaluation import best_of_n_study, evaluate
     from prudent.models import RewardModel
     from prudent.posteriors import LastLayerPosterior, fit, load_posterior
     from prudent.reports import report
@@ -55,6 +55,7 @@ __all__ = [
     "best_of_n_kl",
     "best_of_n_study",
     "concatenate",
+    "evaluate",
     "fit",
     "from_arrow",
     "load_pools",
@@ -72,7 +73,7 @@ __all__ = [
 _HOMES = {
     "prudent.data": ("load_pools", "load_preferences"),
     "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError"),
-    "prudent.evaluation": ("best_of_n_study",),
+    "prudent.evaluation": ("best_of_n_study", "evaluate"),
     "prudent.models": ("RewardModel",),
     "prudent.posteriors": ("LastLayerPosterior", "fit", "load_posterior"),
     "prudent.reports": ("report",),

@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from prudent.cli import app
 from prudent.cli._app import Common, OneLineErrors, verb
 from prudent.cli._console import Outcome
 from prudent.errors import DataError
@@ -87,8 +88,6 @@ def test_debug_lets_the_error_through():
     ],
 )
 def test_a_usage_error_is_one_line(arguments, line):
-    from prudent.cli import app
-
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert line in result.stderr
@@ -108,19 +107,20 @@ def test_a_usage_error_is_one_line(arguments, line):
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_a_missing_file_ends_every_verb_with_one_line_and_no_output(arguments, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "prudent", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert result.returncode == 2, result.stderr
+def test_a_missing_file_ends_every_verb_with_one_line_and_no_output(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert "absent." in result.stderr
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_from_a_shell(tmp_path):
+    command = [sys.executable, "-m", "prudent", "select", "--data", "absent.parquet", "--output", "picks.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: ")

@@ -61,6 +61,7 @@ def test_defaults_are_those_of_the_library():
         "fit": prudent.fit,
         "score": prudent.score,
         "select": prudent.select,
+        "evaluate": prudent.evaluate,
         "report": prudent.best_of_n_study,
     }
     compared = 0

@@ -1,21 +1,25 @@
 """`prudent evaluate`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prudent.cli._app import Common, verb
-from prudent.cli._console import Outcome
+from prudent.cli._console import Outcome, table
 from prudent.cli._options import (
     FILES,
     MaxLengthOption,
     ModelOption,
+    NumBootstrapOption,
     PreferencesOption,
     SeedOption,
     SkipBadOption,
     StrictOption,
     TokensPerBatchOption,
 )
+
+if TYPE_CHECKING:
+    from prudent.evaluation import Evaluation, Figure
 
 
 @verb(
@@ -37,7 +41,39 @@ def evaluate(
     max_length: MaxLengthOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
     strict: StrictOption = False,
+    num_bootstrap: NumBootstrapOption = 1000,
     seed: SeedOption = 0,
 ) -> Outcome:
     """Measure a reward model on preferences it has not seen: accuracy and calibration, with intervals over prompts."""
-    raise SystemExit
+    from prudent.evaluation import evaluate as evaluate_model
+
+    found = evaluate_model(
+        model,
+        data,
+        output,
+        num_bootstrap=num_bootstrap,
+        max_length=max_length,
+        tokens_per_batch=tokens_per_batch,
+        strict=strict,
+        skip_bad=skip_bad,
+        seed=seed,
+        progress=common.progress,
+    )
+    return Outcome(found.to_dict(), _figures(found))
+
+
+def _figures(found: "Evaluation") -> str:
+    """The figures by the mean alone and by the whole posterior, with their intervals."""
+    kinds = [found.map] if found.moderated is None else [found.map, found.moderated]
+    figures = {
+        "accuracy": [found.accuracy for _ in kinds],
+        "negative log-likelihood, nats": [kind.nll for kind in kinds],
+        "Brier score": [kind.brier for kind in kinds],
+        "calibration error": [kind.ece for kind in kinds],
+    }
+    header = [f"{found.num_pairs:,} pairs, {found.num_prompts:,} prompts", "mean alone", "whole posterior"]
+    return table(header[: len(kinds) + 1], [[name, *map(_interval, row)] for name, row in figures.items()])
+
+
+def _interval(figure: "Figure") -> str:
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"

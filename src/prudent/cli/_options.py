@@ -9,6 +9,7 @@ __all__ = [
     "CenteredOption",
     "MaxLengthOption",
     "ModelOption",
+    "NumBootstrapOption",
     "NumStdOption",
     "OutputFolderOption",
     "OverwriteOption",
@@ -99,4 +100,7 @@ CenteredOption = Annotated[
         help="Let rules read the variance of the reward minus the mean of its prompt's references, or of the reward.",
         rich_help_panel=RULES,
     ),
+]
+NumBootstrapOption = Annotated[
+    int, typer.Option("--num-bootstrap", min=2, help="Resamples over prompts behind the intervals.")
 ]

@@ -12,6 +12,7 @@ from prudent.cli._options import (
     FILES,
     RULES,
     CenteredOption,
+    NumBootstrapOption,
     NumStdOption,
     RiskAversionOption,
     Rule,
@@ -74,9 +75,7 @@ def report(
             help="Whether one policy wrote a prompt's responses, so that a KL exists. By default, what the pool says.",
         ),
     ] = None,
-    num_bootstrap: Annotated[
-        int, typer.Option("--num-bootstrap", min=2, help="Resamples over prompts behind the intervals.")
-    ] = 1000,
+    num_bootstrap: NumBootstrapOption = 1000,
     seed: SeedOption = 0,
 ) -> Outcome:
     """Show whether optimising the reward helped or hacked: one page that opens offline, and its figures."""
