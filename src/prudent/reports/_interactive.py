@@ -7,7 +7,7 @@ from typing import Any
 
 from prudent.evaluation import BestOfNStudy, Curve
 from prudent.reports._extra import need
-from prudent.reports._style import SCALE_LABELS, look, tick_values
+from prudent.reports._style import SCALE_LABELS, look, tick_values, wants_log_axis
 
 __all__ = ["chart_data", "plotly_script"]
 
@@ -36,7 +36,7 @@ def chart_data(study: BestOfNStudy, scale: str) -> dict[str, Any]:
     charts: dict[str, Any] = {
         name: {
             "kind": "curves",
-            "log": name == "variance",
+            "log": name == "variance" and wants_log_axis(study),
             "views": [{"label": name, "y": title, "series": [_series(study, curve, name) for curve in drawn]}],
         }
         for name, title in titles.items()

@@ -6,7 +6,7 @@ from typing import Any
 
 from prudent.evaluation import BestOfNStudy, Curve
 from prudent.reports._extra import need
-from prudent.reports._style import SCALE_LABELS, Look, axis_label, look, tick_values, x_values
+from prudent.reports._style import SCALE_LABELS, Look, axis_label, look, tick_values, wants_log_axis, x_values
 from prudent.reports._write import write_atomically
 
 __all__ = ["draw_figures", "plot_curves"]
@@ -103,8 +103,7 @@ def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axes.minorticks_off()
     titles = {"proxy": "reward mean of the pick, above the pool's", "variance": "posterior variance of the pick"}
-    values = [value for curve in study.curves for value in curve.bands[column].value]
-    if column == "variance" and 0 < min(values) < max(values):
+    if column == "variance" and wants_log_axis(study):
         axes.set_yscale("log")
         ticker = need("matplotlib.ticker")
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prudent.evaluation import BestOfNStudy, Curve
 
-__all__ = ["SCALE_LABELS", "Look", "axis_label", "look", "tick_values", "x_values"]
+__all__ = ["SCALE_LABELS", "Look", "axis_label", "look", "tick_values", "wants_log_axis", "x_values"]
 
 _COLORS = {
     "mean": ("#d55e00", "#ff8f4a"),
@@ -68,6 +68,12 @@ def axis_label(study: BestOfNStudy) -> str:
     if study.one_policy:
         return "KL from the policy, nats (best of n)"
     return "n, candidates to pick from"
+
+
+def wants_log_axis(study: BestOfNStudy) -> bool:
+    """Whether the variances of the picks differ by so much that only a log axis shows them all."""
+    values = [value for curve in study.curves for value in curve.bands["variance"].value]
+    return min(values) > 0 and max(values) > 3 * min(values)
 
 
 def tick_values(n_max: int, most: int = 8) -> list[int]:

@@ -34,7 +34,7 @@ def interval(estimate: Estimate, *, signed: bool = False) -> str:
 def headline(study: BestOfNStudy, scale: str) -> str:
     """One sentence: what optimising the mean did, and what the best of the careful rules did about it."""
     if not study.gold_scales:
-        return _proxy_sentence(study)
+        return f"No gold here, so no rule can be judged. {_proxy_sentence(study)}"
     first = study.rules[0]
     text = _turn(first, study, scale, short=True)
     careful = [curve for curve in study.rules if "mean" in curve.outcomes[scale].versus]
@@ -67,7 +67,7 @@ def sentences(study: BestOfNStudy, scale: str) -> list[str]:
         found += _comparisons(study, scale, "shuffled", "Against the same penalty with shuffled variances")
         found += _comparisons(study, scale, "longest", "Against picking the longest response")
         found += _comparisons(study, scale, "marginal", "Centered against marginal variance")
-    found.append(_proxy_sentence(study))
+        found.append(_proxy_sentence(study))
     if "variance" in study.rules[0].bands:
         found.append(_variance_sentence(study))
     found += [_reliability_sentence(one) for one in study.reliability]

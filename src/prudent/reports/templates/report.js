@@ -23,7 +23,7 @@
     modebar: { bgcolor: "rgba(0,0,0,0)", color: variable("--line"), activecolor: variable("--mark") },
     font: { family: "system-ui, -apple-system, 'Segoe UI', sans-serif", size: 13, color: variable("--ink") },
     margin: { l: 62, r: 16, t: 30, b: 50 }, xaxis: x, yaxis: y, hovermode: "closest",
-    legend: { orientation: "h", y: 0, yref: "container", yanchor: "bottom" },
+    legend: { orientation: "h", y: 0, yref: "container", yanchor: "bottom", font: { size: 12 } },
     hoverlabel: { font: { size: 13 } }, ...extra,
   });
 
@@ -79,9 +79,9 @@
       ? axis("KL from the policy, nats (best of n)", { rangemode: "tozero" })
       : axis("n, candidates to pick from", { type: "log", tickvals: data.ticks, ticktext: data.ticks.map((n) => n.toLocaleString("en")) });
     const shown = chart.views[view];
-    const positive = shown.series.every((s) => s.y.every((y) => y > 0));
+    const narrow = target.clientWidth < 600;
     Plotly.react(target, curveTraces(shown.series, byKl), layout(
-      x, axis(shown.y, chart.log && positive ? { type: "log", dtick: "D2" } : {}), { uirevision: `${name}${byKl}`, height: target.closest(".pair") ? 520 : 500 },
+      x, axis(shown.y, chart.log ? { type: "log", dtick: "D2" } : {}), { uirevision: `${name}${byKl}`, height: narrow || target.closest(".pair") ? 520 : 500 },
     ), options);
   };
   const choose = (name, labels, picked, change) => {
