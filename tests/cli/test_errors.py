@@ -53,6 +53,7 @@ def run(error: BaseException, *arguments: str):
             2,
             "error: a safetensors file cannot be read or written: header too large",
         ),
+        (Exception("No space left on device (os error 28)"), 2, "error: No space left on device (os error 28)"),
         (KeyboardInterrupt(), 130, "error: interrupted; the same command resumes where it stopped"),
         (
             ZeroDivisionError("division by zero"),

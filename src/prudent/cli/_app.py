@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 DEBUG_KEY = "prudent.debug"
 RESUMES = {"train", "score", "demo"}
+# How tokenizers and safetensors, written in Rust, report a full disk or a lacking permission: in any type.
+RUST_OS_ERROR = re.compile(r"\(os error \d+\)")
 # What other libraries raise for the user's own files or machine, by name, so that nothing heavy is imported for it.
 FOREIGN_ERRORS = {
     "SafetensorError": "a safetensors file cannot be read or written",
@@ -54,7 +57,7 @@ def explain(error: Exception, verb_name: str | None) -> tuple[str, int]:
         return f"{message} (see 'prudent {verb_name + ' ' if verb_name else ''}--help')", 2
     if isinstance(error, PrudentError):
         return one_line(error), error.exit_code
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or RUST_OS_ERROR.search(str(error)):
         return one_line(error), 2
     if type(error).__name__ in FOREIGN_ERRORS:
         return f"{FOREIGN_ERRORS[type(error).__name__]}: {one_line(error)}", 2
