@@ -1,5 +1,6 @@
 """Finding and loading a reward model: Transformers folders, PEFT adapters, hub names; clear words when it fails."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ def load_model(
         with _explained(name):
             base_name = PeftConfig.from_pretrained(name, **_revision(revision)).base_model_name_or_path
         base, _ = _load_classifier(_resolve_base(name, base_name), dtype=dtype, device=device, revision=None, seed=seed)
-        with _explained(name):
+        with _quiet_loading(), _explained(name):
             model: nn.Module = PeftModel.from_pretrained(base, name, is_trainable=False, **_revision(revision))
         new_modules: tuple[str, ...] = ()
     else:
@@ -79,7 +80,8 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, new_mod
         target_modules=None if classifier.config.model_type in KNOWN else "all-linear",
         modules_to_save=extra or None,
     )
-    adapted: nn.Module = get_peft_model(classifier, config)
+    with _quiet_loading():
+        adapted: nn.Module = get_peft_model(classifier, config)
     return adapted
 
 
@@ -140,7 +142,11 @@ def _revision(revision: str | None) -> dict[str, str]:
 
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Keep Transformers' bar and its report of missing weights off the terminal; both are read here instead."""
+    """Keep off the terminal what is read here instead, or is no business of the user's.
+
+    That is Transformers' bar and report of missing weights, what PEFT says when it mends its own settings for GPT-2,
+    and what one of the two libraries has deprecated in the other.
+    """
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -148,7 +154,10 @@ def _quiet_loading() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            yield
     finally:
         logging.set_verbosity(level)
         if shows_bars:

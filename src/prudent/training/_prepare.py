@@ -43,6 +43,7 @@ def prepare_model(model: RewardModel, config: TrainingConfig) -> None:
     classifier: Any = model.model
     adapted = hasattr(classifier, "peft_config")
     if config.lora and not adapted:
+        _lasting_name(classifier.name_or_path)
         torch.manual_seed(config.seed)
         adapted = True
         classifier = add_lora(
@@ -67,7 +68,11 @@ def prepare_model(model: RewardModel, config: TrainingConfig) -> None:
             parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         # The form that needs no input with a gradient, which a frozen embedding under LoRA has not.
-        classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        non_reentrant = {"use_reentrant": False}
+        if hasattr(classifier, "activation_checkpointing_enable"):
+            classifier.activation_checkpointing_enable(activation_checkpointing_kwargs=non_reentrant)
+        else:
+            classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs=non_reentrant)
     model.model = classifier
     model.head = find_head(classifier)
 
