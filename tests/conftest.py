@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# how long an example takes says more about the machine's load than about the code
+settings.register_profile("prudent", deadline=None)
+settings.load_profile("prudent")
 
 WORDS = [
     "the",
