@@ -5,6 +5,9 @@ from prudent.data._leak import check_leak
 from prudent.data._pools import Pools, PoolsSummary, load_pools
 from prudent.data._preferences import Preferences, load_preferences
 from prudent.data._sources import DataSource
+from prudent.data._world import ResponseFacts, World, WorldSplit
+from prudent.data._world_base import pretrain_world_base, train_world_tokenizer
+from prudent.data._world_policy import WorldPrompt
 
 __all__ = [
     "DataSource",
@@ -13,7 +16,13 @@ __all__ = [
     "Pools",
     "PoolsSummary",
     "Preferences",
+    "ResponseFacts",
+    "World",
+    "WorldPrompt",
+    "WorldSplit",
     "check_leak",
     "load_pools",
     "load_preferences",
+    "pretrain_world_base",
+    "train_world_tokenizer",
 ]
