@@ -60,25 +60,28 @@ class RunFolder:
         if self._run_file.exists():
             self._require_same(_read_json(self._run_file), settings, "an unfinished run")
         elif self.output.is_dir():
-            other = sorted(path.name for path in self.output.iterdir() if path != self.checkpoints)
-            if other or any(self.checkpoints.glob("checkpoint-*")):
-                shown = ", ".join(other[:3]) or self.checkpoints.name
-                raise ModelError(f"{self.output} holds files of something else ({shown}); name another output folder")
+            other = [path for path in self.output.iterdir() if path != self.checkpoints]
+            self._refuse([*other, *self.checkpoints.glob("checkpoint-*")])
         return None
 
     def clear(self) -> None:
-        """Delete what an earlier run made, finished or not; a folder that no run made is left alone."""
+        """Delete what an earlier run made, finished or not; a folder that no run made is left alone.
+
+        Raises:
+            ModelError: something else lies there too.
+        """
         if not (self.output / _RESULT_NAME).exists() and not self._run_file.exists():
             return
+        made = {path for pattern in _MODEL_FILES for path in self.output.glob(pattern)}
+        self._refuse([path for path in self.output.iterdir() if path not in {*made, self.checkpoints, self._partial}])
         # The marks go first, so that a folder half deleted is not taken for a whole one; run.json, by which a deletion
         # cut short can be repeated, goes last.
         for name in (_RESULT_NAME, *_CONFIG_NAMES):
             if (self.output / name).exists():
                 self._keep_run_file()
                 (self.output / name).unlink()
-        for pattern in _MODEL_FILES:
-            for path in self.output.glob(pattern):
-                path.unlink()
+        for path in made:
+            path.unlink(missing_ok=True)
         self._drop_work()
 
     def start(self, settings: dict[str, Any], *, writes: bool) -> Path | None:
@@ -114,6 +117,11 @@ class RunFolder:
         for name in (*first, *last):
             os.replace(self._partial / name, self.output / name)
         self._drop_work()
+
+    def _refuse(self, other: list[Path]) -> None:
+        if other:
+            shown = ", ".join(sorted(path.name for path in other)[:3])
+            raise ModelError(f"{self.output} holds files of something else ({shown}); name another output folder")
 
     def _drop_work(self) -> None:
         rmtree(self._partial, ignore_errors=True)
