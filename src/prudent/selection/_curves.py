@@ -14,7 +14,7 @@ from prudent.rewards import index_groups
 from prudent.selection._scored import NanPolicy, check_n_values, equal_blocks, scored_rows, sort_rows
 from prudent.utility import UtilityRule
 
-__all__ = ["best_of_n_curve", "subset_weights"]
+__all__ = ["best_of_n_curve"]
 
 
 def best_of_n_curve(
@@ -65,10 +65,11 @@ def best_of_n_curve(
     index = index_groups(group)
     columns = value.reshape(len(value), -1)
     out = torch.full((len(index.ids), len(n), columns.shape[1]), torch.nan, dtype=torch.float64, device=value.device)
-    weights: dict[int, Tensor] = {}
+    log_ways = _log_ways(int(index.counts.max()) if len(index.counts) else 0, n)
+    weights, size_of_weights = log_ways, -1
     for prompts, rows, size in equal_blocks(index, keep):
-        if size not in weights:
-            weights = {size: subset_weights(size, n).to(value.device)}
+        if size != size_of_weights:
+            weights, size_of_weights = _weights(log_ways, size, n).to(value.device), size
         block = utility[rows].reshape(len(prompts), size)
         order = sort_rows(block)
         ranked = torch.gather(block, 1, order)
@@ -77,22 +78,25 @@ def best_of_n_curve(
             picked = torch.gather(columns[rows, column].reshape(len(prompts), size), 1, order).double()
             if bool(tied.any()):
                 picked = _average_ties(picked, tied)
-            out[prompts, :, column] = picked @ weights[size]
+            out[prompts, :, column] = picked @ weights
     return out.reshape(len(index.ids), len(n), *value.shape[1:])
 
 
-def subset_weights(size: int, n: Tensor) -> Tensor:
+def _log_ways(size: int, n: Tensor) -> Tensor:
+    """Log C(i-1, n-1), in how many subsets of n the i-th smallest is the best: float64 [size, L], -inf for none."""
+    i = torch.arange(1, size + 1, dtype=torch.float64)[:, None]
+    return torch.where(i >= n, _log_binomial(i - 1, n.double() - 1), -torch.inf)
+
+
+def _weights(log_ways: Tensor, size: int, n: Tensor) -> Tensor:
     """The share of the subsets of n out of `size` candidates whose best is the i-th smallest: float64 [size, L].
 
     Columns sum to 1; a column is NaN where n exceeds `size`.
     """
-    i = torch.arange(1, size + 1, dtype=torch.float64)[:, None]
-    k = n.double()
-    log_weight = _log_binomial(i - 1, k - 1) - _log_binomial(torch.tensor(float(size), dtype=torch.float64), k)
-    weight = torch.where(i >= k, log_weight.exp(), 0.0)
-    # log-gamma leaves a relative error of about 1e-11 at 10,000 candidates, the same for a whole column
-    weight = weight / weight.sum(0)
-    return weight.masked_fill(k > size, torch.nan)
+    total = _log_binomial(torch.tensor(float(size), dtype=torch.float64), n.double())
+    weight = (log_ways[:size] - total.masked_fill(n > size, 0.0)).exp()
+    # log-gamma leaves a relative error of about 1e-11 at 10,000 candidates, the same for a whole column; 0/0 is NaN
+    return weight / weight.sum(0)
 
 
 def _log_binomial(n: Tensor, k: Tensor) -> Tensor:

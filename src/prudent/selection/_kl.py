@@ -122,8 +122,13 @@ def _tied_kl(starts: Tensor, n: Tensor) -> Tensor:
     shared = last - first > 1
     prompt, first, last = prompt[shared], first[shared], last[shared]
     mass = (last - first).double() / size
-    # every bound is a multiple of 1/size: tables of u^n and of the antiderivative serve all prompts
-    u = (torch.arange(size + 1, dtype=torch.float64, device=starts.device) / size)[:, None]
+    # every bound is a multiple of 1/size, so that a table of u^n and of the antiderivative may serve all prompts
+    bounds = torch.cat([first, last])
+    if len(bounds) > size:
+        bounds = torch.arange(size + 1, device=starts.device)
+    else:
+        first, last = torch.arange(len(bounds), device=starts.device).chunk(2)
+    u = (bounds.double() / size)[:, None]
     count = n.double()
     power = u**count
     antiderivative = power * (count.log() - (count - 1) / count) + (count - 1) * torch.special.xlogy(power, u)
