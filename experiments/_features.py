@@ -16,10 +16,16 @@ CACHE = Path(__file__).resolve().parents[1] / ".cache" / "experiments"
 CHUNK = 1024
 
 
+def text_key(prompt: Any, response: Any) -> str:
+    """Names a prompt with its response."""
+    reply = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+    return hashlib.sha256(json.dumps([prompt, reply]).encode()).hexdigest()
+
+
 def frozen_features(
     model: RewardModel, name: str, prompts: list[Any], responses: list[Any], *, pooling: Pooling = "mean"
 ) -> torch.Tensor:
-    """Features `[N, H]` float32 of N prompt-response texts, each distinct text read once.
+    """Features `[N, H]` float32 of N prompt-response texts, each distinct text read once, ever.
 
     Args:
         model: the frozen model.
@@ -31,27 +37,23 @@ def frozen_features(
     dtype = str(model.head.weight.dtype).removeprefix("torch.")
     folder = CACHE / f"{model.fingerprint()}-{pooling}-{dtype}-{model.max_length}"
     folder.mkdir(parents=True, exist_ok=True)
-    keys = [json.dumps([prompt, response]) for prompt, response in zip(prompts, responses, strict=True)]
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
-    distinct = list(dict.fromkeys(keys))
+    known: dict[str, torch.Tensor] = {}
+    for place in sorted(folder.glob("*.pt")):
+        chunk = torch.load(place, weights_only=True)
+        known.update(zip(chunk["keys"], chunk["values"], strict=True))
+    keys = [text_key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    missing = {key: index for index, key in enumerate(keys) if key not in known}
     # Chunks of texts of like length waste little on padding.
-    order = sorted(range(len(distinct)), key=lambda index: len(distinct[index]))
-    features = torch.empty(len(distinct), model.feature_size)
-    with progress_bar(name, len(distinct), unit="texts") as advance:
+    order = sorted(missing, key=lambda key: len(str(responses[missing[key]])))
+    with progress_bar(name, len(order), unit="texts") as advance:
         for start in range(0, len(order), CHUNK):
-            rows = order[start : start + CHUNK]
-            digest = hashlib.sha256("\0".join(distinct[row] for row in rows).encode()).hexdigest()[:24]
-            place = folder / f"{digest}.pt"
-            if place.exists():
-                values = torch.load(place, weights_only=True)
-            else:
-                texts = [first[distinct[row]] for row in rows]
-                encoded = model.encode([prompts[text] for text in texts], [responses[text] for text in texts])
-                values = model.features(encoded, pooling=pooling, tokens_per_batch=4096)[0]
-                temporary = place.with_suffix(".tmp")
-                torch.save(values, temporary)
-                temporary.rename(place)
-            features[torch.tensor(rows)] = values
+            chunk_keys = order[start : start + CHUNK]
+            rows = [missing[key] for key in chunk_keys]
+            encoded = model.encode([prompts[row] for row in rows], [responses[row] for row in rows])
+            values = model.features(encoded, pooling=pooling, tokens_per_batch=4096)[0]
+            place = folder / f"{hashlib.sha256(''.join(chunk_keys).encode()).hexdigest()[:24]}.pt"
+            torch.save({"keys": chunk_keys, "values": values}, place.with_suffix(".tmp"))
+            place.with_suffix(".tmp").rename(place)
+            known.update(zip(chunk_keys, values, strict=True))
             advance(len(rows))
-    position = {key: index for index, key in enumerate(distinct)}
-    return features[torch.tensor([position[key] for key in keys])]
+    return torch.stack([known[key] for key in keys])

@@ -11,6 +11,7 @@ import torch
 from prudent.errors import DataError, UnsupportedError
 from prudent.evaluation import BestOfNStudy, best_of_n_study
 from prudent.rewards import GaussianRewards
+from prudent.scoring import ScoredPool
 from prudent.selection import best_of_n_kl
 
 
@@ -287,10 +288,8 @@ def test_rows_of_a_curve():
 
 
 def test_a_scored_pool_serves_as_well_as_its_table():
-    class Pool:
-        table = scored(np.random.default_rng(16))
-
-    assert best_of_n_study(Pool(), num_bootstrap=20) == best_of_n_study(Pool.table, num_bootstrap=20)
+    table = scored(np.random.default_rng(16))
+    assert best_of_n_study(ScoredPool(table), num_bootstrap=20) == best_of_n_study(table, num_bootstrap=20)
 
 
 def test_seed_decides_everything():

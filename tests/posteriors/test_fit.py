@@ -145,7 +145,7 @@ def test_other_weights_are_noticed(fitted, tiny_models):
 
 
 def test_other_base_head_and_template_are_noticed(fitted, tiny_models):
-    with pytest.raises(PosteriorError, match="other weights|features"):
+    with pytest.raises(PosteriorError, match=r"other weights|features"):
         load_posterior(fitted, RewardModel.from_pretrained(tiny_models("qwen2")))
     model = RewardModel.from_pretrained(fitted)
     model.set_head(torch.ones(32), 0.0)

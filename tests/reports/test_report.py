@@ -254,7 +254,7 @@ def test_a_full_disk_leaves_the_old_page_and_no_half_one(study, tmp_path, monkey
     def full(handle, *args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("prudent.reports._write.os.replace", full)
+    monkeypatch.setattr("prudent.models._saving.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         report(study, page, png=False)
     assert page.read_text() == "old"

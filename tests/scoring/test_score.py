@@ -112,7 +112,7 @@ def test_scores_do_not_depend_on_batch_padding_side_or_order(kind, tiny_models, 
     tables = {name: read_scored(tmp_path / name).table for name in "abc"}
     key = [(row["prompt"], row["response"]) for row in tables["a"].to_pylist()]
     for name in ("reward_mean", "reward_variance"):
-        # 1e-5 of the scale of the rewards: the head of a tiny model refitted to few pairs makes rewards of ten and more.
+        # 1e-5 of the scale of the rewards: the refitted head of a tiny model makes rewards of ten and more.
         allowed = 1e-5 * max(1.0, float(np.abs(tables["a"][name].to_numpy()).max()))
         values = dict(zip(key, tables["a"][name].to_pylist(), strict=True))
         for other in "bc":

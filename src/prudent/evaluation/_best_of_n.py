@@ -10,11 +10,12 @@ from torch import Tensor
 from prudent.errors import UnsupportedError
 from prudent.evaluation._study_curves import Drawer, group_mean
 from prudent.evaluation._study_examples import disagreements
-from prudent.evaluation._study_pool import HasTable, StudyPool, prepare_pool
+from prudent.evaluation._study_pool import StudyPool, prepare_pool
 from prudent.evaluation._study_reliability import INDEPENDENT_NOTE, reliability
 from prudent.evaluation._study_statistics import Resamples, log_spaced
 from prudent.evaluation._study_types import BestOfNStudy, Curve, StudySettings
 from prudent.rewards import GaussianRewards, RewardPosterior
+from prudent.scoring import ScoredPool
 from prudent.selection import best_of_n, shuffle_within_groups
 from prudent.utility import RULES, UtilityRule, risk_rule
 
@@ -28,7 +29,7 @@ _FEW_PROMPTS = 30
 
 
 def best_of_n_study(
-    scored: "pa.Table | HasTable",
+    scored: "pa.Table | ScoredPool",
     *,
     rules: Sequence[str] = RULES,
     n_values: Sequence[int] | None = None,
@@ -58,7 +59,7 @@ def best_of_n_study(
     Args:
         scored: A `pyarrow.Table` in the columns of a scored file (`prompt_id`, `reward_mean`, `reward_variance`;
             optionally `gold`, `length`, `prompt`, `response`, `reward_reference` and `reward_centered_variance`,
-            `reward_factor`, `model`, `truncated`), or an object whose `table` is one.
+            `reward_factor`, `model`, `truncated`), or what `read_scored` returns.
         rules: Names of risk rules, see `prudent.utility.risk_rule`.
         n_values: Numbers of candidates; 1 is added where it lacks. None: log-spaced up to the smallest pool, pools
             smaller than half the median one left aside.

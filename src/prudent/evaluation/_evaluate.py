@@ -1,7 +1,6 @@
 """`evaluate`: how well a reward model and its posterior predict preferences that they have not seen."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from prudent.data import load_preferences
 from prudent.errors import DataError, ModelError
 from prudent.metrics import ReliabilityBin, bootstrap, bootstrap_statistic, expected_calibration_error, pair_scores
 from prudent.metrics import reliability as reliability_table
-from prudent.models import EncodedTexts, RewardModel, progress_bar
-from prudent.posteriors import Posterior, load_posterior
+from prudent.models import EncodedTexts, RewardModel, atomic_file, progress_bar
+from prudent.posteriors import Posterior, load_model_and_posterior
 
 __all__ = ["Evaluation", "Figure", "PairFigures", "evaluate"]
 
@@ -128,15 +127,7 @@ def evaluate(
     rows = preferences.rows
     if len(rows) == 0:
         raise DataError(f"{preferences.summary.source} has no pairs to evaluate on")
-    loaded = model if isinstance(model, RewardModel) else RewardModel.from_pretrained(model, max_length=max_length)
-    if posterior is None:
-        if isinstance(model, RewardModel):
-            raise ValueError("a loaded model needs its posterior given too (PlainRewards() for none)")
-        posterior = load_posterior(model, loaded)
-    if loaded.head_is_new and not posterior.has_variance:
-        raise ModelError(
-            "the model's head was never trained, its rewards mean nothing; train it or fit a posterior first"
-        )
+    loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
     mean, variance, num_truncated = _contrasts(loaded, posterior, rows, tokens_per_batch, strict, progress)
     label = (
         torch.tensor(rows["p_chosen"]).double() if "p_chosen" in rows.column_names else torch.ones(len(mean)).double()
@@ -159,7 +150,8 @@ def evaluate(
         mean_contrast_std=None if known is None else float(known.sqrt().mean()),
     )
     if output is not None:
-        _write(result, Path(output))
+        with atomic_file(output) as temporary:
+            temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     return result
 
 
@@ -221,13 +213,3 @@ def _figure(interval: Any, position: int | None = None) -> Figure:
 
 def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def _write(result: Evaluation, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """A scored table made ready for a best-of-n study: rows checked, prompts of enough candidates kept, gold scaled."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,20 +11,10 @@ from torch import Tensor
 from prudent.errors import DataError
 from prudent.evaluation._study_types import Counts
 from prudent.metrics import partial_out, zscore_within
-from prudent.rewards import GaussianRewards, RewardPosterior, from_arrow, index_groups
+from prudent.rewards import GaussianRewards, RewardPosterior, index_groups
+from prudent.scoring import ScoredPool
 
-__all__ = ["HasTable", "StudyPool", "prepare_pool"]
-
-_REQUIRED = ("prompt_id", "reward_mean", "reward_variance")
-
-
-class HasTable(Protocol):
-    """Anything that carries a scored table, such as `prudent.scoring.ScoredPool`."""
-
-    @property
-    def table(self) -> Any:
-        """The rows as a `pyarrow.Table`."""
-        ...
+__all__ = ["StudyPool", "prepare_pool"]
 
 
 @dataclass(frozen=True)
@@ -57,11 +47,11 @@ class StudyPool:
         return str(self.table[column][row].as_py() or "") if column in self.table.column_names else ""
 
 
-def prepare_pool(scored: Any, *, n_max: int | None, one_policy: bool | None) -> StudyPool:
+def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy: bool | None) -> StudyPool:
     """Check the rows, choose the prompts and scale gold.
 
     Args:
-        scored: A `pyarrow.Table` in the columns of a scored file, or an object whose `table` is one.
+        scored: A `pyarrow.Table` in the columns of a scored file, or what `read_scored` returns.
         n_max: Prompts with fewer candidates are left out. None: the smallest pool among those that have at least
             half as many candidates as the median pool.
         one_policy: Whether the candidates of a prompt are samples of one policy; None: they are unless a column
@@ -70,17 +60,10 @@ def prepare_pool(scored: Any, *, n_max: int | None, one_policy: bool | None) -> 
     Raises:
         DataError: If a needed column is absent, or no prompt is left.
     """
-    table = scored if isinstance(scored, pa.Table) else scored.table
-    missing = [name for name in _REQUIRED if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"not a scored file: column {missing[0]!r} is missing (it has {', '.join(table.column_names)}); "
-            "make one with `prudent score`"
-        )
+    table = (scored if isinstance(scored, ScoredPool) else ScoredPool(scored)).table
     total = table.num_rows
     scored_rows = _finite(table["reward_mean"])
-    has_variance = table["reward_variance"].null_count < total
-    if has_variance:
+    if ScoredPool(table).has_variance:
         scored_rows = pc.and_(scored_rows, _finite(table["reward_variance"]))
     table = _keep(table, scored_rows)
     num_unscored = total - table.num_rows
@@ -111,14 +94,15 @@ def prepare_pool(scored: Any, *, n_max: int | None, one_policy: bool | None) -> 
         if "model" in table.column_names
         else None
     )
-    length = column_tensor(table, "length") if "length" in table.column_names else None
+    pool = ScoredPool(table)
+    length = pool.column("length") if "length" in table.column_names else None
     return StudyPool(
         table=table,
         group=group,
-        marginal=_marginal(table, group, has_variance),
-        centered=_centered(table, group),
-        has_variance=has_variance,
-        scales=_gold_scales(column_tensor(table, "gold"), group, length) if has_gold else {},
+        marginal=_marginal(pool, group),
+        centered=_centered(pool),
+        has_variance=pool.has_variance,
+        scales=_gold_scales(pool.column("gold"), group, length) if has_gold else {},
         length=length,
         n_max=n_max,
         one_policy=(num_models is None or num_models <= 1) if one_policy is None else one_policy,
@@ -135,12 +119,6 @@ def prepare_pool(scored: Any, *, n_max: int | None, one_policy: bool | None) -> 
             num_models=num_models,
         ),
     )
-
-
-def column_tensor(table: Any, name: str) -> Tensor:
-    """A numeric column as float64 `[N]`, NaN where it is null."""
-    column = pc.fill_null(table[name].cast(pa.float64()), float("nan"))
-    return torch.tensor(column.to_numpy(), dtype=torch.float64)
 
 
 def _finite(column: Any) -> Any:
@@ -172,23 +150,18 @@ def _num_distinct(table: Any) -> int | None:
     return int(pc.sum(counted["response_count_distinct"]).as_py())
 
 
-def _marginal(table: Any, group: Tensor, has_variance: bool) -> RewardPosterior:
+def _marginal(pool: ScoredPool, group: Tensor) -> RewardPosterior:
     """Mean and marginal variance; the members where those are stored, so that a rule may read their distribution."""
-    if "reward_members" in table.column_names:
-        return from_arrow(table)
-    mean = column_tensor(table, "reward_mean")
-    variance = column_tensor(table, "reward_variance") if has_variance else torch.zeros_like(mean)
-    return GaussianRewards(mean, variance, group)
+    if "reward_members" in pool.table.column_names:
+        return pool.posterior()
+    mean = pool.column("reward_mean")
+    return GaussianRewards(mean, pool.column("reward_variance") if pool.has_variance else torch.zeros_like(mean), group)
 
 
-def _centered(table: Any, group: Tensor) -> RewardPosterior | None:
-    if not {"reward_reference", "reward_centered_variance"} <= set(table.column_names):
+def _centered(pool: ScoredPool) -> RewardPosterior | None:
+    if not pool.has_centered_variance or not bool(pool.column("reward_centered_variance").isfinite().all()):
         return None
-    variance = column_tensor(table, "reward_centered_variance")
-    if not bool(variance.isfinite().all()):
-        return None
-    mean = column_tensor(table, "reward_mean") - column_tensor(table, "reward_reference")
-    return GaussianRewards(mean, variance, group)
+    return pool.posterior(centered=True)
 
 
 def _gold_scales(gold: Tensor, group: Tensor, length: Tensor | None) -> dict[str, Tensor]:

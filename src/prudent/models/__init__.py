@@ -6,7 +6,7 @@ from prudent.models._head import Pooling
 from prudent.models._loading import add_lora
 from prudent.models._progress import progress_bar
 from prudent.models._reward_model import RewardModel
-from prudent.models._saving import atomic_folder
+from prudent.models._saving import atomic_file, atomic_folder
 from prudent.models._template import Message, as_messages, as_response, render_plain, template_hash
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "add_lora",
     "as_messages",
     "as_response",
+    "atomic_file",
     "atomic_folder",
     "iterate_batches",
     "pad_batch",

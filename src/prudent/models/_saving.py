@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: written beside their place, then renamed into it."""
+"""Files and folders that are whole or not there: written beside their place, then renamed into it."""
 
 import os
 import shutil
@@ -8,7 +8,26 @@ from pathlib import Path
 
 from prudent.errors import PrudentError
 
-__all__ = ["atomic_folder"]
+__all__ = ["atomic_file", "atomic_folder"]
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`: what the block writes there becomes `path` when it ends well, else it vanishes.
+
+    Example:
+        >>> import tempfile
+        >>> with atomic_file(tempfile.mkdtemp() + "/figures.json") as temporary:
+        ...     _ = temporary.write_text("{}")
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

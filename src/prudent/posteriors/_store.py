@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from prudent.errors import PosteriorError
+from prudent.errors import ModelError, PosteriorError
 from prudent.models import RewardModel, template_hash
 from prudent.posteriors._last_layer import LastLayerPosterior
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Posterior
 
-__all__ = ["load_posterior", "save_posterior"]
+__all__ = ["load_model_and_posterior", "load_posterior", "save_posterior"]
 
 _FORMAT_VERSION = 1
 _CONFIG = "posterior_config.json"
@@ -79,6 +79,35 @@ def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
         raise PosteriorError(f"{tensor_path} does not belong to {config_path}; fit the posterior again")
     _check_model(posterior, config, model, str(folder))
     return posterior
+
+
+def load_model_and_posterior(
+    model: str | Path | RewardModel, posterior: Posterior | None = None, *, max_length: int | None = None
+) -> tuple[RewardModel, Posterior]:
+    """A reward model and its posterior, ready to predict.
+
+    Args:
+        model: a loaded model, a folder, or a hub name.
+        posterior: instead of the one beside the model; needed for a loaded model.
+        max_length: tokens a text may have, for a model that is loaded here.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has neither a trained head nor a posterior.
+        PosteriorError: the posterior does not belong to the model.
+        ValueError: a loaded model without a posterior.
+    """
+    if isinstance(model, RewardModel):
+        if posterior is None:
+            raise ValueError("a loaded model needs its posterior given too (PlainRewards() for none)")
+        loaded = model
+    else:
+        loaded = RewardModel.from_pretrained(model, max_length=max_length)
+        posterior = posterior or load_posterior(model, loaded)
+    if loaded.head_is_new and not posterior.has_variance:
+        raise ModelError(
+            "the model's head was never trained, its rewards mean nothing; train it or fit a posterior first"
+        )
+    return loaded, posterior
 
 
 def _check_model(posterior: LastLayerPosterior, config: dict[str, Any], model: RewardModel, folder: str) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from prudent.evaluation import BestOfNStudy, Curve
+from prudent.models import atomic_file
 from prudent.reports._extra import need
 from prudent.reports._style import SCALE_LABELS, Look, axis_label, look, tick_values, wants_log_axis, x_values
-from prudent.reports._write import write_atomically
 
 __all__ = ["draw_figures", "plot_curves"]
 
@@ -89,7 +89,9 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: str | Path, dpi: int) -> Path:
-    return write_atomically(Path(path), lambda handle: figure.savefig(handle, format="png", dpi=dpi))
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+    return Path(path)
 
 
 def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from prudent.errors import DataError
 from prudent.evaluation import BestOfNStudy, best_of_n_study
+from prudent.models import atomic_file
 from prudent.reports._extra import need
 from prudent.reports._interactive import chart_data, plotly_script
 from prudent.reports._png import draw_figures
 from prudent.reports._style import SCALE_LABELS, axis_label, look
 from prudent.reports._words import headline, interval, number, sentences
-from prudent.reports._write import write_atomically
 from prudent.scoring import read_scored
 
 __all__ = ["ReportPaths", "report"]
@@ -94,7 +94,8 @@ def report(
     else:
         figures, images = {}, _draw_in_memory(study, scale)
     html = render(study, heading, source, scale, images)
-    write_atomically(output, lambda handle: handle.write(html.encode()))
+    with atomic_file(output) as temporary:
+        temporary.write_text(html, encoding="utf-8")
     return ReportPaths(output, figures, study)
 
 

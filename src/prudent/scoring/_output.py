@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prudent.errors import PrudentError
+from prudent.models import atomic_file
 
 __all__ = ["PartedOutput"]
 
@@ -53,7 +54,7 @@ class PartedOutput:
                 self._matches(self._partial)
             else:
                 self._partial.mkdir(parents=True)
-                self._write_text(self._partial / _MANIFEST, json.dumps(manifest, indent=2) + "\n")
+                self._write_manifest(manifest)
         self.num_parts = len(list((self.path if self.finished else self._partial).glob("part-*.parquet")))
 
     def schema(self) -> pa.Schema | None:
@@ -66,18 +67,13 @@ class PartedOutput:
 
     def write(self, table: pa.Table) -> None:
         """Add the next part; it is there whole or not at all."""
-        place = self._partial / _part_name(self.num_parts)
-        temporary = place.with_name(f".{place.name}.tmp")
-        try:
+        with atomic_file(self._partial / _part_name(self.num_parts)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
-            os.replace(temporary, place)
-        finally:
-            temporary.unlink(missing_ok=True)
         self.num_parts += 1
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Give the dataset its final name, with the figures of the run in its manifest."""
-        self._write_text(self._partial / _MANIFEST, json.dumps({**self._manifest, "summary": summary}, indent=2) + "\n")
+        self._write_manifest({**self._manifest, "summary": summary})
         os.rename(self._partial, self.path)
 
     def summary(self) -> dict[str, Any]:
@@ -102,11 +98,9 @@ class PartedOutput:
             )
         return True
 
-    @staticmethod
-    def _write_text(place: Path, text: str) -> None:
-        temporary = place.with_name(f".{place.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, place)
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
+        with atomic_file(self._partial / _MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     def __enter__(self) -> Self:
         return self

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from prudent.data import Pools, load_pools
-from prudent.errors import DataError, ModelError
+from prudent.errors import DataError
 from prudent.models import EncodedTexts, RewardModel, as_messages, progress_bar, render_plain
-from prudent.posteriors import Center, Posterior, Prediction, load_posterior
+from prudent.posteriors import Center, Posterior, Prediction, load_model_and_posterior
 from prudent.scoring._output import PartedOutput
 from prudent.scoring._shards import Shard, Slice, iterate_shards
 from prudent.utility import choose_references
@@ -105,15 +105,7 @@ def score(
         PrudentError: the output exists and was made from something else.
     """
     pools = load_pools(data, on_bad="skip" if skip_bad else "error", drop=drop)
-    loaded = model if isinstance(model, RewardModel) else RewardModel.from_pretrained(model, max_length=max_length)
-    if posterior is None:
-        if isinstance(model, RewardModel):
-            raise ValueError("a loaded model needs its posterior given too (PlainRewards() for none)")
-        posterior = load_posterior(model, loaded)
-    if loaded.head_is_new and not posterior.has_variance:
-        raise ModelError(
-            "the model's head was never trained, its rewards mean nothing; train it or fit a posterior first"
-        )
+    loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
     manifest = {
         "data": _data_digest(data),
         "drop": drop,

@@ -1,7 +1,6 @@
 """`select`: the best response of each prompt under a rule, written as a table."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from prudent.errors import DataError, PrudentError
+from prudent.models import atomic_file
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.selection import best_of_n
 from prudent.utility import risk_rule
@@ -141,10 +141,7 @@ def _mean_gold(picks: pa.Table) -> float | None:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_file(path) as temporary:
         if path.suffix == ".parquet":
             pq.write_table(table, temporary)
         elif path.suffix == ".csv":
@@ -153,6 +150,3 @@ def _write(table: pa.Table, path: Path) -> None:
             with temporary.open("w", encoding="utf-8") as stream:
                 for row in table.to_pylist():
                     stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
