@@ -1,6 +1,7 @@
 """Frozen features of real texts, read once and kept: the seeds of an experiment then cost seconds.
 
-Kept under `.cache/experiments/`, a file a chunk of texts, so that an interrupted run goes on; nothing of it is committed.
+Kept under `.cache/experiments/`, a file a chunk of texts, so that an interrupted run goes on. Nothing of it is
+committed.
 """
 
 import hashlib

