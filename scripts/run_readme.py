@@ -21,7 +21,7 @@ FENCE = re.compile(
     r"(?:^<!-- not run:? ?(?P<reason>[^\n]*?) ?-->\n+)?^```(?P<language>bash|python)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-SECONDS = 300
+SECONDS = 600
 
 
 @dataclass(frozen=True)

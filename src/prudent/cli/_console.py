@@ -67,7 +67,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def _cell(entry: object) -> str:
     if entry is None:
         return "-"
-    return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+    if isinstance(entry, float):
+        return f"{0.0 if abs(entry) < 1e-9 else entry:.4g}"  # what rounding errors leave of a zero reads as zero
+    return str(entry)
 
 
 @contextlib.contextmanager

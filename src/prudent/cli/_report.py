@@ -104,10 +104,10 @@ def report(
         "notes": list(study.notes),
         "rules": {curve.rule: curve.rows(study.n_values) for curve in study.curves},
     }
-    return Outcome(result, f"{_last_points(study)}\nreport in {written.html}")
+    return Outcome(result, f"{last_points(study)}\nreport in {written.html}")
 
 
-def _last_points(study: "BestOfNStudy") -> str:
+def last_points(study: "BestOfNStudy") -> str:
     """Each curve at the largest n, as a table."""
     header = ["rule", "n", "gold", "low", "high", "proxy"]
     rows = [[curve.label, *(curve.rows(study.n_values)[-1][key] for key in header[1:])] for curve in study.curves]
