@@ -115,7 +115,7 @@ def _write_tiny_model(kind: str, folder: Path, head: bool) -> None:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     encoder = kind in ("bert", "roberta")
-    tokenizer = _tiny_tokenizer(encoder)
+    tokenizer = _tiny_byte_tokenizer() if kind == "qwen2" else _tiny_tokenizer(encoder)
     size: dict[str, Any] = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if kind == "gpt2":
         size |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
@@ -139,6 +139,20 @@ def _write_tiny_model(kind: str, folder: Path, head: bool) -> None:
                 parameter.mul_(4)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _tiny_byte_tokenizer() -> Any:
+    """Byte-level BPE: Transformers reads whatever stands beside a Qwen model by the rules of Qwen's own tokenizer."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        [" ".join(WORDS)] * 2, vocab_size=512, special_tokens=["<pad>", "<eos>"], show_progress=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, pad_token="<pad>", eos_token="<eos>", model_max_length=128
+    )
 
 
 def _tiny_tokenizer(encoder: bool) -> Any:

@@ -30,13 +30,16 @@ def find_head(model: nn.Module) -> nn.Linear:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    modules = list(model.named_modules())
+    # What lies within an adapted layer (its base, its low-rank factors) is part of that layer.
+    adapted = tuple(name + "." for name, module in modules if isinstance(module, BaseTunerLayer))
     heads = [
         (name, module)
-        for name, module in model.named_modules()
+        for name, module in modules
         if isinstance(module, nn.Linear | BaseTunerLayer)
         and getattr(module, "out_features", None) == 1
         and "original_module" not in name
-        and ".base_layer" not in name
+        and not name.startswith(adapted)
     ]
     if not heads:
         raise ModelError(f"{type(model).__name__} has no linear layer with one output to read rewards from")

@@ -105,8 +105,11 @@ def _load_classifier(
             name, num_labels=1, dtype=chosen, output_loading_info=True, **_revision(revision)
         )
     missing = sorted(info["missing_keys"])
-    if trained_head and missing:
-        raise ModelError(f"{name} lacks weights: {', '.join(missing[:3])}; the checkpoint is incomplete")
+    # A base model comes without head and may come without pooler, but not without any other part of its transformer.
+    backbone = f"{model.base_model_prefix}."
+    lacking = [key for key in missing if trained_head or (key.startswith(backbone) and "pooler" not in key)]
+    if lacking:
+        raise ModelError(f"{name} lacks weights: {', '.join(lacking[:3])}; the checkpoint is incomplete")
     placed: nn.Module = model.to(device)
     return placed, tuple(sorted({key.rpartition(".")[0] for key in missing}))
 

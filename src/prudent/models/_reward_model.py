@@ -56,7 +56,8 @@ class RewardModel:
             tokenizer.pad_token = tokenizer.eos_token
         if tokenizer.pad_token_id is None:
             raise ModelError("the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token")
-        if config.get_text_config().pad_token_id is None:
+        pad = config.get_text_config().pad_token_id
+        if pad is None or pad < 0:  # -1 stands for none in old Llama checkpoints
             config.get_text_config().pad_token_id = tokenizer.pad_token_id
         self.encoder = TextEncoder(tokenizer, max_length or _stated_max_length(config, tokenizer))
         self.model.eval()
