@@ -1,6 +1,7 @@
 """`prudent select`."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +24,7 @@ from prudent.cli._options import (
     panel="Use",
     example="""
     prudent select --data scored.parquet --rule lcb_std --num-std 1 --output picks.jsonl
+    prudent select --data scored.parquet --rule prob_best --output picks.jsonl --curve curve.json
     """,
 )
 def select(
@@ -38,6 +40,15 @@ def select(
             rich_help_panel=FILES,
         ),
     ],
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            "--curve",
+            metavar="FILE.json",
+            help="Also what the rule picks out of n, for a grid of n: KL, proxy and gold reward.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     exclude_unscored: Annotated[
         bool,
         typer.Option(
@@ -56,19 +67,26 @@ def select(
     seed: SeedOption = 0,
 ) -> Outcome:
     """Pick the best response of each prompt, under a rule that counts what the model does not know."""
+    from prudent.evaluation import rule_curve
+    from prudent.models import atomic_file
+    from prudent.scoring import read_scored
     from prudent.scoring import select as select_responses
 
-    summary = select_responses(
-        data,
-        output,
-        rule=rule.value,
-        num_std=num_std,
-        variance_weight=variance_weight,
-        risk_aversion=risk_aversion,
-        centered=bool(centered),
-        exclude_unscored=exclude_unscored,
-        seed=seed,
-    )
+    how: dict[str, Any] = {
+        "rule": rule.value,
+        "num_std": num_std,
+        "variance_weight": variance_weight,
+        "risk_aversion": risk_aversion,
+        "centered": bool(centered),
+        "seed": seed,
+    }
+    pool = read_scored(data)
+    summary = select_responses(pool, output, exclude_unscored=exclude_unscored, **how)
+    found = summary.to_dict()
+    if curve is not None:
+        found["curve"] = rule_curve(pool, **how).to_dict()
+        with atomic_file(curve) as temporary:
+            temporary.write_text(json.dumps(found["curve"], indent=2) + "\n", encoding="utf-8")
     text = (
         f"{summary.num_prompts:,} picks out of {summary.num_candidates:,} responses in {output}, by {summary.rule} on "
         f"the {'centered' if summary.centered else 'marginal'} variance: mean reward {summary.mean_reward:.4g}"
@@ -79,4 +97,4 @@ def select(
         f"{summary.num_prompts_with_ties:,} prompts with ties, drawn at random": summary.num_prompts_with_ties,
         f"{summary.num_excluded:,} responses excluded, not scored": summary.num_excluded,
     }
-    return Outcome(summary.to_dict(), "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))
+    return Outcome(found, "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))

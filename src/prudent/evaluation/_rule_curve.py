@@ -1,0 +1,162 @@
+"""The best-of-n curve of one rule: exact and for every n at once where that is possible, else by resampling."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prudent.errors import UnsupportedError
+from prudent.evaluation._study_pool import StudyPool, prepare_pool
+from prudent.evaluation._study_statistics import log_spaced
+from prudent.rewards import RewardPosterior
+from prudent.scoring import ScoredPool
+from prudent.selection import best_of_n_curve, best_of_n_kl_with_ties, resampled_curve
+from prudent.utility import UtilityRule, risk_rule
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["RuleCurve", "RulePoint", "rule_curve"]
+
+
+@dataclass(frozen=True)
+class RulePoint:
+    """Best of n under the rule, averaged over prompts.
+
+    Attributes:
+        n: number of candidates.
+        kl: divergence from the policy in nats, corrected for ties; None for a pool of several policies, and for a rule
+            that depends on the pool.
+        proxy: expected posterior mean of the pick.
+        gold: expected gold of the pick; None without gold.
+        proxy_standard_error: Monte Carlo error of `proxy`; 0 where the estimator is exact.
+        gold_standard_error: Monte Carlo error of `gold`; None without gold.
+    """
+
+    n: int
+    kl: float | None
+    proxy: float
+    gold: float | None
+    proxy_standard_error: float
+    gold_standard_error: float | None
+
+
+@dataclass(frozen=True)
+class RuleCurve:
+    """A curve and what it was made from.
+
+    Attributes:
+        rule: the rule's name.
+        centered: whether it saw the rewards relative to the reference sets.
+        exact: True for the unbiased estimator over all subsets; False for drawn subsets.
+        num_prompts: prompts, the same at every n.
+        num_candidates: their responses.
+        num_distinct: distinct texts among them; None where texts are not stored.
+        points: the curve.
+    """
+
+    rule: str
+    centered: bool
+    exact: bool
+    num_prompts: int
+    num_candidates: int
+    num_distinct: int | None
+    points: tuple[RulePoint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def rule_curve(
+    scored: "pa.Table | ScoredPool",
+    *,
+    rule: str = "lcb_std",
+    num_std: float = 1.0,
+    variance_weight: float = 1.0,
+    risk_aversion: float = 1.0,
+    centered: bool = False,
+    n_values: Sequence[int] | None = None,
+    one_policy: bool | None = None,
+    num_resamples: int = 64,
+    seed: int = 0,
+) -> RuleCurve:
+    """What a rule picks out of n candidates, for a grid of n.
+
+    A rule that looks at each response alone has an unbiased estimate from one sort of the pool (Nakano et al. 2021). A
+    rule that looks at the others (`prob_best`) is evaluated afresh on drawn subsets, and the error of that is stated.
+
+    Args:
+        scored: a scored table or what `read_scored` returns.
+        rule: name of the rule.
+        num_std: of `lcb_std`.
+        variance_weight: of `lcb_var`.
+        risk_aversion: of `entropic`.
+        centered: use the rewards relative to each prompt's fixed reference set.
+        n_values: numbers of candidates; None for a log-spaced grid up to the smallest pool.
+        one_policy: whether candidates are samples of one policy, so that a KL exists; None reads it off a column
+            `model`.
+        num_resamples: subsets drawn for each prompt and n by a rule that depends on the pool.
+        seed: of drawn subsets.
+
+    Raises:
+        DataError: the table is not a scored pool, or no prompt has enough candidates.
+        UnsupportedError: the variance or factor that the rule needs is not stored.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> table = pa.table({"prompt_id": [0, 0, 0], "reward_mean": [0.0, 1, 2], "reward_variance": [1.0, 1, 9]})
+        >>> [(point.n, point.proxy) for point in rule_curve(table, rule="lcb_std", n_values=[1, 3]).points]
+        [(1, 1.0), (3, 1.0)]
+    """
+    chosen = risk_rule(rule, num_std=num_std, variance_weight=variance_weight, risk_aversion=risk_aversion)
+    pool = prepare_pool(scored, n_max=None if n_values is None else max(n_values), one_policy=one_policy)
+    grid = list(n_values or log_spaced(pool.n_max))
+    posterior = _posterior(pool, chosen, centered)
+    values = [pool.marginal.mean, *([pool.scales["gold"]] if pool.scales else [])]
+    kl: list[float] | None = None
+    if chosen.depends_on_pool:
+        generator = torch.Generator().manual_seed(seed)
+        curves = [resampled_curve(chosen, posterior, value, grid, num_resamples, generator) for value in values]
+        means = [curve.mean.mean(0).tolist() for curve in curves]
+        # Prompts are drawn independently, so the errors of their average add in squares.
+        errors = [(curve.standard_error.square().sum(0).sqrt() / pool.num_prompts).tolist() for curve in curves]
+    else:
+        utility = chosen(posterior)
+        exact = best_of_n_curve(utility, torch.stack(values, dim=1), pool.group, grid).mean(0)
+        means = exact.T.tolist()
+        errors = [[0.0] * len(grid) for _ in values]
+        if pool.one_policy:
+            kl = best_of_n_kl_with_ties(utility, pool.group, grid).kl.mean(0).tolist()
+    return RuleCurve(
+        rule=rule,
+        centered=centered,
+        exact=not chosen.depends_on_pool,
+        num_prompts=pool.num_prompts,
+        num_candidates=pool.counts.num_candidates,
+        num_distinct=pool.counts.num_distinct,
+        points=tuple(
+            RulePoint(
+                n=n,
+                kl=None if kl is None else kl[place],
+                proxy=means[0][place],
+                gold=means[1][place] if pool.scales else None,
+                proxy_standard_error=errors[0][place],
+                gold_standard_error=errors[1][place] if pool.scales else None,
+            )
+            for place, n in enumerate(grid)
+        ),
+    )
+
+
+def _posterior(pool: StudyPool, rule: UtilityRule, centered: bool) -> RewardPosterior:
+    if rule.depends_on_pool:
+        return ScoredPool(pool.table).posterior()  # with its factor; centring changes nothing within a prompt
+    if rule.name != "mean" and not pool.has_variance:
+        raise UnsupportedError(f"{rule.name} needs variances, which are not stored; fit a posterior and score again")
+    if not centered:
+        return pool.marginal
+    if pool.centered is None:
+        raise UnsupportedError("no centered variance is stored; score the pool again with this version")
+    return pool.centered

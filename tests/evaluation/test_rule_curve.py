@@ -1,0 +1,75 @@
+"""The curve of one rule against enumeration of all subsets."""
+
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from prudent.errors import DataError, UnsupportedError
+from prudent.evaluation import rule_curve
+from prudent.rewards import GaussianRewards, from_arrow
+from prudent.selection import best_of_n_kl
+from prudent.utility import risk_rule
+
+
+def table(sizes=(6, 5), *, factor=True, seed=0) -> pa.Table:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(sizes)
+    rows = torch.randn(total, 3, generator=generator)
+    rewards = GaussianRewards(
+        torch.randn(total, generator=generator),
+        rows.square().sum(1),
+        torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)),
+        rows if factor else None,
+    )
+    made = rewards.to_arrow().append_column("gold", pa.array(torch.randn(total, generator=generator).tolist()))
+    return made.append_column("response", pa.array([f"text {index}" for index in range(total)]))
+
+
+@pytest.mark.parametrize("rule", ["mean", "lcb_std", "lcb_var", "entropic"])
+def test_exact_curve_is_the_average_over_all_subsets(rule):
+    made = table()
+    curve = rule_curve(made, rule=rule, num_std=0.7, variance_weight=0.4, risk_aversion=0.9, n_values=[1, 2, 5])
+    utility = risk_rule(rule, num_std=0.7, variance_weight=0.4, risk_aversion=0.9)(from_arrow(made)).numpy()
+    gold, mean = made["gold"].to_numpy(), made["reward_mean"].to_numpy()
+    for point in curve.points:
+        picks = []
+        for rows in (range(6), range(6, 11)):
+            subsets = [max(subset, key=lambda row: utility[row]) for subset in combinations(rows, point.n)]
+            picks.append((gold[subsets].mean(), mean[subsets].mean()))
+        expected = np.mean(picks, axis=0)
+        assert point.gold == pytest.approx(expected[0], rel=1e-5)
+        assert point.proxy == pytest.approx(expected[1], rel=1e-5)
+        assert point.kl == pytest.approx(float(best_of_n_kl(point.n)))
+    assert (curve.exact, curve.num_prompts, curve.num_candidates, curve.num_distinct) == (True, 2, 11, 11)
+
+
+def test_rule_that_looks_at_others_is_resampled_with_its_error():
+    curve = rule_curve(table(), rule="prob_best", n_values=[1, 3, 5], num_resamples=200)
+    assert not curve.exact
+    assert all(point.kl is None for point in curve.points)
+    first, last = curve.points[0], curve.points[-1]
+    gold = table()["gold"].to_numpy()
+    average = (gold[:6].mean() + gold[6:].mean()) / 2
+    assert first.gold == pytest.approx(average, abs=4 * first.gold_standard_error)
+    assert first.gold_standard_error > 0.01
+    assert last.proxy > first.proxy
+
+
+def test_several_policies_have_no_kl_and_no_gold_is_no_gold():
+    several = table().append_column("model", pa.array([f"m{index}" for index in range(11)]))
+    assert rule_curve(several).points[-1].kl is None
+    assert rule_curve(several, one_policy=True).points[-1].kl is not None
+    assert rule_curve(table().drop_columns(["gold"])).points[-1].gold is None
+
+
+def test_what_is_not_stored_is_named():
+    with pytest.raises(UnsupportedError, match="factor"):
+        rule_curve(table(factor=False), rule="prob_best")
+    with pytest.raises(UnsupportedError, match="centered"):
+        rule_curve(table(), centered=True)
+    with pytest.raises(DataError, match="no prompt has 7"):
+        rule_curve(table(), n_values=[7])
