@@ -23,6 +23,9 @@ def test_impossible_options_are_refused_by_name(option: str, value: float) -> No
         TrainingConfig(**{option: value})
 
 
-def test_learning_rate_depends_on_what_is_trained() -> None:
-    assert TrainingConfig().rate > TrainingConfig(lora=False).rate
-    assert TrainingConfig(learning_rate=0.5, lora=False).rate == 0.5
+def test_default_learning_rate_falls_with_the_size_of_the_model() -> None:
+    lora, full = TrainingConfig(), TrainingConfig(lora=False)
+    assert lora.default_learning_rate(2000) == pytest.approx(5e-4)
+    assert lora.default_learning_rate(384) == pytest.approx(1.8e-3, rel=0.02)
+    assert lora.default_learning_rate(4096) == pytest.approx(2.9e-4, rel=0.02)
+    assert full.default_learning_rate(768) == pytest.approx(5e-5, rel=0.1)

@@ -286,6 +286,16 @@ def test_bfloat16_on_cpu_learns_and_saves_float32(
     assert model.head.weight.dtype == torch.float32
 
 
+def test_default_learning_rate_is_that_of_the_model_and_warms_up(
+    tiny_models: Callable[..., Path], pairs: Pairs, tmp_path: Path
+) -> None:
+    config = TrainingConfig(max_steps=20, per_device_train_batch_size=2, logging_steps=1)
+    result = train(tiny_models("llama", head=False), pairs, tmp_path / "rm", config=config, progress=False)
+    rates = [record["learning_rate"] for record in result.history if "learning_rate" in record]
+    assert max(rates) == pytest.approx(config.default_learning_rate(32))
+    assert rates.index(max(rates)) == 2  # a tenth of the steps
+
+
 def test_max_length_cuts_are_counted_or_refused(tiny_models: Callable[..., Path], pairs: Pairs, tmp_path: Path) -> None:
     config = TrainingConfig(max_steps=1, max_length=12)
     base = tiny_models("llama", head=False)

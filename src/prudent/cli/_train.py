@@ -77,7 +77,7 @@ def train(
     strict: StrictOption = False,
     learning_rate: Annotated[
         float | None,
-        typer.Option("--learning-rate", help="By default 1e-4 with LoRA, 1e-5 in full.", rich_help_panel=OPTIMIZER),
+        typer.Option("--learning-rate", help="By default it goes by the size of the model.", rich_help_panel=OPTIMIZER),
     ] = None,
     label_smoothing: Annotated[
         float,

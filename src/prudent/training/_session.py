@@ -52,6 +52,8 @@ class Session:
         self._settings = settings
         self._model = load_for_training(model, config, device=arguments.device, bf16=arguments.bf16)
         self._base = base_name(model, self._model)
+        if config.learning_rate is None:
+            arguments.learning_rate = config.default_learning_rate(self._model.feature_size)
 
     def encode(self, pairs: Preferences, eval_pairs: Preferences | None, *, strict: bool, progress: bool) -> None:
         """Tokenise what is held in memory; a stream is tokenised while it is read.

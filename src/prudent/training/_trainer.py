@@ -133,8 +133,8 @@ class PairTrainer(Trainer):  # type: ignore[misc]
         loss: Tensor = super().training_step(*args, **kwargs)
         if not bool(torch.isfinite(loss)):
             raise ModelError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: training diverged; lower "
-                f"learning_rate (it is {self._config.rate:g}) or lengthen warmup_ratio, and check margins in the data"
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: training diverged; "
+                f"lower learning_rate (it is {self.args.learning_rate:g}) or raise warmup_ratio, and check margins"
             )
         return loss
 
