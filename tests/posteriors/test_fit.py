@@ -56,6 +56,19 @@ def test_loads_back_bit_for_bit_and_says_what_it_is(tiny_models, tmp_path):
     assert config["basis_id"] == posterior.basis_id
 
 
+def test_card_tells_of_the_posterior_once(tiny_models, tmp_path):
+    import yaml
+
+    fit(tiny_models("llama"), pairs(), tmp_path / "rm", progress=False)
+    fit(tmp_path / "rm", pairs(20), tmp_path / "again", progress=False)
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert card.count("## Posterior over rewards") == 1
+    assert "20 pairs" in card
+    assert "24 pairs" not in card
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["tags"] == ["reward-model", "prudent", "uncertainty"]
+
+
 def test_adapter_keeps_its_form(tiny_models, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForSequenceClassification

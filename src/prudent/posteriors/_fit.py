@@ -12,6 +12,7 @@ from torch import Tensor
 from prudent.data import load_preferences
 from prudent.errors import PosteriorError
 from prudent.models import Message, Pooling, RewardModel, atomic_folder, progress_bar
+from prudent.posteriors._card import card_with_posterior
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._logistic import MAX_PRIOR_PRECISION
 from prudent.posteriors._store import save_posterior
@@ -152,9 +153,24 @@ def fit(
         )
         if folder is not None:
             loaded.save_pretrained(folder)
+            _write_card(folder, source, loaded, result, preferences.summary.source)
             figures = {key: value for key, value in result.to_dict().items() if key.startswith(("num_", "train_"))}
             save_posterior(fitted, loaded, folder, fitted_on={"data": preferences.summary.source, **figures})
     return result
+
+
+def _write_card(folder: Path, source: Path | None, model: RewardModel, result: FitResult, data: str) -> None:
+    place = None if source is None else source / "README.md"
+    # A card that prudent did not write speaks of another model, the base or one made elsewhere.
+    existing = place.read_text(encoding="utf-8") if place is not None and place.is_file() else ""
+    card = card_with_posterior(
+        existing if "- prudent\n" in existing else None,
+        result,
+        library="peft" if hasattr(model.model, "peft_config") else "transformers",
+        base=model.base_name_and_revision()[0],
+        data=data,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _notes(posterior: LastLayerPosterior) -> Iterator[str]:
