@@ -192,6 +192,24 @@ def test_killed_run_loses_nothing(model_folder, tmp_path):
     assert summary["num_responses"] == 3600
 
 
+def test_scored_pools_can_be_scored_again(scored, model_folder, tmp_path):
+    score(model_folder, scored, tmp_path / "again", factor=True, num_references=3, progress=False)
+    first, again = read_scored(scored).table, read_scored(tmp_path / "again").table
+    assert first.column_names == again.column_names
+    np.testing.assert_allclose(again["reward_mean"].to_numpy(), first["reward_mean"].to_numpy(), atol=1e-5)
+
+
+def test_large_files_are_streamed_to_the_same_scores(model_folder, tmp_path, monkeypatch):
+    data = tmp_path / "pools.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in pools()))
+    score(model_folder, data, tmp_path / "held", progress=False)
+    monkeypatch.setattr(score_module, "_STREAMED_BYTES", 0)
+    summary = score(model_folder, data, tmp_path / "streamed", progress=False)
+    assert (summary.num_prompts, summary.num_responses) == (4, 19)
+    held, streamed = read_scored(tmp_path / "held").table, read_scored(tmp_path / "streamed").table
+    assert held.drop_columns(_REWARDS).equals(streamed.drop_columns(_REWARDS))
+
+
 def test_finished_run_is_not_repeated_nor_replaced(scored, model_folder, monkeypatch):
     monkeypatch.setattr(score_module, "iterate_shards", None)
     again = score(model_folder, pools(), scored, factor=True, num_references=3, progress=False)

@@ -23,9 +23,30 @@ from prudent.utility import choose_references
 __all__ = ["ScoreSummary", "score"]
 
 _RESPONSES_PER_SHARD = 4096
-# One reward a prompt, the same length in characters, cannot be told apart; all other columns of a pool that hold one
-# value a response go through, under their singular name where they have one.
-_SINGULAR = {"models": "model", "golds": "gold", "sources": "source"}
+_STREAMED_BYTES = 64 * 2**20
+# Columns of a pool with one value a response go through, but not over what scoring itself says.
+_SINGULAR = {"models": "model"}
+_OWN_COLUMNS = frozenset(
+    [
+        "prompt_id",
+        "response_id",
+        "prompt",
+        "response",
+        "text_id",
+        "length",
+        "num_tokens",
+        "truncated",
+        "prompt_truncated",
+        "is_reference",
+        "reward_mean",
+        "reward_variance",
+        "reward_noise",
+        "reward_reference",
+        "reward_centered_variance",
+        "reward_factor",
+        "reward_members",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,8 @@ def score(
 
     Args:
         model: a loaded model, a folder, or a hub name; a posterior beside the model is used.
-        data: pools in any form that `prudent.data.load_pools` takes.
+        data: pools in any form that `prudent.data.load_pools` takes. Files of more than 64 MiB are checked in one pass
+            and then streamed, in flat memory; rows of one response must then stand together by prompt.
         output: path of the dataset, a folder of parts.
         posterior: instead of the one beside the model; needed for a loaded model.
         factor: also store the factor that comparisons between responses need, float16.
@@ -104,7 +126,7 @@ def score(
         PosteriorError: the posterior does not belong to the model, or a factor is asked for without one.
         PrudentError: the output exists and was made from something else.
     """
-    pools = load_pools(data, on_bad="skip" if skip_bad else "error", drop=drop)
+    pools = load_pools(data, on_bad="skip" if skip_bad else "error", drop=drop, streaming=_is_large(data))
     loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
     manifest = {
         "data": _data_digest(data),
@@ -258,7 +280,9 @@ def _response_columns(row: dict[str, Any]) -> list[str]:
     return [
         name
         for name, value in row.items()
-        if name not in ("prompt", "responses") and isinstance(value, list) and len(value) == len(row["responses"])
+        if name not in ("prompt", "responses", *_OWN_COLUMNS)
+        and isinstance(value, list)
+        and len(value) == len(row["responses"])
     ]
 
 
@@ -309,6 +333,17 @@ def _count(counts: dict[str, int], table: pa.Table) -> None:
     counts["num_not_scored"] += table.column("reward_mean").null_count
 
 
+def _files(data: Any) -> list[Path]:
+    """The files that the data consist of; none where they are not on disk."""
+    if not isinstance(data, str | Path) or not Path(data).exists():
+        return []
+    return [Path(data)] if Path(data).is_file() else sorted(path for path in Path(data).rglob("*") if path.is_file())
+
+
+def _is_large(data: Any) -> bool:
+    return sum(file.stat().st_size for file in _files(data)) > _STREAMED_BYTES
+
+
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
@@ -317,10 +352,7 @@ def _data_digest(data: Any) -> str:
     """Names the content of files by their bytes, of anything else by what it says of itself."""
     if isinstance(data, Pools):
         return _data_digest(data.rows)
-    if isinstance(data, str | Path) and Path(data).exists():
-        files = (
-            [Path(data)] if Path(data).is_file() else sorted(path for path in Path(data).rglob("*") if path.is_file())
-        )
+    if files := _files(data):
         digest = hashlib.sha256()
         for file in files:
             with file.open("rb") as stream:
