@@ -137,7 +137,8 @@ def _open_folder(folder: Path, split: str, columns: frozenset[str] | None) -> So
         if path.is_file()
         and format_of(path) is not None
         and path.name not in _METADATA_FILES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        # Arrow too passes over names that begin so: marks and manifests of whoever wrote the folder.
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
     )
     if not files:
         raise DataError(f"{folder}: there is no data file in this folder; needed are {KNOWN_FORMATS}")
