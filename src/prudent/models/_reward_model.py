@@ -59,6 +59,8 @@ class RewardModel:
         pad = config.get_text_config().pad_token_id
         if pad is None or pad < 0:  # -1 stands for none in old Llama checkpoints
             config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        # A reward is read once: keys and values kept for further tokens would only cost memory.
+        config.get_text_config().use_cache = False
         self.encoder = TextEncoder(tokenizer, max_length or _stated_max_length(config, tokenizer))
         self.model.eval()
 
