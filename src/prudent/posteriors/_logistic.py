@@ -75,7 +75,7 @@ def fit_logistic(
     Example:
         >>> d = torch.tensor([[1.0], [0.5], [-0.2]])
         >>> round(fit_logistic(d, 1.0).weight.item(), 3)
-        0.481
+        0.493
     """
     features = differences.double()
     target = torch.ones(len(features), dtype=torch.float64) if label is None else label.double()
