@@ -16,6 +16,7 @@ from prudent.training import TrainingConfig
         ("max_length", 4),
         ("center_rewards_coefficient", -0.1),
         ("save_steps", 0),
+        ("lr_scheduler_type", "stepwise"),
     ],
 )
 def test_impossible_options_are_refused_by_name(option: str, value: float) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prudent.data import load_preferences
-from prudent.errors import DataError, ModelError
+from prudent.errors import DataError, ModelError, UnsupportedError
 from prudent.models import RewardModel
 from prudent.training import TrainingConfig, train
 from prudent.training import _run as run
@@ -178,6 +178,13 @@ def test_output_that_is_no_place_for_a_model(tiny_models: Callable[..., Path], p
     if os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "closed").mkdir(mode=0o500)
         assert "cannot write to" in attempt(tmp_path / "closed" / "rm")
+
+
+def test_integration_that_is_not_installed(tiny_models: Callable[..., Path], pairs: Pairs, tmp_path: Path) -> None:
+    config = TrainingConfig(max_steps=1, report_to=("no-such-logger",))
+    with pytest.raises(UnsupportedError, match="no-such-logger, which is unknown or not installed"):
+        train(tiny_models("llama", head=False), pairs, tmp_path / "rm", config=config, progress=False)
+    assert not (tmp_path / "rm").exists()
 
 
 def test_damaged_records_are_named(tiny_models: Callable[..., Path], pairs: Pairs, tmp_path: Path) -> None:

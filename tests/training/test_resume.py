@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ def test_killed_by_sigkill_it_resumes_and_ends_at_the_same_weights(
     assert result.num_steps == whole[1].num_steps
     assert result.num_epochs == whole[1].num_epochs
     assert result.train_loss == pytest.approx(whole[1].train_loss, abs=1e-5)
+    assert result.seconds > 0
+    assert result.pairs_per_second == pytest.approx(36 * 4 / result.seconds)
     assert not (output / "checkpoints").exists()
     assert not (output / ".partial").exists()
 
@@ -216,7 +218,8 @@ def test_finished_run_returns_its_result_without_training(
     shutil.copytree(whole[0], output)
     base = tiny_models("llama", head=False)
     monkeypatch.setattr(PairTrainer, "training_step", None)
-    assert train(base, pairs, output, config=CONFIG, progress=False) == whole[1]
+    again = train(base, pairs, output, config=CONFIG, progress=False)
+    assert again == replace(whole[1], already_finished=True)
     with pytest.raises(ModelError, match="finished run with other settings"):
         train(base, pairs[1:], output, config=CONFIG, progress=False)
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from prudent.data import load_preferences
@@ -209,6 +210,23 @@ def test_a_loaded_model_is_trained_in_place(tiny_models: Callable[..., Path], pa
     assert not model.model.training
     prompts, responses = [pair["prompt"] for pair in pairs], [pair["chosen"] for pair in pairs]
     torch.testing.assert_close(model.rewards(prompts, responses), rewards(tmp_path / "rm", pairs))
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_a_model_loaded_in_bfloat16_is_trained_in_float32(
+    kind: str, bf16: bool, lora: bool, tiny_models: Callable[..., Path], pairs: Pairs, tmp_path: Path
+) -> None:
+    model = RewardModel.from_pretrained(tiny_models(kind, head=False), dtype=torch.bfloat16, device="cpu")
+    config = TrainingConfig(max_steps=4, learning_rate=1e-2, bf16=bf16, use_cpu=True, lora=lora)
+    train(model, pairs, tmp_path / "rm", config=config, progress=False)
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    assert {value.dtype for value in load_file(tmp_path / "rm" / name).values()} == {torch.float32}
+    assert {parameter.dtype for parameter in model.model.parameters()} <= {torch.bfloat16, torch.float32}
+    prompts, responses = [pair["prompt"] for pair in pairs], [pair["chosen"] for pair in pairs]
+    expected = rewards(tmp_path / "rm", pairs)
+    torch.testing.assert_close(model.rewards(prompts, responses), expected, atol=0.1, rtol=0.1)
 
 
 def test_lora_on_a_base_that_is_in_memory_only_is_refused(

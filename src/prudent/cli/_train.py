@@ -207,8 +207,9 @@ def train(
         overwrite=overwrite,
         progress=common.progress,
     )
+    verb = "had trained" if result.already_finished else "trained"
     text = (
-        f"trained {result.num_steps:,} steps in {result.seconds:.0f} s, mean loss {result.train_loss:.4f}; "
+        f"{verb} {result.num_steps:,} steps in {result.seconds:.0f} s, mean loss {result.train_loss:.4f}; "
         f"model in {result.output}"
     )
     remarks = {

@@ -60,4 +60,6 @@ def progress_bar(
     )
     with bar:
         task = bar.add_task(title, total=total)
+        # The rate is measured from the first advance on; without this it would leave out the first units' time.
+        bar.advance(task, 0)
         yield lambda amount: bar.advance(task, amount)

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prudent.errors import UnsupportedError
+
 __all__ = ["TrainingConfig"]
 
 # Options that change neither the weights nor what is computed on the way to them: a run may resume with others.
 HARMLESS = frozenset({"logging_steps", "save_steps", "report_to"})
+
+# Those of Transformers that need no further options.
+_SCHEDULES = ("linear", "cosine", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup")
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class TrainingConfig:
         label_smoothing: probability in [0, 0.5) that a label is taken to be flipped.
         center_rewards_coefficient: weight of `mean((chosen + rejected)^2)`; 0 leaves it out.
         weight_decay: of AdamW.
-        lr_scheduler_type: a Transformers schedule that needs no options: linear, cosine, constant_with_warmup, ...
+        lr_scheduler_type: linear, cosine, polynomial, inverse_sqrt, constant or constant_with_warmup.
         warmup_ratio: share of the steps in which the rate rises, in [0, 1).
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
         seed: of a new head, new adapters, dropout and the order of the pairs.
@@ -88,6 +93,12 @@ class TrainingConfig:
         _require(self.max_steps == -1 or self.max_steps > 0, "max_steps", self.max_steps, "positive, or -1")
         _require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
         _require(self.eval_steps is None or self.eval_steps > 0, "eval_steps", self.eval_steps, "positive")
+        _require(
+            self.lr_scheduler_type in _SCHEDULES,
+            "lr_scheduler_type",
+            self.lr_scheduler_type,
+            "one of " + ", ".join(_SCHEDULES),
+        )
         _require(0 <= self.label_smoothing < 0.5, "label_smoothing", self.label_smoothing, "in [0, 0.5)")
         _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")
@@ -113,11 +124,19 @@ def training_arguments(config: TrainingConfig, folder: Path, *, evaluate: bool) 
     """Transformers' `TrainingArguments` of a run whose checkpoints go to a folder.
 
     Raises:
-        ValueError: Transformers refuses the combination (no such schedule, no such integration, no bfloat16 here).
+        UnsupportedError: an integration to log to is not installed.
     """
     import torch
     from transformers import TrainingArguments
+    from transformers.integrations import get_available_reporting_integrations
     from transformers.utils import is_torch_bf16_gpu_available
+
+    available = get_available_reporting_integrations()
+    if missing := [name for name in config.report_to if name not in available]:
+        raise UnsupportedError(
+            f"report_to names {missing[0]}, which is unknown or not installed; "
+            f"installed are: {', '.join(available) or 'none'}"
+        )
 
     accelerated = torch.accelerator.is_available() and not config.use_cpu
     return TrainingArguments(
@@ -140,10 +159,8 @@ def training_arguments(config: TrainingConfig, folder: Path, *, evaluate: bool) 
         eval_steps=config.eval_steps if evaluate else None,
         save_strategy="steps",
         save_steps=config.save_steps,
-        # The one before the last stays until the last is marked complete.
-        save_total_limit=2,
         bf16=accelerated and is_torch_bf16_gpu_available() if config.bf16 is None else config.bf16,
-        use_cpu=config.use_cpu,
+        use_cpu=not accelerated,
         report_to=list(config.report_to) or "none",
         # Losses that are not finite stop the run; Transformers would hide them in its average.
         logging_nan_inf_filter=False,

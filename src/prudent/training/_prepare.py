@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from prudent.errors import ModelError
 from prudent.models import RewardModel, TextEncoder, add_lora
 from prudent.models._head import find_head
 from prudent.training._config import TrainingConfig
 
-__all__ = ["base_name", "load_for_training", "prepare_model"]
+__all__ = ["base_name", "load_for_training", "prepare_model", "restore_dtypes"]
 
 
 def load_for_training(
@@ -34,8 +35,13 @@ def load_for_training(
     )
 
 
-def prepare_model(model: RewardModel, config: TrainingConfig) -> None:
+def prepare_model(model: RewardModel, config: TrainingConfig, *, bf16: bool) -> list[tuple[nn.Parameter, torch.dtype]]:
     """Choose the weights that learn: an adapter that is there already, a new one, or all (merging what is there).
+
+    They become float32, and without autocast so do all others.
+
+    Returns:
+        The parameters whose dtype was changed though others of the model keep theirs, with that dtype.
 
     Raises:
         ModelError: the base of a LoRA model is in memory only, so that its adapter could never be loaded again.
@@ -63,9 +69,11 @@ def prepare_model(model: RewardModel, config: TrainingConfig) -> None:
         adapter.base_model_name_or_path = _lasting_name(adapter.base_model_name_or_path)
     else:
         classifier.requires_grad_(True)
-    for parameter in classifier.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    if not bf16:
+        classifier.float()
+    changed = [(p, p.dtype) for p in classifier.parameters() if p.requires_grad and p.dtype != torch.float32]
+    for parameter, _ in changed:
+        parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         # The form that needs no input with a gradient, which a frozen embedding under LoRA has not.
         non_reentrant = {"use_reentrant": False}
@@ -75,6 +83,13 @@ def prepare_model(model: RewardModel, config: TrainingConfig) -> None:
             classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs=non_reentrant)
     model.model = classifier
     model.head = find_head(classifier)
+    return changed
+
+
+def restore_dtypes(changed: list[tuple[nn.Parameter, torch.dtype]]) -> None:
+    """Bring trained weights back to the dtype of the others, for inference without autocast."""
+    for parameter, dtype in changed:
+        parameter.data = parameter.data.to(dtype)
 
 
 def base_name(model: str | Path | RewardModel, loaded: RewardModel) -> str:

@@ -28,9 +28,10 @@ class TrainingResult:
         train_loss: mean loss over all steps, in nats, with smoothing and penalty.
         accuracy: on the evaluation pairs, in [0, 1]; see `preference_metrics`.
         nll: on the evaluation pairs, in nats.
-        seconds: time spent in training, of the session that finished it.
-        pairs_per_second: speed of that session.
-        resumed_from_step: where that session took over from a checkpoint.
+        seconds: time spent in training, over all sessions of a run that was resumed.
+        pairs_per_second: pairs trained on, by that time.
+        resumed_from_step: where the session that finished the run took over from a checkpoint.
+        already_finished: the run had finished before, and nothing was done.
         history: records of loss, rate, gradient norm and evaluations, by step.
         settings: what names the run: every option, identity of the model, digests of the data.
     """
@@ -52,6 +53,7 @@ class TrainingResult:
     seconds: float
     pairs_per_second: float
     resumed_from_step: int | None
+    already_finished: bool
     history: list[dict[str, Any]]
     settings: dict[str, Any]
 

@@ -22,9 +22,19 @@ from prudent.errors import ModelError
 from prudent.models import RewardModel
 from prudent.training._config import HARMLESS, TrainingConfig
 
-__all__ = ["RunFolder", "data_digest", "mark_complete", "model_identity", "run_settings", "write_error"]
+__all__ = [
+    "RunFolder",
+    "data_digest",
+    "drop_older_checkpoints",
+    "mark_complete",
+    "model_identity",
+    "run_settings",
+    "seconds_until",
+    "write_error",
+]
 
 _RESULT_NAME = "training_result.json"
+_MARK_NAME = "complete.json"
 _CONFIG_NAMES = ("config.json", "adapter_config.json")
 # What a trained and fitted model folder consists of; overwriting deletes these and nothing else.
 _MODEL_FILES = ("*.json", "*.json.tmp", "*.safetensors", "*.jinja", "*.model", "README.md", "vocab.txt", "merges.txt")
@@ -101,7 +111,7 @@ class RunFolder:
                 whole.append(checkpoint)
             elif writes:
                 rmtree(checkpoint)
-        return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+        return max(whole, key=_step, default=None)
 
     def stage(self) -> Path:
         """An empty folder beside the final files, to write the finished model into."""
@@ -201,9 +211,20 @@ def data_digest(rows: Iterable[Mapping[str, Any]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Say that all of a checkpoint is written."""
-    _write_json(checkpoint / "complete.json", {"files": _sizes(checkpoint)})
+def mark_complete(checkpoint: Path, seconds: float) -> None:
+    """Say that all of a checkpoint is written, and how long it took to train until there."""
+    _write_json(checkpoint / _MARK_NAME, {"files": _sizes(checkpoint), "seconds": seconds})
+
+
+def seconds_until(checkpoint: Path) -> float:
+    """How long it took to train until a complete checkpoint."""
+    return float(_read_json(checkpoint / _MARK_NAME)["seconds"])
+
+
+def drop_older_checkpoints(checkpoints: Path) -> None:
+    """Keep the last two: should the last be damaged later, the one before it serves."""
+    for checkpoint in sorted(checkpoints.glob("checkpoint-*"), key=_step)[:-2]:
+        rmtree(checkpoint)
 
 
 def write_error(folder: Path, error: Exception) -> ModelError:
@@ -216,9 +237,13 @@ def write_error(folder: Path, error: Exception) -> ModelError:
     )
 
 
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
 def _is_complete(checkpoint: Path) -> bool:
     """The mark is there, and so is every file it lists, at its size."""
-    mark = checkpoint / "complete.json"
+    mark = checkpoint / _MARK_NAME
     if not mark.exists():
         return False
     present = _sizes(checkpoint)

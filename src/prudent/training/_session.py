@@ -13,7 +13,7 @@ from prudent.data import Preferences
 from prudent.models import RewardModel, progress_bar
 from prudent.training._config import TrainingConfig
 from prudent.training._pairs import PairDataset, PairStream, TruncationCount, encode_pairs
-from prudent.training._prepare import base_name, load_for_training, prepare_model
+from prudent.training._prepare import base_name, load_for_training, prepare_model, restore_dtypes
 from prudent.training._result import TrainingResult, model_card
 from prudent.training._run import RunFolder, write_error
 from prudent.training._trainer import (
@@ -61,6 +61,7 @@ class Session:
         Raises:
             DataError: `strict` and a text is too long, or the chat template refuses a conversation.
         """
+        progress = progress and self._arguments.local_process_index == 0
         self._count = TruncationCount(self._model.max_length, strict=strict)
         self._train_pairs: PairDataset | PairStream
         if isinstance(pairs.rows, IterableDataset):
@@ -77,7 +78,7 @@ class Session:
         Raises:
             ModelError: training diverged, or the folder cannot be written.
         """
-        prepare_model(self._model, self._config)
+        dtypes = prepare_model(self._model, self._config, bf16=self._arguments.bf16)
         with self._arguments.main_process_first(local=False), self._writing():
             checkpoint = self._folder.start(self._settings, writes=self._arguments.should_save)
         bar = ProgressCallback(enabled=progress)
@@ -92,12 +93,12 @@ class Session:
         )
         try:
             start, seconds = trainer.fit(checkpoint)
+            require_finite_weights(trainer.model, "after training")
+            metrics = trainer.evaluate() if self._eval_pairs is not None else {}
         finally:
             bar.close()
-        require_finite_weights(trainer.model, "after training")
-        metrics = trainer.evaluate() if self._eval_pairs is not None else {}
         state = trainer.state
-        trained = (state.global_step - start) * pairs_per_step(self._arguments)
+        trained = state.global_step * pairs_per_step(self._arguments)
         result = TrainingResult(
             output=str(self._folder.output),
             base_model=self._base,
@@ -116,6 +117,7 @@ class Session:
             seconds=seconds,
             pairs_per_second=trained / seconds if seconds else 0.0,
             resumed_from_step=start or None,
+            already_finished=False,
             history=[_finite(record) for record in state.log_history],
             settings=self._settings,
         )
@@ -125,6 +127,7 @@ class Session:
         trainer.accelerator.wait_for_everyone()
         self._model.head_is_new, self._model.new_modules = False, ()
         self._model.model.eval()
+        restore_dtypes(dtypes)
         return result
 
     def _encoded(self, pairs: Preferences, progress: bool) -> PairDataset:

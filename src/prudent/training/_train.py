@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def train(
     ordinary PEFT or Transformers folder with tokenizer, model card and `training_result.json`.
 
     Killed and called again with the same arguments, a run resumes from its last whole checkpoint in
-    `output/checkpoints` and ends at the same weights. Called again when it has finished, it returns the saved
-    result without training. The files of the finished model appear in `output` only once all are written.
+    `output/checkpoints` and ends at the same weights. Called again when it has finished, it returns the saved result,
+    with `already_finished` set, without training. The files of the finished model appear in `output` only once all are
+    written.
 
     Args:
         model: hub name or folder of a base model, a reward model or an adapter; or a loaded model, which is then
@@ -67,6 +69,7 @@ def train(
     Raises:
         DataError: the data cannot be used, are fewer than two pairs, or share prompts with `eval_data`.
         ModelError: the model cannot be loaded or saved, training diverged, or `output` holds another run.
+        UnsupportedError: an integration of `config.report_to` is not installed.
         KeyboardInterrupt: as it came, with a message that says from where the run will resume.
 
     Example:
@@ -96,7 +99,7 @@ def train(
                 folder.clear()
     finished = folder.finished(settings)
     if finished is not None:
-        return TrainingResult(**finished)
+        return replace(TrainingResult(**finished), already_finished=True)
     with _own_random_state():
         session = Session(model, config, arguments, folder, settings)
         session.encode(pairs, eval_pairs, strict=strict, progress=progress)

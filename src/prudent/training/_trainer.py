@@ -1,5 +1,6 @@
 """A thin layer on `transformers.Trainer`: batches of pairs in, the Bradley-Terry loss, accuracy and likelihood out."""
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from prudent.models import progress_bar
 from prudent.training._config import TrainingConfig
 from prudent.training._losses import bradley_terry_loss, preference_nll
 from prudent.training._pairs import LengthGroupedOrder, PairCollator, PairDataset, PairStream
-from prudent.training._run import mark_complete, write_error
+from prudent.training._run import drop_older_checkpoints, mark_complete, seconds_until, write_error
 
 __all__ = [
     "PairTrainer",
@@ -75,6 +76,7 @@ class PairTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         self._config = config
         self._order = _OrderCallback()
+        self._saving = _CheckpointCallback()
         super().__init__(
             model=model,
             args=args,
@@ -82,7 +84,7 @@ class PairTrainer(Trainer):  # type: ignore[misc]
             train_dataset=train_pairs,
             eval_dataset=eval_pairs,
             compute_metrics=preference_metrics,
-            callbacks=[_CheckpointCallback(), self._order, *callbacks],
+            callbacks=[self._saving, self._order, *callbacks],
         )
         # It would print every record to standard output.
         self.remove_callback(PrinterCallback)
@@ -91,18 +93,21 @@ class PairTrainer(Trainer):  # type: ignore[misc]
         """Train to the end, from a checkpoint where one is given.
 
         Returns:
-            The step at which this call took over, and the seconds it trained.
+            The step at which this call took over, and the seconds of training, those before the checkpoint included.
         """
         if checkpoint is None:
-            return 0, float(self.train().metrics["train_runtime"])
+            self.train()
+            return 0, self._saving.seconds()
+        earlier = seconds_until(checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= state.max_steps:
             # Transformers would take one step more.
             self._load_from_checkpoint(str(checkpoint))
             self.state = state
-            return int(state.global_step), 0.0
-        output = self.train(resume_from_checkpoint=str(checkpoint))
-        return int(state.global_step), float(output.metrics["train_runtime"])
+            return int(state.global_step), earlier
+        self._saving.earlier_seconds = earlier
+        self.train(resume_from_checkpoint=str(checkpoint))
+        return int(state.global_step), self._saving.seconds()
 
     def compute_loss(
         self,
@@ -172,12 +177,13 @@ class PairTrainer(Trainer):  # type: ignore[misc]
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """A progress bar of trained pairs with rate and time left, on standard error."""
+    """Progress bars of trained pairs and of evaluation, with rate and time left, on standard error."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
         self._stack = ExitStack()
         self._advance: Callable[[int], None] | None = None
+        self._advance_evaluation: Callable[[int], None] | None = None
 
     def close(self) -> None:
         """Leave the bar as it is; called whatever ends the training."""
@@ -187,7 +193,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """Open the bar over the pairs that are still to come."""
         remaining = (state.max_steps - state.global_step) * pairs_per_step(args)
         enabled = self._enabled and state.is_local_process_zero
-        bar = progress_bar("Training", remaining, unit="pairs", enabled=enabled)
+        title = f"Training from step {state.global_step}" if state.global_step else "Training"
+        bar = progress_bar(title, remaining, unit="pairs", enabled=enabled)
         self._advance = self._stack.enter_context(bar)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -195,9 +202,35 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if self._advance is not None:
             self._advance(pairs_per_step(args))
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar of training; an evaluation may follow with its own."""
+        self._stack.close()
+        self._advance = None
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance the bar of the evaluation after training; those within it are left to the bar of training."""
+        if self._advance is not None:
+            return
+        if self._advance_evaluation is None:
+            enabled = self._enabled and state.is_local_process_zero
+            bar = progress_bar("Evaluating", len(kwargs["eval_dataloader"]), unit="batches", enabled=enabled)
+            self._advance_evaluation = self._stack.enter_context(bar)
+        self._advance_evaluation(1)
+
 
 class _CheckpointCallback(TrainerCallback):  # type: ignore[misc]
-    """Marks a checkpoint complete once all of it is written; keeps the record of losses free of gaps."""
+    """Marks a checkpoint complete once all of it is written and drops older ones; keeps the record of losses whole."""
+
+    def __init__(self) -> None:
+        self.earlier_seconds = 0.0
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Time spent in training so far, over all sessions."""
+        return self.earlier_seconds + time.monotonic() - self._began
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # What is summed since the last record is not in a checkpoint: record it before saving.
@@ -206,7 +239,8 @@ class _CheckpointCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.seconds())
+            drop_older_checkpoints(Path(args.output_dir))
 
 
 class _OrderCallback(TrainerCallback):  # type: ignore[misc]
