@@ -11,12 +11,13 @@ import yaml
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction
 
 from prudent.data import load_preferences
 from prudent.errors import DataError, ModelError
 from prudent.models import RewardModel
 from prudent.training import TrainingConfig, train
+from prudent.training._trainer import preference_metrics
 
 Pairs = list[dict[str, Any]]
 QUICK = TrainingConfig(max_steps=4, learning_rate=1e-2, per_device_train_batch_size=4)
@@ -114,6 +115,41 @@ def test_folder_is_complete_and_nothing_else(
     card = (output / "README.md").read_text()
     assert f"accuracy {result.accuracy:.3f}" in card
     assert "48 pairs" in card
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_code_of_the_model_card_runs(
+    lora: bool, tiny_models: Callable[..., Path], pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainingConfig(max_steps=1, lora=lora)
+    train(tiny_models("llama", head=False), pairs, tmp_path / "rm", config=config, progress=False)
+    monkeypatch.chdir(tmp_path)
+    blocks = (tmp_path / "rm" / "README.md").read_text().split("```python\n")[1:]
+    assert len(blocks) == 2
+    for block in blocks:
+        names: dict[str, Any] = {}
+        exec(block.split("```")[0], names)
+        assert names["model"].config.pad_token_id is not None
+
+
+def test_accuracy_counts_ties_half_and_leaves_out_undecided_pairs() -> None:
+    rewards = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [0.0, 3.0], [5.0, 0.0]])
+    p_chosen = np.array([1.0, 1.0, 1.0, 0.2, 0.5])
+    metrics = preference_metrics(EvalPrediction(predictions=rewards, label_ids=p_chosen))
+    assert metrics["accuracy"] == (1 + 0 + 0.5 + 1) / 4
+    difference = rewards[:, 0] - rewards[:, 1]
+    expected = np.log1p(np.exp(-difference)) * p_chosen + np.log1p(np.exp(difference)) * (1 - p_chosen)
+    assert metrics["nll"] == pytest.approx(expected.mean())
+
+
+def test_no_decided_pair_no_accuracy(
+    tiny_models: Callable[..., Path], pairs: Pairs, eval_pairs: Pairs, tmp_path: Path
+) -> None:
+    undecided = [pair | {"p_chosen": 0.5} for pair in eval_pairs]
+    base = tiny_models("llama", head=False)
+    result = train(base, pairs, tmp_path / "rm", eval_data=undecided, config=QUICK, progress=False)
+    assert result.accuracy is None
+    assert result.nll is not None
 
 
 def test_base_is_found_from_any_directory(

@@ -94,7 +94,7 @@ class Session:
         try:
             start, seconds = trainer.fit(checkpoint)
             require_finite_weights(trainer.model, "after training")
-            metrics = trainer.evaluate() if self._eval_pairs is not None else {}
+            metrics = _finite(trainer.evaluate()) if self._eval_pairs is not None else {}
         finally:
             bar.close()
         state = trainer.state
@@ -155,7 +155,7 @@ class Session:
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN; a gradient norm may overflow and be none the worse for it."""
+    """None for what JSON cannot hold: a gradient norm that overflowed, the accuracy where no pair is decided."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
     }
