@@ -12,6 +12,7 @@ reward model, as they do in life:
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class World:
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh generator for one purpose; different purposes and seeds draw independently."""
-        digest = hashlib.sha256(f"{self.seed} {purpose}".encode()).digest()
+        digest = hashlib.sha256(f"world {self.seed}: {purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
     def prompts(self, num: int, split: WorldSplit = "test") -> list[WorldPrompt]:
@@ -164,7 +165,7 @@ class World:
         """
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; it must be positive")
-        return self._policy.sample(prompt, num, generator, temperature)
+        return self._policy.sample([prompt] * num, generator, temperature)
 
     def facts(self, prompt: WorldPrompt, response: str) -> ResponseFacts:
         """What a response to a prompt says, read from its text."""
@@ -216,23 +217,27 @@ class World:
             no reward model may read.
         """
         generator = self.generator(f"preferences {split}")
+        prompts = self.prompts(num_pairs, split)
+        first = self._policy.sample(prompts, generator, temperature)
+        second = self._policy.sample(prompts, generator, temperature)
+        while same := [row for row in range(num_pairs) if first[row] == second[row]]:
+            drawn = self._policy.sample([prompts[row] for row in same], generator, temperature)
+            for row, text in zip(same, drawn, strict=True):
+                second[row] = text
+        draws = torch.rand(num_pairs, 2, generator=generator, dtype=torch.float64).tolist()
         rows: list[dict[str, Any]] = []
-        for prompt in self.prompts(num_pairs, split):
-            pair = self.sample(prompt, 2, generator, temperature=temperature)
-            while pair[0] == pair[1]:
-                pair = self.sample(prompt, 2, generator, temperature=temperature)
-            gold = self.golds(prompt, pair)
-            draw = torch.rand(2, generator=generator, dtype=torch.float64)
-            first_is_better = bool(draw[0] < torch.sigmoid(gold[0] - gold[1]))
-            flipped = bool(draw[1] < flip)
+        for prompt, *pair, (draw, flip_draw) in zip(prompts, first, second, draws, strict=True):
+            gold = [self.gold(prompt, text) for text in pair]
+            first_is_better = draw < 1 / (1 + math.exp(gold[1] - gold[0]))
+            flipped = flip_draw < flip
             chosen = int(first_is_better == flipped)
             rows.append(
                 {
                     "prompt": prompt.messages,
                     "chosen": [{"role": "assistant", "content": pair[chosen]}],
                     "rejected": [{"role": "assistant", "content": pair[1 - chosen]}],
-                    "gold_chosen": gold[chosen].item(),
-                    "gold_rejected": gold[1 - chosen].item(),
+                    "gold_chosen": gold[chosen],
+                    "gold_rejected": gold[1 - chosen],
                     "flipped": flipped,
                 }
             )

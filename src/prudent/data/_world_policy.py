@@ -15,7 +15,17 @@ NUM_ASKED = 4
 _MAX_SENTENCES = 14
 _OPENS = 0.6
 _RIGHT_CITY = 0.93
-_ODDITY_AGAIN = 0.4
+_ODDITY_AGAIN = 0.2
+
+# Weights of what comes next; what is not eligible weighs nothing.
+_ASKED = 0.55  # times the share of the asked topics still open
+_COVERED_AGAIN = 0.06
+_OTHER_TOPIC = 0.07
+_DETAIL = 0.16
+_DETAIL_AFTER_DETAIL = 0.28
+_ODDITY = 0.03
+_END = 0.16  # from the third sentence on
+_END_WHEN_COVERED = 0.64
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,14 @@ class WorldPolicy:
         self._details = _positions(sentences, "detail", 1)[0]
         self._oddities = _positions(sentences, "oddity", len(ODDITIES))
 
-    def sample(self, prompt: WorldPrompt, num: int, generator: torch.Generator, temperature: float) -> list[str]:
-        """Texts of `num` responses; see `World.sample`."""
-        chain = self._chain(prompt, num, generator, temperature)
+    def sample(self, prompts: Sequence[WorldPrompt], generator: torch.Generator, temperature: float) -> list[str]:
+        """The text of one response to each prompt; see `World.sample`."""
+        chain = self._chain(prompts, generator, temperature)
         return [" ".join([self._texts[position] for position in row if position >= 0]) for row in chain.tolist()]
 
-    def _chain(self, prompt: WorldPrompt, num: int, generator: torch.Generator, temperature: float) -> Tensor:
+    def _chain(self, prompts: Sequence[WorldPrompt], generator: torch.Generator, temperature: float) -> Tensor:
         """`[num, 15]` positions of sentences, -1 where there is none."""
+        num = len(prompts)
 
         def among(size: int) -> Tensor:
             return torch.randint(size, (num,), generator=generator)
@@ -77,9 +88,10 @@ class WorldPolicy:
             powers = torch.tensor([probability, 1 - probability]).pow(1 / temperature)
             return torch.rand(num, generator=generator) < powers[0] / powers.sum()
 
-        asked = torch.tensor(prompt.topics)
+        asked = torch.tensor([prompt.topics for prompt in prompts])
         rows = torch.arange(num)
-        city = torch.where(happens(_RIGHT_CITY), prompt.city, among(len(CITIES)))
+        right_city = torch.tensor([prompt.city for prompt in prompts])
+        city = torch.where(happens(_RIGHT_CITY), right_city, among(len(CITIES)))
         opening = self._openings[city, among(self._openings.shape[1])]
         columns = [torch.where(torch.rand(num, generator=generator) < _OPENS, opening, -1)]
         is_open = torch.ones(num, NUM_ASKED, dtype=torch.bool)
@@ -87,16 +99,14 @@ class WorldPolicy:
         last = torch.zeros(num, dtype=torch.int64)
         oddity = torch.zeros(num, dtype=torch.int64)
         for step in range(_MAX_SENTENCES):
-            some_covered = ~is_open.all(1)
-            all_covered = ~is_open.any(1)
             weights = torch.stack(
                 [
-                    0.55 * is_open.double().mean(1),  # an asked topic still open
-                    0.06 * some_covered,  # one already covered
-                    torch.full((num,), 0.07),  # another topic
-                    torch.where(last == 3, 0.28, 0.16),  # a detail
-                    torch.full((num,), 0.03),  # an oddity
-                    0.16 * (1 + 3 * all_covered) * (step >= 2),  # the end
+                    _ASKED * is_open.double().mean(1),
+                    _COVERED_AGAIN * ~is_open.all(1),
+                    torch.full((num,), _OTHER_TOPIC),
+                    torch.where(last == 3, _DETAIL_AFTER_DETAIL, _DETAIL),
+                    torch.full((num,), _ODDITY),
+                    torch.where(is_open.any(1), _END, _END_WHEN_COVERED) * (step >= 2),
                 ],
                 dim=1,
             )
@@ -108,7 +118,7 @@ class WorldPolicy:
             oddity = torch.where(goes_on, oddity, fresh)
             eligible = torch.where((kind == 1).unsqueeze(1), ~is_open, is_open)
             slot = (torch.rand(num, NUM_ASKED, generator=generator) * eligible).argmax(1)
-            topic = torch.where(kind == 2, among(len(TOPICS)), asked[slot])
+            topic = torch.where(kind == 2, among(len(TOPICS)), asked[rows, slot])
             choices = torch.stack(
                 [
                     self._topics[topic, among(self._topics.shape[1])],
