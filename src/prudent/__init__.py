@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prudent.data import load_pools, load_preferences
+    from prudent.data import World, load_pools, load_preferences
     from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError
-    from prudent.evaluation import best_of_n_study, evaluate
+    from prudent.evaluation import best_of_n_study, evaluate, run_demo
     from prudent.models import RewardModel
     from prudent.posteriors import LastLayerPosterior, fit, load_posterior
     from prudent.reports import report
@@ -49,6 +49,7 @@ __all__ = [
     "TrainingConfig",
     "TransformedRewards",
     "UnsupportedError",
+    "World",
     "__version__",
     "best_of_n",
     "best_of_n_curve",
@@ -64,6 +65,7 @@ __all__ = [
     "read_scored",
     "report",
     "risk_rule",
+    "run_demo",
     "score",
     "select",
     "train",
@@ -71,9 +73,9 @@ __all__ = [
 
 # Where each name of the block above lives; a test holds the two together.
 _HOMES = {
-    "prudent.data": ("load_pools", "load_preferences"),
+    "prudent.data": ("World", "load_pools", "load_preferences"),
     "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError"),
-    "prudent.evaluation": ("best_of_n_study", "evaluate"),
+    "prudent.evaluation": ("best_of_n_study", "evaluate", "run_demo"),
     "prudent.models": ("RewardModel",),
     "prudent.posteriors": ("LastLayerPosterior", "fit", "load_posterior"),
     "prudent.reports": ("report",),

@@ -57,6 +57,7 @@ def test_defaults_are_those_of_the_library():
     from prudent.training import TrainingConfig
 
     functions = {
+        "demo": prudent.run_demo,
         "train": prudent.train,
         "fit": prudent.fit,
         "score": prudent.score,

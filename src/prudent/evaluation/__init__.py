@@ -1,7 +1,9 @@
 """Experiments: what a reward model's picks are truly worth."""
 
 from prudent.evaluation._best_of_n import best_of_n_study
+from prudent.evaluation._demo import DemoResult, run_demo
 from prudent.evaluation._evaluate import Evaluation, Figure, PairFigures, evaluate
+from prudent.evaluation._rule_curve import RuleCurve, RulePoint, rule_curve
 from prudent.evaluation._study_types import (
     Band,
     BestOfNStudy,
@@ -20,6 +22,7 @@ __all__ = [
     "BestOfNStudy",
     "Counts",
     "Curve",
+    "DemoResult",
     "Disagreement",
     "Estimate",
     "Evaluation",
@@ -28,7 +31,11 @@ __all__ = [
     "PairFigures",
     "Pick",
     "Reliability",
+    "RuleCurve",
+    "RulePoint",
     "StudySettings",
     "best_of_n_study",
     "evaluate",
+    "rule_curve",
+    "run_demo",
 ]
