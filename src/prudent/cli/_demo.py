@@ -33,11 +33,11 @@ def demo(
     ] = 12_500,
     num_pairs: Annotated[
         int, typer.Option("--num-pairs", min=2, help="Comparisons to learn from.", rich_help_panel=SIZE)
-    ] = 500,
+    ] = 300,
     num_base_texts: Annotated[
         int, typer.Option("--num-base-texts", min=1, help="Texts that the base model reads.", rich_help_panel=SIZE)
     ] = 16_000,
-    num_std: NumStdOption = 1.0,
+    num_std: NumStdOption = 4.0,
     seed: SeedOption = 0,
 ) -> Outcome:
     """See the main job end to end on a small world whose true reward is known: no data, no network, a few minutes.

@@ -66,9 +66,9 @@ def run_demo(
     num_seeds: int = 1,
     num_prompts: int = 16,
     num_candidates: int = 12_500,
-    num_pairs: int = 500,
+    num_pairs: int = 300,
     num_base_texts: int = 16_000,
-    num_std: float = 1.0,
+    num_std: float = 4.0,
     progress: bool = True,
 ) -> DemoResult:
     """Train a proxy on noisy comparisons, optimise against it by best-of-n, and look at the true reward.
@@ -87,7 +87,8 @@ def run_demo(
         num_candidates: responses for each prompt, and the largest n.
         num_pairs: comparisons that the proxy learns from.
         num_base_texts: texts that the proxy's base model reads.
-        num_std: of the rule `lcb_std`, in standard deviations.
+        num_std: of the rule `lcb_std`, in standard deviations. The default was chosen on other worlds than those of
+            small seeds: rewards of a proxy that learned from few noisy comparisons spread as little as their std.
         progress: show progress on standard error.
 
     Raises:
@@ -171,6 +172,7 @@ def _run_seed(
             folder / "model",
             world.pools(num_prompts, num_candidates),
             scored,
+            factor=True,
             tokens_per_batch=_TOKENS_PER_BATCH,
             progress=progress,
         )
