@@ -260,3 +260,18 @@ def test_wrong_index_is_named() -> None:
         rewards[[0, 1]]  # type: ignore[index]
     with pytest.raises(ValueError, match="num_samples"):
         rewards.sample(0)
+
+
+def test_plain_integers_are_row_numbers() -> None:
+    import torch
+
+    from prudent.rewards import GaussianRewards, MemberRewards
+
+    for rewards in (
+        GaussianRewards(torch.tensor([1.0, 0.0]), torch.ones(2), factor=torch.eye(2)),
+        MemberRewards(torch.tensor([[1.0, 3.0], [0.0, 1.0]])),
+    ):
+        rows = torch.tensor(0), torch.tensor(1)
+        assert rewards.prob_greater(0, 1) == rewards.prob_greater(*rows)
+        assert rewards.contrast(0, 1) == rewards.contrast(*rows)
+        assert rewards.prob_preferred(0, 1) > 0.5

@@ -23,7 +23,7 @@ _PAIRS_PER_CHUNK = 2048
 
 @dataclass(frozen=True)
 class Figure:
-    """An average over pairs with its percentile interval from resampled prompts.
+    """A figure over pairs with its interval from resampled prompts: percentiles, or 1.96 standard errors for the ECE.
 
     Attributes:
         value: over all pairs.
@@ -203,7 +203,11 @@ def _figures(
         num_resamples=num_bootstrap,
         generator=_seeded(seed),
     )
-    return PairFigures(nll=_figure(averages, 0), brier=_figure(averages, 1), ece=_figure(error))
+    # Resampling pairs adds noise to every bin, so the percentiles of a calibration error lie above it; its interval is
+    # symmetric, from the standard error.
+    value, margin = float(error.estimate), 1.96 * float(error.standard_error)
+    ece = Figure(value, max(0.0, value - margin), min(1.0, value + margin))
+    return PairFigures(nll=_figure(averages, 0), brier=_figure(averages, 1), ece=ece)
 
 
 def _figure(interval: Any, position: int | None = None) -> Figure:

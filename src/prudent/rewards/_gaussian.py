@@ -9,7 +9,7 @@ from prudent.errors import UnsupportedError
 from prudent.rewards._arrow import gaussian_table
 from prudent.rewards._groups import index_groups
 from prudent.rewards._prob_best import sampled_prob_best
-from prudent.rewards._rows import broadcast, check_moments, check_vector, chunks, draw_normal, group_vector, row_index
+from prudent.rewards._rows import check_moments, check_vector, chunks, draw_normal, group_vector, row_index, row_pairs
 from prudent.rewards._sigmoid import expected_sigmoid, normal_greater
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ class GaussianRewards:
             self.basis_id,
         )
 
-    def contrast(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
+    def contrast(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and variance of r_i - r_j.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: add the aleatoric variances; identical texts share theirs, so it cancels.
 
         Returns:
@@ -123,7 +123,7 @@ class GaussianRewards:
             [0.0, 4.0]
         """
         factor = self._require_factor("contrast")
-        i, j = broadcast(i.to(self.mean.device), j.to(self.mean.device))
+        i, j = row_pairs(i, j, self.mean.device)
         shape, i, j = i.shape, i.reshape(-1), j.reshape(-1)
         variance = torch.empty(len(i), dtype=self.mean.dtype, device=self.mean.device)
         for part in chunks(len(i), factor.shape[1]):
@@ -213,12 +213,12 @@ class GaussianRewards:
         variance = self.variance + self.noise if include_noise else self.variance
         return scale * self.mean + (0.5 * scale * scale) * variance
 
-    def prob_greater(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> Tensor:
+    def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """P(r_i > r_j), accurate in the tails; a half where the two are equal for sure.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: count the aleatoric variance too.
 
         Returns:
@@ -235,12 +235,12 @@ class GaussianRewards:
         """
         return normal_greater(*self.contrast(i, j, include_noise=include_noise))
 
-    def prob_preferred(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> Tensor:
+    def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """E sigma(r_i - r_j): what a Bradley-Terry judge does, averaged over the posterior.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: count the aleatoric variance too.
 
         Returns:

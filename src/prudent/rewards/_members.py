@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from prudent.rewards._arrow import members_table
 from prudent.rewards._groups import index_groups
 from prudent.rewards._prob_best import prob_best_from_samples
-from prudent.rewards._rows import chunks, default_generator, group_vector, row_index
+from prudent.rewards._rows import chunks, default_generator, group_vector, row_index, row_pairs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,12 +91,12 @@ class MemberRewards:
         rows = row_index(index, len(self), self.members.device)
         return MemberRewards(self.members[rows], self.group[rows], self.ddof, self.basis_id)
 
-    def contrast(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
+    def contrast(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and variance (divided by M - ddof) of r_i - r_j over the members.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: has no effect, members have no noise.
 
         Returns:
@@ -170,12 +170,12 @@ class MemberRewards:
         """
         return torch.logsumexp(scale * self.members, 1) - math.log(self.members.shape[1])
 
-    def prob_greater(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> Tensor:
+    def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """Share of the members that rank i above j, ties counting a half.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: has no effect, members have no noise.
 
         Returns:
@@ -189,12 +189,12 @@ class MemberRewards:
         """
         return 0.5 * (1 + torch.sign(self._differences(i, j).double()).mean(-1))
 
-    def prob_preferred(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> Tensor:
+    def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """Average of sigma(r_i - r_j) over the members.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: has no effect, members have no noise.
 
         Returns:
@@ -244,6 +244,6 @@ class MemberRewards:
         """
         return members_table(self.group, self.mean, self.variance, self.noise, self.members, self.ddof, self.basis_id)
 
-    def _differences(self, i: Tensor, j: Tensor) -> Tensor:
-        device = self.members.device
-        return self.members[i.to(device)] - self.members[j.to(device)]
+    def _differences(self, i: Tensor | int, j: Tensor | int) -> Tensor:
+        i, j = row_pairs(i, j, self.members.device)
+        return self.members[i] - self.members[j]

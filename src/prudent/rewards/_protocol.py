@@ -43,7 +43,7 @@ class RewardPosterior(Protocol):
     def __getitem__(self, index: slice | Tensor) -> Self:
         """The posterior of some responses (slice, integer or boolean tensor [n]); group ids are kept."""
 
-    def contrast(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
+    def contrast(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and variance of r_i - r_j for index tensors that broadcast; exactly 0 and 0 where i is j."""
 
     def covariance(self, index: Tensor | None = None, *, include_noise: bool = False) -> Tensor:
@@ -55,10 +55,10 @@ class RewardPosterior(Protocol):
     def log_expected_exp(self, scale: float, *, include_noise: bool = False) -> Tensor:
         """Log E exp(scale * r) [N], the cumulant-generating function behind entropic risk."""
 
-    def prob_greater(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> Tensor:
+    def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """P(r_i > r_j) in float64, exact ties counting a half."""
 
-    def prob_preferred(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> Tensor:
+    def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """E sigma(r_i - r_j) in float64, the probability that a Bradley-Terry judge prefers i."""
 
     def prob_best(self, num_samples: int = 1024, generator: Generator | None = None) -> Tensor:

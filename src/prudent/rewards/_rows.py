@@ -15,6 +15,7 @@ __all__ = [
     "draw_normal",
     "group_vector",
     "row_index",
+    "row_pairs",
 ]
 
 _CHUNK_ELEMENTS = 1 << 23
@@ -24,6 +25,11 @@ def broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both tensors in their common shape (the torch function has no types)."""
     shape = np.broadcast_shapes(a.shape, b.shape)
     return a.expand(shape), b.expand(shape)
+
+
+def row_pairs(i: Tensor | int, j: Tensor | int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row numbers of both sides of comparisons in their common shape, on a device."""
+    return broadcast(torch.as_tensor(i, device=device), torch.as_tensor(j, device=device))
 
 
 def check_vector(name: str, values: Tensor, length: int) -> None:

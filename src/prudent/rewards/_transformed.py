@@ -11,7 +11,7 @@ from prudent.errors import UnsupportedError
 from prudent.rewards._members import MemberRewards
 from prudent.rewards._prob_best import sampled_prob_best
 from prudent.rewards._protocol import RewardPosterior
-from prudent.rewards._rows import broadcast, check_vector, chunks, row_index
+from prudent.rewards._rows import check_vector, chunks, row_index, row_pairs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,12 +112,12 @@ class TransformedRewards:
             seed=self.seed,
         )
 
-    def contrast(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
+    def contrast(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and variance of t_i - t_j over the draws.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: draw the aleatoric part too.
 
         Returns:
@@ -210,12 +210,12 @@ class TransformedRewards:
             out.append(torch.logsumexp(draws, 0) - torch.tensor(len(draws), dtype=draws.dtype).log())
         return torch.cat(out) if out else self.base.mean.clone()
 
-    def prob_greater(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> Tensor:
+    def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """Share of the draws in which t_i > t_j, ties counting a half.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: draw the aleatoric part too.
 
         Returns:
@@ -233,12 +233,12 @@ class TransformedRewards:
         """
         return self._over_pairs(i, j, include_noise, lambda d: 0.5 * (1 + torch.sign(d.double()).mean(0)))
 
-    def prob_preferred(self, i: Tensor, j: Tensor, *, include_noise: bool = False) -> Tensor:
+    def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """Average of sigma(t_i - t_j) over the draws.
 
         Args:
-            i: integer tensor of row numbers, any shape.
-            j: integer tensor that broadcasts against `i`.
+            i: row numbers, an integer tensor of any shape or a plain integer.
+            j: the same; broadcasts against `i`.
             include_noise: draw the aleatoric part too.
 
         Returns:
@@ -327,9 +327,11 @@ class TransformedRewards:
         generator = torch.Generator().manual_seed(self.seed)
         return self._apply(base.sample(self.num_samples, generator, include_noise=include_noise), parameters)
 
-    def _over_pairs(self, i: Tensor, j: Tensor, include_noise: bool, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+    def _over_pairs(
+        self, i: Tensor | int, j: Tensor | int, include_noise: bool, statistic: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """A statistic over the first axis of the drawn differences [S, P], for index tensors that broadcast."""
-        i, j = broadcast(i.to(self.group.device), j.to(self.group.device))
+        i, j = row_pairs(i, j, self.group.device)
         shape, i, j = i.shape, i.reshape(-1), j.reshape(-1)
         out = []
         for part in chunks(len(i), self.num_samples):
