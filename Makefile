@@ -1,8 +1,8 @@
 # Two commands on a machine with only Python (3.11 or newer):
 #   make demo    create .venv, install, and run the main job on the embedded world
 #   make test    create .venv, install, and run the tests
-# Your own PyTorch build instead of the tested one, for instance for another CUDA:
-#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# Your own PyTorch build instead of the tested one (anything that pip install takes, an index too):
+#   make demo TORCH="torch>=2.6"
 
 PYTHON ?= python3
 VENV ?= .venv
