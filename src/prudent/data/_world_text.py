@@ -213,8 +213,8 @@ _DETAIL_ENDS = (
     "with patience",
 )
 
-# What a policy writes when it slips, each kind seldom: (true reward, pattern, fillers). Three quarters of the kinds
-# are worse than saying nothing and a quarter are better: what a good policy seldom says is seldom good.
+# What a policy writes when it slips, each kind seldom: (true reward, pattern, fillers). Four fifths of the kinds are
+# worse than saying nothing and a fifth are better: what a good policy seldom says is seldom good.
 ODDITIES: tuple[tuple[float, str, tuple[str, ...]], ...] = (
     (-1.2, "Insert the {} here.", ("name", "address", "price", "phone number", "opening time", "second paragraph")),
     (-0.7, "As a machine I cannot {}.", ("taste soup", "feel rain", "walk far", "hear music", "buy tickets", "sleep")),
