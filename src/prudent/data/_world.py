@@ -125,7 +125,7 @@ class World:
 
         Example:
             >>> World().prompts(1)[0].text
-            'Plan a day in Quito with shopping, savings, nightlife and museums.'
+            'Plan a day in Prague with sports, music, transport and museums.'
         """
         choices = [
             (city, topics) for city in range(len(CITIES)) for topics in combinations(range(len(TOPICS)), NUM_ASKED)
