@@ -6,7 +6,7 @@ Curves are averaged over seeds for each prompt, then over prompts; intervals are
 
     python experiments/real_pools.py --data DATA            # full, writes experiments/real_pools/*.csv
     python experiments/real_pools.py --data DATA --fast     # seconds, one seed on small slices, writes no table
-    python experiments/real_pools.py --data DATA --model RM # a trained reward model instead, one row of its own
+    python experiments/real_pools.py --scored SCORED        # the same table from what `prudent score` wrote
 """
 
 import argparse
@@ -32,6 +32,7 @@ from prudent.metrics import (
 from prudent.models import RewardModel
 from prudent.posteriors import LastLayerPosterior, Prediction
 from prudent.rewards import GaussianRewards
+from prudent.scoring import ScoredPool, read_scored
 from prudent.selection import best_of_n_curve, shuffle_within_groups
 from prudent.utility import choose_references, risk_rule
 
@@ -59,6 +60,13 @@ def encoder_folder() -> str:
 class Pool:
     """Pools flattened: texts, prompt of each, gold scales, references."""
 
+    @classmethod
+    def from_scored(cls, scored: ScoredPool) -> "Pool":
+        pool = cls.__new__(cls)
+        pool.group = scored.group
+        pool._set_gold(scored.column("gold"), scored.column("length"))
+        return pool
+
     def __init__(self, path: Path) -> None:
         rows = load_pools(path, drop="is_baseline").rows
         self.prompts: list[Any] = []
@@ -75,9 +83,12 @@ class Pool:
             reference.append(chosen)
         self.group = torch.tensor(group)
         self.reference = torch.cat(reference)
-        self.length = torch.tensor([float(len(text)) for text in self.responses])
-        standardized = zscore_within(torch.tensor(gold), self.group)
-        self.gold = {"z": standardized, "z_length_out": partial_out(standardized, self.length, self.group)}
+        self._set_gold(torch.tensor(gold), torch.tensor([float(len(text)) for text in self.responses]))
+
+    def _set_gold(self, gold: Tensor, length: Tensor) -> None:
+        self.length = length
+        standardized = zscore_within(gold, self.group)
+        self.gold = {"z": standardized, "z_length_out": partial_out(standardized, length, self.group)}
 
     def curve(self, utility: Tensor, scale: str, n_values: list[int]) -> Tensor:
         """Expected gold `[B, L]` of best-of-n by the utility."""
@@ -199,24 +210,19 @@ def frozen_experiment(data: Path, fast: bool) -> tuple[list[dict[str, Any]], lis
     return curve_rows, pair_rows
 
 
-def trained_experiment(data: Path, folder: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The same figures for a reward model that was trained (LoRA) and fitted by `prudent`."""
-    from prudent.posteriors import load_posterior
-
-    model = RewardModel.from_pretrained(folder, dtype=torch.bfloat16)
-    posterior = load_posterior(folder, model)
-    assert isinstance(posterior, LastLayerPosterior)
-    pool = Pool(data / "ae_bon_test.parquet")
-    features = frozen_features(model, "pools", pool.prompts, pool.responses, pooling=posterior.pooling)
-    prediction = posterior.predict_features(features, group=pool.group, reference_weight=pool.reference)
-    rows = load_preferences(data / "ae_pairs_test.parquet").rows
-    chosen, rejected = _pair_features(model, "ae_test", rows, posterior.pooling)
-    figures = pair_figures(posterior, chosen, rejected, labels_of(rows))
-    setting = f"LoRA, {posterior.num_pairs} pairs"
-    return (
-        curves_over_seeds([prediction], pool, setting, N_VALUES),
-        [{"setting": setting, "seed": 0, "test": "ae", **figures}],
+def scored_experiment(scored: str) -> list[dict[str, Any]]:
+    """The same figures from scores that `prudent score` wrote, of a model trained and fitted by `prudent`."""
+    table = read_scored(scored)
+    pool = Pool.from_scored(table)
+    prediction = Prediction(
+        mean=table.column("reward_mean"),
+        variance=table.column("reward_variance"),
+        noise=table.column("reward_noise"),
+        reference_mean=table.column("reward_reference"),
+        centered_variance=table.column("reward_centered_variance"),
+        factor=None,
     )
+    return curves_over_seeds([prediction], pool, "ae, 1000 pairs, LoRA", N_VALUES)
 
 
 def _pair_features(model: RewardModel, name: str, rows: Any, pooling: Any = "mean") -> tuple[Tensor, Tensor]:
@@ -237,19 +243,22 @@ def write(rows: list[dict[str, Any]], place: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the real data")
+    parser.add_argument("--data", type=Path, help="folder of the real data")
     parser.add_argument("--fast", action="store_true", help="small slices, one seed, no table written")
-    parser.add_argument("--model", help="a reward model with a posterior, made by prudent train and fit")
+    parser.add_argument("--scored", help="scores of the test pools, made by prudent train, fit and score")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if options.model:
-        curves, pairs = trained_experiment(options.data, options.model)
-    else:
+    pairs: list[dict[str, Any]] = []
+    if options.scored:
+        curves = scored_experiment(options.scored)
+    elif options.data:
         curves, pairs = frozen_experiment(options.data, options.fast)
+    else:
+        parser.error("give --data or --scored")
     if not options.fast:
-        suffix = "_lora" if options.model else ""
-        write(curves, RESULTS / f"curves{suffix}.csv")
-        write(pairs, RESULTS / f"pairs{suffix}.csv")
+        write(curves, RESULTS / ("curves_lora.csv" if options.scored else "curves.csv"))
+        if pairs:
+            write(pairs, RESULTS / "pairs.csv")
     largest = max(row["n"] for row in curves)
     for row in curves:
         if row["n"] == largest:
