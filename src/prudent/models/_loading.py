@@ -1,8 +1,6 @@
 """Finding and loading a reward model: Transformers folders, PEFT adapters, hub names; clear words when it fails."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 
 from prudent.errors import ModelError
+from prudent.models._quiet import quiet_transformers
 
 __all__ = ["add_lora", "load_model", "load_tokenizer"]
 
@@ -32,7 +31,7 @@ def load_model(
         with _explained(name):
             base_name = PeftConfig.from_pretrained(name, **_revision(revision)).base_model_name_or_path
         base, _ = _load_classifier(_resolve_base(name, base_name), dtype=dtype, device=device, revision=None, seed=seed)
-        with _quiet_loading(), _explained(name):
+        with quiet_transformers(), _explained(name):
             model: nn.Module = PeftModel.from_pretrained(base, name, is_trainable=False, **_revision(revision))
         new_modules: tuple[str, ...] = ()
     else:
@@ -80,7 +79,7 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, new_mod
         target_modules=None if classifier.config.model_type in KNOWN else "all-linear",
         modules_to_save=extra or None,
     )
-    with _quiet_loading():
+    with quiet_transformers():
         adapted: nn.Module = get_peft_model(classifier, config)
     return adapted
 
@@ -99,7 +98,7 @@ def _load_classifier(
         )
     chosen = dtype if dtype is not None else (torch.float32 if device.type == "cpu" else "auto")
     # Only a new head draws numbers here; its own generator state leaves the caller's alone.
-    with torch.random.fork_rng(devices=[]), _quiet_loading(), _explained(name):
+    with torch.random.fork_rng(devices=[]), quiet_transformers(), _explained(name):
         torch.manual_seed(seed)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=1, dtype=chosen, output_loading_info=True, **_revision(revision)
@@ -141,30 +140,6 @@ def _is_adapter(name: str, revision: str | None) -> bool:
 
 def _revision(revision: str | None) -> dict[str, str]:
     return {} if revision is None else {"revision": revision}
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Keep off the terminal what is read here instead, or is no business of the user's.
-
-    That is Transformers' bar and report of missing weights, what PEFT says when it mends its own settings for GPT-2,
-    and what one of the two libraries has deprecated in the other.
-    """
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    shows_bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if shows_bars:
-            logging.enable_progress_bar()
 
 
 class _explained:

@@ -14,6 +14,7 @@ from prudent.models._batching import Batch, iterate_batches
 from prudent.models._encoding import EncodedTexts, TextEncoder
 from prudent.models._head import Pooling, capture_head_input, find_backbone, find_head, pool_features
 from prudent.models._loading import load_model, load_tokenizer
+from prudent.models._quiet import quiet_transformers
 from prudent.models._template import Message
 
 __all__ = ["RewardModel"]
@@ -98,12 +99,11 @@ class RewardModel:
         """Write model (or adapter) and tokenizer as Transformers and PEFT do; both load the folder without prudent."""
         # The length limit goes along, so that the folder cuts texts as this model did.
         self.tokenizer.model_max_length = self.max_length
-        self.tokenizer.save_pretrained(folder)
         model: Any = self.model
-        if hasattr(model, "peft_config"):
-            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-        else:
-            model.save_pretrained(folder, safe_serialization=True)
+        options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        with quiet_transformers():
+            self.tokenizer.save_pretrained(folder)
+            model.save_pretrained(folder, safe_serialization=True, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> None:
         """Upload model (or adapter) and tokenizer to the hub; options go to Transformers' `push_to_hub`."""
