@@ -1,6 +1,7 @@
 """The demo over five worlds, as tables: what optimising the proxy does to the true reward under each rule.
 
     python experiments/demo_world.py            # runs the demo with five seeds (runs/demo_world), writes the tables
+    python experiments/demo_world.py --seed 10 --output runs/demo_world_10  # the same on worlds 10 to 14
     python experiments/demo_world.py --fast     # a small demo of one seed in a temporary folder, writes nothing
 
 Each seed is a world of its own: prompts, policy, labels, tokenizer, base model and proxy. Intervals are 95 % bootstrap
@@ -61,16 +62,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="a small demo of one seed, nothing written")
     parser.add_argument("--output", default="runs/demo_world", help="folder of the demo; an interrupted one goes on")
+    parser.add_argument("--seed", type=int, default=0, help="the first of the five worlds")
     options = parser.parse_args()
     if options.fast:
         with tempfile.TemporaryDirectory() as folder:
             result = run_demo(folder, num_prompts=2, num_candidates=200, num_pairs=60, num_base_texts=400)
             rows = outcome_rows(result)
     else:
-        result = run_demo(options.output, num_seeds=5)
+        result = run_demo(options.output, seed=options.seed, num_seeds=5)
         rows = outcome_rows(result)
-        write(curve_rows(result), RESULTS / "curves.csv")
-        write(rows, RESULTS / "outcomes.csv")
+        suffix = f"_from_{options.seed}" if options.seed else ""
+        write(curve_rows(result), RESULTS / f"curves{suffix}.csv")
+        write(rows, RESULTS / f"outcomes{suffix}.csv")
     for row in rows:
         kept = "" if row["kept"] is None else f"{row['kept']:.3f}"
         lead = "" if row["minus_mean"] is None else f"{row['minus_mean']:+.2f}"
