@@ -5,6 +5,7 @@ from prudent.data._leak import check_leak
 from prudent.data._pools import Pools, PoolsSummary, load_pools
 from prudent.data._preferences import Preferences, load_preferences
 from prudent.data._sources import DataSource
+from prudent.data._splits import check_eval_split, choose_split, split_names
 from prudent.data._world import ResponseFacts, World, WorldSplit
 from prudent.data._world_base import pretrain_world_base, train_world_tokenizer
 from prudent.data._world_policy import WorldPrompt
@@ -20,9 +21,12 @@ __all__ = [
     "World",
     "WorldPrompt",
     "WorldSplit",
+    "check_eval_split",
     "check_leak",
+    "choose_split",
     "load_pools",
     "load_preferences",
     "pretrain_world_base",
+    "split_names",
     "train_world_tokenizer",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,7 @@ def open_source(
             return _open_folder(path, split, columns)
         if path.exists():
             return _open_files(str(source), [path], columns)
-        if not isinstance(source, str) or _is_path_like(source):
+        if not isinstance(source, str) or is_path_like(source):
             raise DataError(f"{source}: there is no such file or folder; check the path")
         return _open_hub(source, split, name, streaming, columns)
     if isinstance(source, DatasetDict | IterableDatasetDict):
@@ -99,7 +100,7 @@ def open_source(
     )
 
 
-def _is_path_like(source: str) -> bool:
+def is_path_like(source: str) -> bool:
     looks_local = source.startswith(("/", ".", "~")) or "\\" in source
     return looks_local or format_of(Path(source)) is not None or not _HUB_NAME.fullmatch(source)
 
@@ -131,15 +132,7 @@ def _open_folder(folder: Path, split: str, columns: frozenset[str] | None) -> So
                 " save it again"
             ) from error
         return _open_object(_pick_split(saved, split, str(folder)), str(folder), columns)
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and format_of(path) is not None
-        and path.name not in _METADATA_FILES
-        # Arrow too passes over names that begin so: marks and manifests of whoever wrote the folder.
-        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-    )
+    files = data_files(folder)
     if not files:
         raise DataError(f"{folder}: there is no data file in this folder; needed are {KNOWN_FORMATS}")
     chosen = _files_of_split(folder, files, split)
@@ -152,24 +145,49 @@ def _open_folder(folder: Path, split: str, columns: frozenset[str] | None) -> So
     return _open_files(str(folder), chosen, columns)
 
 
+def data_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold data, by their names, sorted."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and format_of(path) is not None
+        and path.name not in _METADATA_FILES
+        # Arrow too passes over names that begin so: marks and manifests of whoever wrote the folder.
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    )
+
+
 def _files_of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
     """The files of a split as the hub names them: `train/*`, `train.jsonl`, `data/train-00000-of-00002.parquet`.
 
     A folder in which no name speaks of a split is one set, whatever the split asked for.
     """
-    names = {
-        path: [*path.relative_to(folder).parts[:-1], re.sub(r"(-\d+-of-\d+)?\..*", "", path.name)] for path in files
-    }
+    names = {path: _name_parts(folder, path) for path in files}
     exact = [path for path in files if split in names[path]]
     if exact:
         return exact
     found = [path for path in files if any(_speaks_of(split, part) for part in names[path])]
     if found:
         return found
-    others = sorted({word for word in _SPLIT_WORDS for path in files if any(_speaks_of(word, p) for p in names[path])})
+    others = [word for word in splits_of_files(folder, files) if word]
     if others:
         raise DataError(f"{folder}: there is no split {split!r} in this folder; there are {', '.join(others)}")
     return files
+
+
+def splits_of_files(folder: Path, files: list[Path]) -> list[str]:
+    """The usual splits that names of files speak of; with "" where other files speak of none."""
+    spoken = [
+        {word for word in _SPLIT_WORDS if any(_speaks_of(word, part) for part in _name_parts(folder, path))}
+        for path in files
+    ]
+    found = set().union(*spoken)
+    return sorted(found | {""}) if found and not all(spoken) else sorted(found)
+
+
+def _name_parts(folder: Path, path: Path) -> list[str]:
+    return [*path.relative_to(folder).parts[:-1], re.sub(r"(-\d+-of-\d+)?\..*", "", path.name)]
 
 
 def _speaks_of(split: str, text: str) -> bool:
@@ -185,8 +203,16 @@ def _pick_split(dataset: Any, split: str, name: str) -> Dataset | IterableDatase
 
 
 def _open_hub(source: str, split: str, name: str | None, streaming: bool, columns: frozenset[str] | None) -> Source:
-    try:
+    with hub_errors_explained(source, f"it with split {split!r} and name {name!r}"):
         dataset = load_dataset(source, name=name, split=split, streaming=streaming)
+    return _open_object(dataset, source, columns)
+
+
+@contextmanager
+def hub_errors_explained(source: str, asked: str) -> Iterator[None]:
+    """Say in one line what the hub did not give."""
+    try:
+        yield
     except ConnectionError as error:
         raise DataError(
             f"{source}: there is no such file or folder here, and the hub cannot be reached"
@@ -194,10 +220,8 @@ def _open_hub(source: str, split: str, name: str | None, streaming: bool, column
         ) from error
     except _LOADING_ERRORS as error:
         raise DataError(
-            f"{source}: there is no such file or folder here, and the hub does not give it with split {split!r}"
-            f" and name {name!r} ({first_line(error)})"
+            f"{source}: there is no such file or folder here, and the hub does not give {asked} ({first_line(error)})"
         ) from error
-    return _open_object(dataset, source, columns)
 
 
 def _open_object(dataset: Dataset | IterableDataset, name: str, columns: frozenset[str] | None) -> Source:

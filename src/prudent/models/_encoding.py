@@ -72,6 +72,7 @@ class TextEncoder:
         responses: Sequence[str | Sequence[Message]],
         *,
         strict: bool = False,
+        names: Sequence[str] | None = None,
     ) -> EncodedTexts:
         """Token ids of each prompt with its response.
 
@@ -79,6 +80,7 @@ class TextEncoder:
             prompts: N prompts, strings or message lists; repeated objects are rendered once.
             responses: N responses, strings or message lists.
             strict: an over-long text is an error instead of being cut.
+            names: what the error is to call each of the N texts; by default row 0, row 1 and so on.
 
         Returns:
             The encoded texts, in the order given.
@@ -103,7 +105,8 @@ class TextEncoder:
         prompt_truncated = np.zeros(len(ids), dtype=bool)
         over = [row for row, tokens in enumerate(ids) if len(tokens) > self.max_length]
         if over and strict:
-            shown = ", ".join(f"row {row} ({len(ids[row])} tokens)" for row in over[:5])
+            called = [names[row] if names is not None else f"row {row}" for row in over[:5]]
+            shown = ", ".join(f"{name} ({len(ids[row])} tokens)" for name, row in zip(called, over, strict=False))
             raise DataError(
                 f"{len(over)} of {len(ids)} texts exceed {self.max_length} tokens: {shown}; "
                 "raise max_length, shorten them, or leave out strict to have them cut"

@@ -146,9 +146,10 @@ class RewardModel:
         responses: Sequence[str | Sequence[Message]],
         *,
         strict: bool = False,
+        names: Sequence[str] | None = None,
     ) -> EncodedTexts:
         """Token ids of N prompts with their responses; see `TextEncoder.encode`."""
-        return self.encoder.encode(prompts, responses, strict=strict)
+        return self.encoder.encode(prompts, responses, strict=strict, names=names)
 
     def batches(self, encoded: EncodedTexts, *, tokens_per_batch: int | None = None) -> Iterator[Batch]:
         """Padded batches of encoded texts on the model's device, longest first.

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from prudent.data import Pools, load_pools
+from prudent.data import Pools, choose_split, load_pools
 from prudent.errors import DataError
 from prudent.models import EncodedTexts, RewardModel, as_messages, progress_bar, render_plain
 from prudent.posteriors import Center, Posterior, Prediction, load_model_and_posterior
@@ -26,6 +26,7 @@ _RESPONSES_PER_SHARD = 4096
 _STREAMED_BYTES = 64 * 2**20
 # Columns of a pool with one value a response go through, but not over what scoring itself says.
 _SINGULAR = {"models": "model"}
+_PROMPT_COLUMNS = ("id", "source", "subset", "row")
 _OWN_COLUMNS = frozenset(
     [
         "prompt_id",
@@ -86,6 +87,7 @@ def score(
     posterior: Posterior | None = None,
     factor: bool = False,
     num_references: int = 16,
+    split: str | None = None,
     drop: str | None = None,
     max_length: int | None = None,
     tokens_per_batch: int | None = None,
@@ -101,35 +103,43 @@ def score(
     the pool has it), `length` (characters), `num_tokens`, `truncated`, `prompt_truncated`, `is_reference`,
     `text_id` (equal for equal texts of a prompt), `reward_mean`, `reward_variance`, `reward_noise`, `reward_reference`
     and `reward_centered_variance` (against the prompt's fixed reference set), `reward_factor` on request, and the
-    pool's own columns. Run again after a kill it goes on where it was; run again when finished it only reports.
+    pool's own columns (one value a response, or `id`, `source`, `subset` and `row` of the prompt). Run again after a
+    kill it goes on where it was; run again when finished it only reports.
 
     Args:
         model: a loaded model, a folder, or a hub name; a posterior beside the model is used.
-        data: pools in any form that `prudent.data.load_pools` takes. Files of more than 64 MiB are checked in one pass
-            and then streamed, in flat memory; rows of one response must then stand together by prompt.
+        data: pools in any form that `prudent.data.load_pools` takes, or its result. Files of more than 64 MiB are
+            checked in one pass and then streamed, in flat memory; rows of one response must then stand together by
+            prompt.
         output: path of the dataset, a folder of parts.
         posterior: instead of the one beside the model; needed for a loaded model.
         factor: also store the factor that comparisons between responses need, float16.
         num_references: responses of each prompt drawn as its fixed reference set.
+        split: the split of data that have several; by default the only one.
         drop: a boolean column of the pool; responses where it is true are left out.
         max_length: tokens a text may have; by default what the posterior was fitted with, or the model states.
         tokens_per_batch: padded tokens of a batch.
         strict: an over-long text is an error.
         skip_bad: leave faulty pools out instead of stopping.
-        overwrite: discard an existing output.
+        overwrite: replace an existing output once the new one is whole; an unfinished run is continued all the same.
         seed: of the reference sets.
         progress: show a bar.
 
     Raises:
-        DataError: the pools are faulty.
+        DataError: the pools are faulty, or have several splits and none is named.
         ModelError: the model cannot be loaded or its head was never trained.
         PosteriorError: the posterior does not belong to the model, or a factor is asked for without one.
         PrudentError: the output exists and was made from something else.
     """
-    pools = load_pools(data, on_bad="skip" if skip_bad else "error", drop=drop, streaming=_is_large(data))
+    if isinstance(data, Pools):
+        pools = data
+    else:
+        split = choose_split(data, split) or "train"
+    pools = load_pools(data, split=split, on_bad="skip" if skip_bad else "error", drop=drop, streaming=_is_large(data))
     loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
     manifest = {
         "data": _data_digest(data),
+        "split": split,
         "drop": drop,
         "model": f"{loaded.fingerprint()}-{_digest(loaded.head_values()[0].numpy().tobytes())}",
         "posterior": f"{posterior.kind}-{posterior.basis_id}",
@@ -137,12 +147,13 @@ def score(
         "num_references": num_references,
         "max_length": loaded.max_length,
         "seed": seed,
+        "strict": strict,
     }
     with PartedOutput(output, manifest, overwrite=overwrite) as parts:
         if parts.finished:
             return ScoreSummary(**{**parts.summary(), "output": str(output)})
-        scorer = _ShardScorer(loaded, posterior, factor, num_references, seed, tokens_per_batch, strict)
-        schema = parts.schema()
+        kinds = _column_types(pools.rows.features)
+        scorer = _ShardScorer(loaded, posterior, factor, num_references, seed, tokens_per_batch, strict, kinds)
         written = parts.num_parts
         counts = dict.fromkeys(["num_responses", "num_truncated", "num_prompt_truncated", "num_not_scored"], 0)
         with progress_bar("Scoring", pools.summary.num_responses, unit="responses", enabled=progress) as advance:
@@ -151,8 +162,7 @@ def score(
                     table = parts.read(number)
                     advance(table.num_rows)
                 else:
-                    table = scorer.table(shard, advance, schema)
-                    schema = table.schema
+                    table = scorer.table(shard, advance)
                     parts.write(table)
                 _count(counts, table)
         summary = ScoreSummary(
@@ -178,7 +188,9 @@ class _ShardScorer:
         seed: int,
         tokens_per_batch: int | None,
         strict: bool,
+        kinds: dict[str, pa.DataType],
     ) -> None:
+        self._kinds = kinds
         self._model = model
         self._posterior = posterior
         self._factor = factor
@@ -188,10 +200,11 @@ class _ShardScorer:
         self._strict = strict
         self._centers: dict[int, Center] = {}
 
-    def table(self, shard: Shard, advance: Callable[[int], None], schema: pa.Schema | None) -> pa.Table:
+    def table(self, shard: Shard, advance: Callable[[int], None]) -> pa.Table:
         """The rows of a shard."""
         prompts: list[Any] = []
         responses: list[str] = []
+        names: list[str] = []
         position: list[int] = []
         weights: list[float] = []
         groups: list[int] = []
@@ -203,17 +216,19 @@ class _ShardScorer:
             if not part.whole:
                 centers[part.prompt_id] = self._center(part, is_reference)
             seen: dict[str, int] = {}
-            for text, chosen in zip(part.row["responses"][part.start : part.stop], references[-1], strict=True):
+            texts = part.row["responses"][part.start : part.stop]
+            for number, (text, chosen) in enumerate(zip(texts, references[-1], strict=True), part.start):
                 # Equal texts have equal rewards: the model reads each once.
                 if text not in seen:
                     seen[text] = len(responses)
                     prompts.append(part.row["prompt"])
                     responses.append(text)
+                    names.append(f"prompt {part.prompt_id}, response {number}")
                     weights.append(0.0)
                     groups.append(part.prompt_id)
                 position.append(seen[text])
                 weights[seen[text]] += float(chosen)
-        encoded = self._encode(shard, prompts, responses)
+        encoded = self._encode(shard, prompts, responses, names)
         repeats = np.bincount(position, minlength=len(responses))
         prediction = self._posterior.predict(
             self._model,
@@ -226,7 +241,7 @@ class _ShardScorer:
             advance=advance,
         )
         advance(int(repeats.sum()) - len(responses))
-        columns = {**_pool_columns(shard, schema), **_text_columns(encoded, np.array(position))}
+        columns = {**_pool_columns(shard, self._kinds), **_text_columns(encoded, np.array(position))}
         columns["is_reference"] = pa.array(np.concatenate(references))
         columns.update(_reward_columns(prediction, torch.tensor(position)))
         table = pa.table(columns)
@@ -247,15 +262,31 @@ class _ShardScorer:
             self._centers = {part.prompt_id: self._posterior.center(self._model, encoded)}
         return self._centers[part.prompt_id]
 
-    def _encode(self, shard: Shard, prompts: list[Any], responses: list[str]) -> EncodedTexts:
+    def _encode(self, shard: Shard, prompts: list[Any], responses: list[str], names: list[str]) -> EncodedTexts:
         try:
-            return self._model.encode(prompts, responses, strict=self._strict)
+            return self._model.encode(prompts, responses, strict=self._strict, names=names)
         except DataError as error:
             ids = sorted({part.prompt_id for part in shard})
             raise DataError(f"prompts {ids[0]} to {ids[-1]}: {error}") from error
 
 
-def _pool_columns(shard: Shard, schema: pa.Schema | None) -> dict[str, pa.Array]:
+def _column_types(features: Any) -> dict[str, pa.DataType]:
+    """The pool's columns that go through: those with one value a response, and those that name the prompt.
+
+    Types come from the whole pool, not from the first shard, where a column may be null throughout.
+    """
+    kinds: dict[str, pa.DataType] = {}
+    for field in features.arrow_schema:
+        if field.name in ("prompt", "responses", *_OWN_COLUMNS):
+            continue
+        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+            kinds[field.name] = pa.float32() if field.name == "gold" else field.type.value_type
+        elif field.name in _PROMPT_COLUMNS:
+            kinds[field.name] = field.type
+    return kinds
+
+
+def _pool_columns(shard: Shard, kinds: dict[str, pa.DataType]) -> dict[str, pa.Array]:
     """Columns that come from the pool itself, a row a response."""
     sizes = np.array([part.stop - part.start for part in shard])
     prompts = pa.array([render_plain(as_messages(part.row["prompt"])) for part in shard])
@@ -268,22 +299,14 @@ def _pool_columns(shard: Shard, schema: pa.Schema | None) -> dict[str, pa.Array]
         "text_id": pa.array(_text_ids(shard)),
         "length": pa.array(np.array([len(text) for text in responses], dtype=np.int32)),
     }
-    for name in _response_columns(shard[0].row):
-        target = _SINGULAR.get(name, name)
-        values = [value for part in shard for value in part.row[name][part.start : part.stop]]
-        kind = pa.float32() if name == "gold" else (schema.field(target).type if schema is not None else None)
-        columns[target] = pa.array(values, type=kind)
+    for name, kind in kinds.items():
+        if name in _PROMPT_COLUMNS:
+            values = [part.row[name] for part, size in zip(shard, sizes, strict=True) for _ in range(size)]
+        else:
+            values = [value for part in shard for value in part.row[name][part.start : part.stop]]
+        # NaN inside is null on the wire.
+        columns[_SINGULAR.get(name, name)] = pa.array(values, type=kind, from_pandas=True)
     return columns
-
-
-def _response_columns(row: dict[str, Any]) -> list[str]:
-    return [
-        name
-        for name, value in row.items()
-        if name not in ("prompt", "responses", *_OWN_COLUMNS)
-        and isinstance(value, list)
-        and len(value) == len(row["responses"])
-    ]
 
 
 def _text_ids(shard: Shard) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -351,7 +374,10 @@ def _digest(data: bytes) -> str:
 def _data_digest(data: Any) -> str:
     """Names the content of files by their bytes, of anything else by what it says of itself."""
     if isinstance(data, Pools):
-        return _data_digest(data.rows)
+        digest = hashlib.sha256()
+        for row in data.rows:
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:16]
     if files := _files(data):
         digest = hashlib.sha256()
         for file in files:
