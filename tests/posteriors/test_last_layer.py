@@ -149,6 +149,8 @@ def test_kept_head_is_the_mean():
     assert posterior.bias == pytest.approx(0.7)
     with pytest.raises(ValueError, match="head_weight"):
         LastLayerPosterior.fit(chosen, rejected, head="kept")
+    with pytest.raises(PosteriorError, match="mean-pooled"):
+        LastLayerPosterior.fit(chosen, rejected, head="kept", head_weight=trained, pooling="mean")
 
 
 @pytest.mark.parametrize(

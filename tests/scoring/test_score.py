@@ -134,7 +134,7 @@ def test_prompts_cut_over_shards_score_alike(model_folder, tmp_path, monkeypatch
     one, many = read_scored(tmp_path / "one").table, read_scored(tmp_path / "many").table
     assert one.drop_columns(_REWARDS).equals(many.drop_columns(_REWARDS))
     for name in _REWARDS:
-        np.testing.assert_allclose(one[name].to_numpy(), many[name].to_numpy(), atol=1e-5)
+        np.testing.assert_allclose(one[name].to_numpy(), many[name].to_numpy(), rtol=1e-5, atol=1e-5)
 
 
 _REWARDS = ["reward_mean", "reward_variance", "reward_noise", "reward_reference", "reward_centered_variance"]
@@ -192,10 +192,84 @@ def test_killed_run_loses_nothing(model_folder, tmp_path):
     assert summary["num_responses"] == 3600
 
 
+def test_names_of_the_pool_go_along_and_missing_gold_is_null(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_module, "_RESPONSES_PER_SHARD", 2)
+    rows = [
+        {"id": "q17", "prompt": "name", "responses": ["yes", "no"], "gold": [None, None], "seen": [None, None]},
+        {"id": "q18", "prompt": "please", "responses": ["apple", "pear"], "gold": [1.5, None], "seen": [True, False]},
+    ]
+    score(model_folder, rows, tmp_path / "out", num_references=1, progress=False)
+    table = read_scored(tmp_path / "out").table
+    assert table["id"].to_pylist() == ["q17", "q17", "q18", "q18"]
+    assert table["row"].to_pylist() == [0, 0, 1, 1]
+    assert table["gold"].to_pylist() == [None, None, 1.5, None]
+    assert table["seen"].to_pylist() == [None, None, True, False]
+    select(tmp_path / "out", tmp_path / "picks.jsonl")
+    first = json.loads((tmp_path / "picks.jsonl").read_text().splitlines()[0])
+    assert first["gold"] is None
+
+
+def test_strict_does_not_take_over_what_was_cut(model_folder, tmp_path):
+    rows = [{"prompt": "name", "responses": ["yes", "pear " * 200]}]
+    score(model_folder, rows, tmp_path / "out", progress=False)
+    with pytest.raises(PrudentError, match="another strict"):
+        score(model_folder, rows, tmp_path / "out", strict=True, progress=False)
+
+
+def test_loaded_pools_are_scored_and_resumed(model_folder, tmp_path):
+    from prudent.data import load_pools
+
+    score(model_folder, load_pools(pools()), tmp_path / "out", progress=False)
+    again = score(model_folder, load_pools(pools()), tmp_path / "out", progress=False)
+    assert again.num_responses == 19
+
+
+def test_overwriting_continues_its_own_run_and_spares_what_is_not_ours(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_module, "_RESPONSES_PER_SHARD", 5)
+    score(model_folder, pools((3,)), tmp_path / "out", progress=False)
+    old = read_scored(tmp_path / "out").table
+    original = score_module._count
+
+    def cut_off(counts, table):
+        original(counts, table)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score_module, "_count", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        score(model_folder, pools(), tmp_path / "out", overwrite=True, progress=False)
+    assert read_scored(tmp_path / "out").table.equals(old)
+    first = (tmp_path / "out.partial" / "part-00000.parquet").stat().st_mtime_ns
+    monkeypatch.setattr(score_module, "_count", original)
+    score(model_folder, pools(), tmp_path / "out", overwrite=True, progress=False)
+    assert (tmp_path / "out" / "part-00000.parquet").stat().st_mtime_ns == first
+    assert read_scored(tmp_path / "out").table.num_rows == 19
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("keep")
+    with pytest.raises(PrudentError, match="not written by scoring"):
+        score(model_folder, pools(), tmp_path / "mine", overwrite=True, progress=False)
+    assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
+
+
+def test_an_empty_unfinished_folder_is_begun_again(model_folder, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    assert score(model_folder, pools(), tmp_path / "out", progress=False).num_responses == 19
+
+
+def test_tables_from_elsewhere_are_told_what_is_wrong(scored, tmp_path):
+    table = read_scored(scored).table
+    named = table.set_column(table.schema.get_field_index("prompt_id"), "prompt_id", [["a"] * table.num_rows])
+    with pytest.raises(DataError, match="prompt_id must be a column of integers"):
+        ScoredPool(named)
+    words = table.set_column(table.schema.get_field_index("reward_mean"), "reward_mean", [["x"] * table.num_rows])
+    with pytest.raises(DataError, match="reward_mean must be a column of numbers"):
+        ScoredPool(words)
+    assert select(scored, rule="prob_best", centered=True).num_prompts == 4
+
+
 def test_scored_pools_can_be_scored_again(scored, model_folder, tmp_path):
     score(model_folder, scored, tmp_path / "again", factor=True, num_references=3, progress=False)
     first, again = read_scored(scored).table, read_scored(tmp_path / "again").table
-    assert first.column_names == again.column_names
+    assert set(first.column_names) <= set(again.column_names)
     np.testing.assert_allclose(again["reward_mean"].to_numpy(), first["reward_mean"].to_numpy(), atol=1e-5)
 
 

@@ -112,6 +112,8 @@ class LastLayerPosterior:
         if head == "kept":
             if head_weight is None:
                 raise ValueError("keeping the head needs head_weight")
+            if pooling == "mean":
+                raise PosteriorError("the head was trained on other features than mean-pooled ones; let it be refitted")
             start = head_weight.double() * scale
         elif head not in get_args(HeadChoice):
             raise ValueError(f"head is {head!r}; one of {', '.join(get_args(HeadChoice))}")

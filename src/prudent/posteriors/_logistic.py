@@ -5,6 +5,7 @@ A pair is one Bernoulli datum with logit `f = d . w - margin`, `d` the differenc
 the reward is linear in `w`, it is the Hessian). Everything is float64.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -108,9 +109,7 @@ def fit_logistic(
             length /= 2
         weight, value, steps = weight + length * step, proposed, steps + 1
     log_likelihood = float(_log_likelihood(features @ weight - offset, target))
-    log_determinant = (
-        float(2 * cholesky.diagonal().log().sum()) - len(weight) * torch.tensor(prior_precision).log().item()
-    )
+    log_determinant = float(2 * cholesky.diagonal().log().sum()) - len(weight) * math.log(prior_precision)
     evidence = log_likelihood - 0.5 * prior_precision * float(weight @ weight) - 0.5 * log_determinant
     return LogisticPosterior(weight, cholesky, prior_precision, log_likelihood, evidence, steps)
 
@@ -143,16 +142,13 @@ def maximize_evidence(
     """
 
     def at(log_precision: float, near: Tensor | None) -> LogisticPosterior:
-        precision = float(torch.tensor(log_precision, dtype=torch.float64).exp())
+        precision = math.exp(log_precision)
         return fit_logistic(
             differences, precision, label=label, margin=margin, start=start if not newton else near, newton=newton
         )
 
-    logs = torch.linspace(
-        float(torch.tensor(low).log()),
-        float(torch.tensor(high).log()),
-        1 + round(float(torch.tensor(high / low).log10())),
-    ).tolist()
+    steps = max(1, round(math.log10(high / low)))
+    logs = [math.log(low) + step / steps * math.log(high / low) for step in range(steps + 1)]
     best, position = None, 0
     near = start
     # From strong to weak priors: each mode is close to the next, so Newton takes few steps.

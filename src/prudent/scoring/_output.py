@@ -28,7 +28,8 @@ class PartedOutput:
     Args:
         path: where the finished dataset goes.
         manifest: what the parts are made from; a run with another manifest does not continue this one.
-        overwrite: discard what is there instead of continuing or complaining.
+        overwrite: replace a dataset that is there, once the new one is whole; an unfinished one made from the same
+            manifest is continued all the same, one made from another is discarded.
 
     Attributes:
         num_parts: parts already written, by this run or by an earlier one that was cut off.
@@ -42,20 +43,25 @@ class PartedOutput:
         self.path = Path(path)
         self._partial = self.path.parent / f"{self.path.name}.partial"
         self._manifest = manifest
-        if overwrite:
-            for place in (self.path, self._partial):
-                if place.is_dir():
-                    shutil.rmtree(place)
-                else:
-                    place.unlink(missing_ok=True)
-        self.finished = self._matches(self.path) if self.path.exists() else False
+        self._overwrite = overwrite
+        self.finished = not overwrite and self.path.exists() and self._matches(self.path)
+        if overwrite and self.path.exists():
+            self._require_ours(self.path)
         if not self.finished:
-            if self._partial.exists():
-                self._matches(self._partial)
-            else:
-                self._partial.mkdir(parents=True)
-                self._write_manifest(manifest)
+            self._begin()
         self.num_parts = len(list((self.path if self.finished else self._partial).glob("part-*.parquet")))
+
+    def _begin(self) -> None:
+        """Continue the parts of a run that was cut off, or start anew."""
+        if self._partial.exists() and (self._partial / _MANIFEST).exists():
+            if self._overwrite and self._differences(self._partial):
+                shutil.rmtree(self._partial)
+            else:
+                self._matches(self._partial)
+        # A run killed before its manifest was written has left an empty folder.
+        self._partial.mkdir(parents=True, exist_ok=True)
+        if not (self._partial / _MANIFEST).exists():
+            self._write_manifest(self._manifest)
 
     def schema(self) -> pa.Schema | None:
         """The schema of the parts already written, or None before the first."""
@@ -74,6 +80,9 @@ class PartedOutput:
     def finish(self, summary: dict[str, Any]) -> None:
         """Give the dataset its final name, with the figures of the run in its manifest."""
         self._write_manifest({**self._manifest, "summary": summary})
+        if self.path.exists():
+            # Only now does the old dataset go, so that there is a whole one at every moment but this.
+            shutil.rmtree(self.path)
         os.rename(self._partial, self.path)
 
     def summary(self) -> dict[str, Any]:
@@ -81,17 +90,24 @@ class PartedOutput:
         summary: dict[str, Any] = read_manifest(self.path)["summary"]
         return summary
 
-    def _matches(self, folder: Path) -> bool:
-        """True for the same manifest; an error that names what differs otherwise."""
+    def _require_ours(self, folder: Path) -> None:
+        if not (folder / _MANIFEST).is_file():
+            raise PrudentError(f"{folder} exists and was not written by scoring; give another output")
+
+    def _differences(self, folder: Path) -> list[str]:
+        """What the parts in a folder were made with otherwise."""
+        self._require_ours(folder)
         try:
             found = read_manifest(folder)
         except (OSError, json.JSONDecodeError) as error:
-            raise PrudentError(
-                f"{folder} exists and was not written by scoring; give another output or overwrite"
-            ) from error
+            raise PrudentError(f"{folder / _MANIFEST} is damaged ({error}); remove {folder} and score again") from error
         # Compared as JSON, in which the file holds it.
         wanted = json.loads(json.dumps(self._manifest))
-        different = sorted(key for key in wanted if found.get(key) != wanted[key])
+        return sorted(key for key in wanted if found.get(key) != wanted[key])
+
+    def _matches(self, folder: Path) -> bool:
+        """True for the same manifest; an error that names what differs otherwise."""
+        different = self._differences(folder)
         if different:
             raise PrudentError(
                 f"{folder} holds scores made with another {', '.join(different)}; give another output or overwrite"

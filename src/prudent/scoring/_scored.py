@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prudent.errors import DataError, UnsupportedError
 from prudent.rewards import GaussianRewards, MemberRewards, from_arrow
+from prudent.utility import UtilityRule
 
 __all__ = ["ScoredPool", "read_scored"]
 
@@ -36,6 +37,12 @@ class ScoredPool:
                 f"{self.source} is not a scored pool: column {missing[0]!r} is missing (it has "
                 f"{', '.join(self.table.column_names)}); make one with `prudent score`"
             )
+        kinds = {name: self.table.schema.field(name).type for name in _REQUIRED}
+        if not pa.types.is_integer(kinds["prompt_id"]):
+            raise DataError(f"{self.source}: prompt_id must be a column of integers, it is {kinds['prompt_id']}")
+        for name in _REQUIRED[1:]:
+            if not (pa.types.is_floating(kinds[name]) or pa.types.is_integer(kinds[name])):
+                raise DataError(f"{self.source}: {name} must be a column of numbers, it is {kinds[name]}")
         if self.table.num_rows == 0:
             raise DataError(f"{self.source} has no rows; score a pool that has responses")
 
@@ -61,6 +68,19 @@ class ScoredPool:
         """A numeric column as `[N]` float64; NaN where it is null."""
         values = pc.fill_null(self.table[name].cast(pa.float64()), float("nan"))
         return torch.from_numpy(values.to_numpy().copy())
+
+    def posterior_for(self, rule: UtilityRule, *, centered: bool = False) -> GaussianRewards | MemberRewards:
+        """The rewards as a rule reads them, if what it needs is stored.
+
+        A rule that compares the responses of a prompt does not change when all are centred alike, and needs the factor.
+
+        Raises:
+            DataError: the rule needs variances, and there are none.
+            UnsupportedError: the centred variance is not stored.
+        """
+        if rule.name != "mean" and not self.has_variance:
+            raise DataError(f"{self.source} has no variances, which {rule.name} needs; fit a posterior and score again")
+        return self.posterior(centered=centered and not rule.depends_on_pool)
 
     def posterior(self, *, centered: bool = False) -> GaussianRewards | MemberRewards:
         """The rewards, or the rewards relative to the average of the prompt's fixed reference set.

@@ -1,6 +1,7 @@
 """`select`: the best response of each prompt under a rule, written as a table."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,7 @@ def select(
         raise PrudentError(f"{output}: the suffix says the format, one of {', '.join(_SUFFIXES)}")
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
     chosen_rule = risk_rule(rule, num_std=num_std, variance_weight=variance_weight, risk_aversion=risk_aversion)
-    if rule != "mean" and not pool.has_variance:
-        raise DataError(
-            f"{pool.source} has no variances, which {rule} needs; fit a posterior with `prudent fit`, score again"
-        )
-    posterior = pool.posterior(centered=centered)
+    posterior = pool.posterior_for(chosen_rule, centered=centered)
     generator = torch.Generator().manual_seed(seed)
     utility = chosen_rule(posterior, generator)
     if not exclude_unscored and bool(utility.isnan().any()):
@@ -145,8 +142,19 @@ def _write(table: pa.Table, path: Path) -> None:
         if path.suffix == ".parquet":
             pq.write_table(table, temporary)
         elif path.suffix == ".csv":
+            lists = [field.name for field in table.schema if pa.types.is_nested(field.type)]
+            if lists:
+                raise PrudentError(f"{path}: CSV cannot hold the lists of column {lists[0]}; write .jsonl or .parquet")
             pyarrow.csv.write_csv(table, temporary)
         else:
             with temporary.open("w", encoding="utf-8") as stream:
                 for row in table.to_pylist():
-                    stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                    wire = {name: _finite_or_null(value) for name, value in row.items()}
+                    stream.write(json.dumps(wire, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite_or_null(value: Any) -> Any:
+    """JSON has no NaN: what is not known is null."""
+    if isinstance(value, list):
+        return [_finite_or_null(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
