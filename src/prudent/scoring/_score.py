@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from prudent.data import Pools, choose_split, load_pools
+from prudent.data import OnBad, Pools, choose_split, load_pools
 from prudent.errors import DataError
 from prudent.models import EncodedTexts, RewardModel, as_messages, progress_bar, render_plain
 from prudent.posteriors import Center, Posterior, Prediction, load_model_and_posterior
@@ -135,7 +135,8 @@ def score(
         pools = data
     else:
         split = choose_split(data, split) or "train"
-    pools = load_pools(data, split=split, on_bad="skip" if skip_bad else "error", drop=drop, streaming=_is_large(data))
+        on_bad: OnBad = "skip" if skip_bad else "error"
+        pools = load_pools(data, split=split, on_bad=on_bad, drop=drop, streaming=_is_large(data))
     loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
     manifest = {
         "data": _data_digest(data),
