@@ -37,6 +37,15 @@ def evaluate(
         str | None,
         typer.Option("--output", metavar="FILE.json", help="Where to write the figures.", rich_help_panel=FILES),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="The split of data that have several; by default test, else validation, else the only one.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     skip_bad: SkipBadOption = False,
     max_length: MaxLengthOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
@@ -51,6 +60,7 @@ def evaluate(
         model,
         data,
         output,
+        split=split,
         num_bootstrap=num_bootstrap,
         max_length=max_length,
         tokens_per_batch=tokens_per_batch,
@@ -71,7 +81,8 @@ def _figures(found: "Evaluation") -> str:
         "Brier score": [kind.brier for kind in kinds],
         "calibration error": [kind.ece for kind in kinds],
     }
-    header = [f"{found.num_pairs:,} pairs, {found.num_prompts:,} prompts", "mean alone", "whole posterior"]
+    of_split = f" of {found.split}" if found.split else ""
+    header = [f"{found.num_pairs:,} pairs{of_split}, {found.num_prompts:,} prompts", "mean alone", "whole posterior"]
     return table(header[: len(kinds) + 1], [[name, *map(_interval, row)] for name, row in figures.items()])
 
 

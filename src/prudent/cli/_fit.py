@@ -15,6 +15,7 @@ from prudent.cli._options import (
     PreferencesOption,
     SeedOption,
     SkipBadOption,
+    SplitOption,
     StrictOption,
     TokensPerBatchOption,
 )
@@ -55,6 +56,7 @@ def fit(
     model: ModelOption,
     data: PreferencesOption,
     output: OutputFolderOption,
+    split: SplitOption = "train",
     skip_bad: SkipBadOption = False,
     overwrite: OverwriteOption = False,
     posterior: Annotated[
@@ -118,6 +120,7 @@ def fit(
         model,
         data,
         output,
+        split=split,
         posterior=posterior.value,
         pooling=pooling.value,
         head=head.value,

@@ -19,6 +19,7 @@ __all__ = [
     "ScoredOption",
     "SeedOption",
     "SkipBadOption",
+    "SplitOption",
     "StrictOption",
     "TokensPerBatchOption",
     "VarianceWeightOption",
@@ -72,6 +73,9 @@ SkipBadOption = Annotated[
         help="Leave out rows that are not valid, and count them, instead of stopping.",
         rich_help_panel=FILES,
     ),
+]
+SplitOption = Annotated[
+    str, typer.Option("--split", metavar="NAME", help="The split of data that have several.", rich_help_panel=FILES)
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="The seed of everything drawn at random.", min=0)]
 MaxLengthOption = Annotated[

@@ -47,6 +47,15 @@ def score(
             rich_help_panel=FILES,
         ),
     ],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="The split of data that have several; by default the only one.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     drop: Annotated[
         str | None,
         typer.Option(
@@ -82,6 +91,7 @@ def score(
         output,
         factor=factor,
         num_references=num_references,
+        split=split,
         drop=drop,
         max_length=max_length,
         tokens_per_batch=tokens_per_batch,

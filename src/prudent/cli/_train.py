@@ -15,6 +15,7 @@ from prudent.cli._options import (
     PreferencesOption,
     SeedOption,
     SkipBadOption,
+    SplitOption,
     StrictOption,
 )
 
@@ -46,6 +47,25 @@ def train(
             rich_help_panel=FILES,
         ),
     ] = None,
+    split: SplitOption = "train",
+    eval_split: Annotated[
+        str | None,
+        typer.Option(
+            "--eval-split",
+            metavar="NAME",
+            help="The split of the evaluation data, by default as in `evaluate`; without --eval-data, the split of"
+            " --data to evaluate on.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming",
+            help="Read the pairs while training instead of holding them in memory; needs --max-steps.",
+            rich_help_panel=FILES,
+        ),
+    ] = False,
     skip_bad: SkipBadOption = False,
     overwrite: OverwriteOption = False,
     num_train_epochs: Annotated[
@@ -201,6 +221,9 @@ def train(
         data,
         output,
         eval_data=eval_data,
+        split=split,
+        eval_split=eval_split,
+        streaming=streaming,
         config=config,
         strict=strict,
         skip_bad=skip_bad,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prudent.data import load_preferences
+from prudent.data import choose_split, load_preferences
 from prudent.errors import DataError, ModelError
 from prudent.metrics import ReliabilityBin, bootstrap, bootstrap_statistic, expected_calibration_error, pair_scores
 from prudent.metrics import reliability as reliability_table
@@ -57,6 +57,7 @@ class Evaluation:
 
     Attributes:
         data: what was evaluated on.
+        split: the split of it; None where it has none.
         posterior: kind of the posterior, `none` without one.
         num_pairs: pairs.
         num_prompts: distinct prompts, the unit of resampling.
@@ -70,6 +71,7 @@ class Evaluation:
     """
 
     data: str
+    split: str | None
     posterior: str
     num_pairs: int
     num_prompts: int
@@ -91,6 +93,7 @@ def evaluate(
     data: Any,
     output: str | Path | None = None,
     *,
+    split: str | None = None,
     posterior: Posterior | None = None,
     num_bootstrap: int = 1000,
     max_length: int | None = None,
@@ -109,6 +112,8 @@ def evaluate(
         model: a loaded model, a folder, or a hub name; a posterior beside the model is used.
         data: preferences in any form that `prudent.data.load_preferences` takes.
         output: JSON file for the result.
+        split: the split of data that have several; by default `test`, without one the validation split, or the only
+            split there is.
         posterior: instead of the one beside the model; needed for a loaded model.
         num_bootstrap: resamples of the prompts.
         max_length: tokens a text may have.
@@ -119,11 +124,12 @@ def evaluate(
         progress: show a bar.
 
     Raises:
-        DataError: the preferences are faulty.
+        DataError: the preferences are faulty, or have several splits and none of them is held out.
         ModelError: the model cannot be loaded, its head was never trained, or a reward is not finite.
         PosteriorError: the posterior does not belong to the model.
     """
-    preferences = load_preferences(data, on_bad="skip" if skip_bad else "error")
+    split = choose_split(data, split, held_out=True)
+    preferences = load_preferences(data, split=split or "train", on_bad="skip" if skip_bad else "error")
     rows = preferences.rows
     if len(rows) == 0:
         raise DataError(f"{preferences.summary.source} has no pairs to evaluate on")
@@ -138,6 +144,7 @@ def evaluate(
     scores = pair_scores(mean, known, label)
     result = Evaluation(
         data=preferences.summary.source,
+        split=split,
         posterior=posterior.kind,
         num_pairs=len(mean),
         num_prompts=len(prompts),
@@ -188,7 +195,9 @@ def _contrasts(
 def _encoded_chunks(model: RewardModel, rows: Any, strict: bool) -> Iterator[tuple[int, EncodedTexts]]:
     for start in range(0, len(rows), _PAIRS_PER_CHUNK):
         chunk = rows[start : start + _PAIRS_PER_CHUNK]
-        yield start, model.encode(chunk["prompt"] * 2, chunk["chosen"] + chunk["rejected"], strict=strict)
+        names = [f"row {row}, {side}" for side in ("chosen", "rejected") for row in chunk["row"]]
+        texts = chunk["chosen"] + chunk["rejected"]
+        yield start, model.encode(chunk["prompt"] * 2, texts, strict=strict, names=names)
 
 
 def _figures(

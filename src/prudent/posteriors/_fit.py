@@ -58,6 +58,7 @@ def fit(
     data: Any,
     output: str | Path | None = None,
     *,
+    split: str = "train",
     posterior: PosteriorKind = "last_layer",
     pooling: Pooling = "head",
     head: HeadChoice = "refit",
@@ -78,6 +79,7 @@ def fit(
         model: a loaded model, a folder, or a hub name. A loaded model whose head is refitted is changed.
         data: preferences in any form that `prudent.data.load_preferences` takes.
         output: folder to save model and posterior to; may be the model's own folder, whose posterior is then replaced.
+        split: the split of data that have several.
         posterior: the kind.
         pooling: what the last layer reads. With `mean` the posterior carries its own head, since a plain Transformers
             classifier cannot average: then the folder's plain rewards differ from the posterior mean.
@@ -91,7 +93,8 @@ def fit(
         strict: an over-long text is an error.
         skip_bad: leave faulty rows out instead of stopping.
         overwrite: replace an existing output folder.
-        seed: of a new head, where the model has none; of no consequence once it is refitted.
+        seed: of what is new where the model is a base: its head, which is of no consequence once refitted, and with
+            some encoders a pooler or dense layer below it, which stays as it was drawn.
         progress: show a bar.
 
     Raises:
@@ -101,7 +104,7 @@ def fit(
     """
     if posterior not in get_args(PosteriorKind):
         raise PosteriorError(f"there is no posterior {posterior!r}; known: {', '.join(get_args(PosteriorKind))}")
-    preferences = load_preferences(data, on_bad="skip" if skip_bad else "error")
+    preferences = load_preferences(data, split=split, on_bad="skip" if skip_bad else "error")
     rows = preferences.rows
     if len(rows) < 2:
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(rows)}")
@@ -117,8 +120,8 @@ def fit(
             raise PosteriorError(
                 f"{source or 'the model'} has no trained head to keep; train it first or let it be refitted"
             )
-        prompts, responses, chosen_index, rejected_index = _unique_texts(rows)
-        encoded = loaded.encode(prompts, responses, strict=strict)
+        prompts, responses, names, chosen_index, rejected_index = _unique_texts(rows)
+        encoded = loaded.encode(prompts, responses, strict=strict, names=names)
         with progress_bar("Reading pairs", len(encoded), unit="texts", enabled=progress) as advance:
             features, _ = loaded.features(encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=advance)
         head_weight, head_bias = loaded.head_values()
@@ -149,7 +152,7 @@ def fit(
             num_prompt_truncated=int(encoded.prompt_truncated.sum()),
             train_accuracy=float((contrast > 0).float().mean() + 0.5 * (contrast == 0).float().mean()),
             output=None if output is None else Path(output),
-            notes=tuple(_notes(fitted)),
+            notes=tuple(_notes(fitted, loaded)),
         )
         if folder is not None:
             loaded.save_pretrained(folder)
@@ -173,7 +176,7 @@ def _write_card(folder: Path, source: Path | None, model: RewardModel, result: F
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _notes(posterior: LastLayerPosterior) -> Iterator[str]:
+def _notes(posterior: LastLayerPosterior, model: RewardModel) -> Iterator[str]:
     if posterior.prior_precision >= 0.5 * MAX_PRIOR_PRECISION:
         yield (
             "the evidence prefers the strongest prior considered: these pairs tell next to nothing about the reward, "
@@ -181,13 +184,21 @@ def _notes(posterior: LastLayerPosterior) -> Iterator[str]:
         )
     if posterior.pooling == "mean":
         yield ("mean pooling: the posterior carries its own head, so plain Transformers gives other rewards here")
+    head = {name for name, module in model.model.named_modules() if module is model.head}
+    below = [name for name in model.new_modules if name not in head]
+    if below and posterior.pooling == "head":
+        yield (
+            f"new and never trained below the head: {', '.join(below)}; the features pass through weights drawn by the "
+            "seed, so train the model first, or take mean pooling"
+        )
 
 
-def _unique_texts(rows: Any) -> tuple[list[list[Message]], list[list[Message]], Tensor, Tensor]:
-    """Every distinct (prompt, response) once, and where the chosen and rejected of each pair are among them."""
+def _unique_texts(rows: Any) -> tuple[list[list[Message]], list[list[Message]], list[str], Tensor, Tensor]:
+    """Every distinct (prompt, response) once, where it first stands, and where those of each pair are among them."""
     seen: dict[str, int] = {}
     prompts: list[list[Message]] = []
     responses: list[list[Message]] = []
+    names: list[str] = []
     known_prompts: dict[str, list[Message]] = {}
     positions: dict[str, list[int]] = {"chosen": [], "rejected": []}
     for row in rows:
@@ -199,8 +210,9 @@ def _unique_texts(rows: Any) -> tuple[list[list[Message]], list[list[Message]], 
                 seen[key] = len(prompts)
                 prompts.append(prompt)
                 responses.append(row[side])
+                names.append(f"row {row['row']}, {side}")
             found.append(seen[key])
-    return prompts, responses, torch.tensor(positions["chosen"]), torch.tensor(positions["rejected"])
+    return prompts, responses, names, torch.tensor(positions["chosen"]), torch.tensor(positions["rejected"])
 
 
 def _column(rows: Any, name: str) -> Tensor | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import IterableDataset
 
-from prudent.data import DataSource, Preferences, check_leak, load_preferences
+from prudent.data import DataSource, Preferences, check_eval_split, check_leak, choose_split, load_preferences
 from prudent.errors import DataError, ModelError
 from prudent.models import RewardModel
 from prudent.training._config import TrainingConfig, training_arguments
@@ -31,6 +31,8 @@ def train(
     output: str | Path,
     *,
     eval_data: DataSource | Preferences | None = None,
+    split: str = "train",
+    eval_split: str | None = None,
     config: TrainingConfig | None = None,
     streaming: bool = False,
     skip_bad: bool = False,
@@ -56,11 +58,15 @@ def train(
         output: folder to write to.
         eval_data: pairs to evaluate on, with none of the prompts of `data` (which is checked unless `data` is a stream
             from the hub).
+        split: the split of `data` that have several.
+        eval_split: the split of `eval_data` that have several, by default `test`, without one the validation split, or
+            the only split there is; without `eval_data`, the split of `data` to evaluate on, by default none.
         config: options; by default those of `TrainingConfig`.
         streaming: read the pairs while training instead of holding them in memory; needs `config.max_steps`.
         skip_bad: leave bad rows out, and evaluation rows whose prompt is in `data`, instead of raising.
         strict: a text over the length limit is an error instead of being cut.
-        overwrite: discard what an earlier run left in `output`.
+        overwrite: discard what an earlier run left in `output`, but for an unfinished run with the same settings, which
+            is continued.
         progress: show progress with rate and time left on standard error.
 
     Returns:
@@ -82,7 +88,10 @@ def train(
     folder = RunFolder(Path(output))
     if not isinstance(model, RewardModel) and Path(model).is_dir():
         _require_apart(Path(model), folder.output)
-    pairs, eval_pairs = _load(data, eval_data, streaming=streaming, skip_bad=skip_bad)
+    if eval_data is None and eval_split is not None:
+        check_eval_split(data, eval_split, split=split)
+        eval_data = data
+    pairs, eval_pairs = _load(data, eval_data, split, eval_split, streaming=streaming, skip_bad=skip_bad)
     if isinstance(pairs.rows, IterableDataset) and config.max_steps == -1:
         raise DataError("a stream has no known end: set max_steps, or read the data without streaming")
     settings = run_settings(
@@ -93,7 +102,7 @@ def train(
         streaming=isinstance(pairs.rows, IterableDataset),
     )
     arguments = training_arguments(config, folder.checkpoints, evaluate=eval_pairs is not None)
-    if overwrite:
+    if overwrite and not folder.resumes(settings):
         with arguments.main_process_first(local=False):
             if arguments.should_save:
                 folder.clear()
@@ -120,6 +129,8 @@ def _require_apart(model: Path, output: Path) -> None:
 def _load(
     data: DataSource | Preferences,
     eval_data: DataSource | Preferences | None,
+    split: str,
+    eval_split: str | None,
     *,
     streaming: bool,
     skip_bad: bool,
@@ -129,6 +140,7 @@ def _load(
     else:
         pairs = load_preferences(
             data,
+            split=split,
             streaming=streaming or isinstance(data, IterableDataset),
             on_bad="skip" if skip_bad else "error",
         )
@@ -139,7 +151,8 @@ def _load(
     if isinstance(eval_data, Preferences):
         eval_pairs = eval_data
     else:
-        eval_pairs = load_preferences(eval_data, on_bad="skip" if skip_bad else "error")
+        eval_split = choose_split(eval_data, eval_split, held_out=True) or "train"
+        eval_pairs = load_preferences(eval_data, split=eval_split, on_bad="skip" if skip_bad else "error")
     if isinstance(eval_pairs.rows, IterableDataset):
         raise DataError("evaluation data cannot be a stream; load them without streaming")
     if pairs.summary.complete:
