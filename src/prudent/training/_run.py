@@ -74,6 +74,13 @@ class RunFolder:
             self._refuse([*other, *self.checkpoints.glob("checkpoint-*")])
         return None
 
+    def resumes(self, settings: dict[str, Any]) -> bool:
+        """An unfinished run with these settings is here, to be continued even where an earlier model is overwritten."""
+        if (self.output / _RESULT_NAME).exists() or not self._run_file.exists():
+            return False
+        before = _read_json(self._run_file)
+        return all(before.get(name) == settings.get(name) for name in {*before, *settings} - HARMLESS)
+
     def clear(self) -> None:
         """Delete what an earlier run made, finished or not; a folder that no run made is left alone.
 
