@@ -35,9 +35,10 @@ def outcome_rows(result: DemoResult) -> list[dict[str, Any]]:
     scopes += [(str(one["seed"]), one["outcomes"]) for one in result.summary["seeds"]]
     for scope, outcomes in scopes:
         for rule, outcome in outcomes.items():
-            row: dict[str, Any] = {"seed": scope, "rule": rule, "peak_n": outcome["peak_n"], "fall": outcome["drop"]}
+            row: dict[str, Any] = {"seed": scope, "rule": rule, "peak_n": outcome["peak_n"]}
             row["fall_p_value"] = outcome["drop_p_value"]
             for name, estimate in (
+                ("fall", outcome["drop"]),
                 ("gain", outcome["gain"]),
                 ("kept", outcome["kept"]),
                 ("minus_mean", outcome["versus"].get("mean")),
