@@ -97,7 +97,9 @@ def test_adapter_keeps_its_form(tiny_models, tmp_path):
 def test_fit_in_place_and_kept_head(tiny_models, tmp_path):
     shutil.copytree(tiny_models("llama"), tmp_path / "rm")
     before = RewardModel.from_pretrained(tmp_path / "rm").rewards(["name"], ["the apple"])
-    result = fit(tmp_path / "rm", pairs(), tmp_path / "rm", head="kept", progress=False)
+    with pytest.raises(PrudentError, match="already holds files"):
+        fit(tmp_path / "rm", pairs(), tmp_path / "rm", progress=False)
+    result = fit(tmp_path / "rm", pairs(), tmp_path / "rm", head="kept", overwrite=True, progress=False)
     after = RewardModel.from_pretrained(tmp_path / "rm")
     torch.testing.assert_close(after.rewards(["name"], ["the apple"]), before)
     assert load_posterior(tmp_path / "rm", after).head == result.posterior.head == "kept"

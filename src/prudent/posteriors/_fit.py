@@ -78,7 +78,8 @@ def fit(
     Args:
         model: a loaded model, a folder, or a hub name. A loaded model whose head is refitted is changed.
         data: preferences in any form that `prudent.data.load_preferences` takes.
-        output: folder to save model and posterior to; may be the model's own folder, whose posterior is then replaced.
+        output: folder to save model and posterior to; with `overwrite` it may be the model's own
+            folder, whose head and posterior are then replaced.
         split: the split of data that have several.
         posterior: the kind.
         pooling: what the last layer reads. With `mean` the posterior carries its own head, since a plain Transformers
@@ -109,8 +110,7 @@ def fit(
     if len(rows) < 2:
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(rows)}")
     source = None if isinstance(model, RewardModel) else Path(model)
-    same_folder = source is not None and output is not None and Path(output).resolve() == source.resolve()
-    with atomic_folder(output, overwrite=overwrite or same_folder) as folder:
+    with atomic_folder(output, overwrite=overwrite) as folder:
         loaded = (
             model
             if isinstance(model, RewardModel)
