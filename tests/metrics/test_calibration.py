@@ -1,5 +1,8 @@
+import dataclasses
 import itertools
 import math
+from collections import Counter
+from random import Random
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from prudent.metrics import expected_calibration_error, reliability
+from prudent.metrics import ReliabilityBin, expected_calibration_error, reliability
 
 
 def test_equal_width_against_a_plain_loop() -> None:
@@ -38,6 +41,41 @@ def test_equal_count_bins_hold_equally_many() -> None:
     assert all(row.low <= row.confidence <= row.high for row in table)
     assert all(a.high <= b.low for a, b in itertools.pairwise(table))
     assert len(reliability(p[:3], num_bins=10)) == 3
+
+
+def test_a_constant_forecast_is_one_bin_however_the_pairs_are_sorted() -> None:
+    p, label = torch.full((1000,), 0.7), torch.cat([torch.ones(700), torch.zeros(300)])
+    assert expected_calibration_error(p, label) == pytest.approx(0, abs=1e-6)
+    # the same pairs, the chosen response first: every label is 1, and 1 - p differs from 0.8 in the last digits
+    for high in (0.7, 0.8, 0.9):
+        number = round(1000 * high)
+        chosen_first = torch.cat([torch.full((number,), high), torch.full((1000 - number,), 1 - high)])
+        assert len(reliability(chosen_first)) == 1
+        assert expected_calibration_error(chosen_first) == pytest.approx(0, abs=1e-6)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0.0, 0.25, 1.0])), min_size=1, max_size=60),
+    st.integers(1, 12),
+    st.randoms(use_true_random=False),
+)
+def test_equal_confidences_share_a_bin_and_order_does_not_matter(
+    pairs: list[tuple[int, float]], num_bins: int, random: Random
+) -> None:
+    def table(rows: list[tuple[int, float]]) -> list[ReliabilityBin]:
+        twelfths, label = torch.tensor(rows, dtype=torch.float64).T
+        return reliability(twelfths / 12, label, num_bins=num_bins)
+
+    found = table(pairs)
+    assert len(found) <= num_bins
+    assert sum(row.count for row in found) == len(pairs)
+    assert all(a.high < b.low for a, b in itertools.pairwise(found))
+    # no bin is further from its share of the pairs than the ties that begin or end in it
+    most = max(Counter(max(twelfth, 12 - twelfth) for twelfth, _ in pairs).values())
+    assert all(row.count < len(pairs) / num_bins + most + 1 for row in found)
+    again = table(random.sample(pairs, len(pairs)))
+    for row, other in zip(found, again, strict=True):
+        assert dataclasses.astuple(row) == pytest.approx(dataclasses.astuple(other))
 
 
 @pytest.mark.parametrize("binning", ["equal_count", "equal_width"])

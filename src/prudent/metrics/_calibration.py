@@ -15,7 +15,7 @@ from torch import Tensor
 __all__ = ["Binning", "ReliabilityBin", "expected_calibration_error", "reliability"]
 
 Binning = Literal["equal_count", "equal_width"]
-"""Bins that hold equally many pairs (adaptive, the default), or that divide [0.5, 1] evenly."""
+"""Bins that hold about equally many pairs (adaptive, the default), or that divide [0.5, 1] evenly."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ def reliability(
         probability: [P] predicted P(chosen is preferred), in [0, 1].
         label: [P] probability that the chosen one is preferred, in [0, 1]; ones by default.
         num_bins: how many bins; fewer come back where there are fewer pairs or bins are empty.
-        binning: "equal_count" or "equal_width". Equal confidences may fall into neighbouring bins of equal count.
+        binning: "equal_count" or "equal_width". Equal confidences always share a bin, so bins of equal count are as
+            equal as ties allow; confidences are equal when they agree in float32.
 
     Returns:
-        The bins that hold pairs, by ascending confidence.
+        The bins that hold pairs, by ascending confidence. The order of the pairs does not matter.
 
     Raises:
         ValueError: shapes do not agree, values outside [0, 1], or num_bins below 1.
@@ -77,9 +78,13 @@ def reliability(
     hit = torch.where(p > 0.5, won, 1 - won)
     hit[p == 0.5] = 0.5  # no response is preferred: right half of the time
     if binning == "equal_count":
-        order = torch.argsort(confidence, stable=True)
-        parts = [rows for rows in torch.tensor_split(order, num_bins) if len(rows)]
-        edges = [(confidence[rows[0]].item(), confidence[rows[-1]].item()) for rows in parts]
+        # Float32 makes equal what differs by rounding only: 1 - p of a pair that is entered the other way round. Each
+        # distinct confidence goes whole to the bin in which the middle of its ranks lies.
+        _, distinct, count = torch.unique(confidence.float(), return_inverse=True, return_counts=True)
+        twice_middle = 2 * count.cumsum(0) - count
+        place = (twice_middle * num_bins // (2 * max(1, len(p))))[distinct]
+        parts = [(place == number).nonzero()[:, 0] for number in torch.unique(place).tolist()]
+        edges = [(confidence[rows].min().item(), confidence[rows].max().item()) for rows in parts]
     elif binning == "equal_width":
         place = ((confidence - 0.5) * (2 * num_bins)).long().clamp(max=num_bins - 1)
         filled = torch.unique(place).tolist()
