@@ -59,6 +59,25 @@ def test_rule_that_looks_at_others_is_resampled_with_its_error():
     assert last.proxy > first.proxy
 
 
+def test_proxy_and_gold_are_of_the_same_picks():
+    made = table()
+    doubled = made.set_column(made.column_names.index("gold"), "gold", pa.array(2.0 * made["reward_mean"].to_numpy()))
+    curve = rule_curve(doubled, rule="prob_best", n_values=[2, 4], num_resamples=8)
+    for point in curve.points:
+        assert point.gold == pytest.approx(2 * point.proxy)
+        assert point.gold_standard_error == pytest.approx(2 * point.proxy_standard_error)
+
+
+def test_default_grid_is_coarse_where_subsets_are_drawn(capsys):
+    made = table((70, 64))
+    assert [point.n for point in rule_curve(made, rule="prob_best", num_resamples=2).points] == [1, 4, 16, 64]
+    assert capsys.readouterr().err == ""
+    larger = rule_curve(table((70, 66)), rule="prob_best", num_resamples=2, progress=True)
+    assert [point.n for point in larger.points] == [1, 4, 16, 64, 66]
+    assert "Drawing subsets" in capsys.readouterr().err
+    assert len(rule_curve(made).points) > 10
+
+
 def test_several_policies_have_no_kl_and_no_gold_is_no_gold():
     several = table().append_column("model", pa.array([f"m{index}" for index in range(11)]))
     assert rule_curve(several).points[-1].kl is None

@@ -55,6 +55,25 @@ def test_the_rule_sees_the_subset_only() -> None:
     assert curve.mean[0, 0].item() == pytest.approx(1 / 3, abs=0.12)
 
 
+def test_several_values_are_of_the_same_picks() -> None:
+    rewards, value = gaussian(), torch.randn(15, 2, generator=torch.Generator().manual_seed(2))
+    values = torch.cat([value, (value[:, 0] - 2 * value[:, 1])[:, None]], 1).double()
+    curve = resampled_curve(ProbBest(64), rewards, values, [2, 5, 8], num_resamples=8)
+    assert curve.mean.shape == curve.standard_error.shape == (2, 3, 3)
+    assert curve.mean[0, 2].isnan().all()
+    alone = resampled_curve(ProbBest(64), rewards, values[:, 1], [2, 5, 8], num_resamples=8)
+    torch.testing.assert_close(curve.mean[..., 1], alone.mean, equal_nan=True)
+    torch.testing.assert_close(curve.standard_error[..., 1], alone.standard_error, equal_nan=True)
+    paired = curve.mean[..., 0] - 2 * curve.mean[..., 1]  # holds subset by subset only if the picks are shared
+    torch.testing.assert_close(curve.mean[..., 2], paired, equal_nan=True)
+
+
+def test_advance_counts_every_subset() -> None:
+    done: list[int] = []
+    resampled_curve(LcbStd(), gaussian(), torch.arange(15.0), [2, 8, 20], num_resamples=5, advance=done.append)
+    assert done == [1] * 10 + [5]  # no prompt has 20 candidates
+
+
 def test_repeatable_and_seeded() -> None:
     rewards, value = gaussian(), torch.arange(15.0)
     curves = [
@@ -75,5 +94,5 @@ def test_unscored_candidates_are_an_error_or_left_out() -> None:
     assert curve.mean.isnan().tolist() == [[True, True], [False, True]]
     with pytest.raises(ValueError, match="num_resamples"):
         resampled_curve(LcbStd(), rewards, value, [2], num_resamples=1)
-    with pytest.raises(ValueError, match="vector"):
-        resampled_curve(LcbStd(), rewards, value[:, None], [2])
+    with pytest.raises(ValueError, match=r"\[N, V\]"):
+        resampled_curve(LcbStd(), rewards, value[:, None, None], [2])

@@ -84,7 +84,7 @@ def select(
     summary = select_responses(pool, output, exclude_unscored=exclude_unscored, **how)
     found = summary.to_dict()
     if curve is not None:
-        found["curve"] = rule_curve(pool, **how).to_dict()
+        found["curve"] = rule_curve(pool, progress=common.progress, **how).to_dict()
         with atomic_file(curve) as temporary:
             temporary.write_text(json.dumps(found["curve"], indent=2) + "\n", encoding="utf-8")
     text = (

@@ -1,6 +1,6 @@
 """Best-of-n curves by drawing subsets, for rules that look at the other candidates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +19,9 @@ class ResampledCurve:
     """A best-of-n curve estimated from drawn subsets.
 
     Attributes:
-        mean: [B, L] float64, average value of the pick; NaN where a prompt has fewer than n candidates.
-        standard_error: [B, L] float64, Monte Carlo standard error of `mean` (not the spread between prompts). Exactly
-            zero says that every subset led to the same value.
+        mean: [B, L] or [B, L, V] float64, average value of the pick; NaN where a prompt has fewer than n candidates.
+        standard_error: float64 of the same shape, Monte Carlo standard error of `mean` (not the spread between
+            prompts). Exactly zero says that every subset led to the same value.
         num_resamples: subsets drawn per prompt and n.
     """
 
@@ -39,6 +39,7 @@ def resampled_curve(
     generator: Generator | None = None,
     *,
     nan: NanPolicy = "error",
+    advance: Callable[[int], None] | None = None,
 ) -> ResampledCurve:
     """Expected value of the best of n, from subsets drawn without replacement on which the rule is evaluated afresh.
 
@@ -48,11 +49,13 @@ def resampled_curve(
     Args:
         rule: maps the posterior of a subset to utilities.
         posterior: of the N responses.
-        value: [N] what is reported of the pick.
+        value: [N] or [N, V] what is reported of the pick: gold reward, proxy reward, length, ... (V at once, all of the
+            same picks from the same subsets).
         n_values: the L numbers of candidates, each at least 1.
         num_resamples: R >= 2 subsets for each prompt and n.
         generator: source of the subsets, of the rule's own draws and of tie-breaking; seed 0 by default.
         nan: "error" to refuse NaN in the posterior mean or in value, "exclude" to leave such candidates out.
+        advance: called with the number of subsets done, L x num_resamples in all, as `progress_bar` gives it.
 
     Returns:
         Means and Monte Carlo standard errors, prompts in ascending order of their ids.
@@ -74,26 +77,29 @@ def resampled_curve(
         raise ValueError(f"num_resamples must be at least 2 to state an error, got {num_resamples}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     n = check_n_values(n_values)
-    if value.dim() != 1:
-        raise ValueError(f"value must be a vector [N], got shape {list(value.shape)}")
+    if value.dim() not in (1, 2):
+        raise ValueError(f"value must have shape [N] or [N, V], got {list(value.shape)}")
     index = index_groups(posterior.group)
     keep = scored_rows(posterior.mean, posterior.group, nan, value)
     counts = index.sum(keep.long())
-    mean = torch.full((len(index.ids), len(n)), torch.nan, dtype=torch.float64, device=value.device)
+    shape = (len(index.ids), len(n), *value.shape[1:])
+    mean = torch.full(shape, torch.nan, dtype=torch.float64, device=value.device)
     error = mean.clone()
     for column, size in enumerate(n.tolist()):
         enough = counts >= size
-        if not bool(enough.any()):
-            continue
         usable = (keep & enough[index.position]).nonzero()[:, 0]
-        picks = torch.stack(
-            [
-                value[_pick(rule, posterior, _subset(usable, index.position, size, generator), generator)]
-                for _ in range(num_resamples)
-            ]
-        ).double()
-        mean[enough, column] = picks.mean(0)
-        error[enough, column] = picks.std(0) / num_resamples**0.5
+        picked = []
+        for _ in range(num_resamples if len(usable) else 0):
+            rows = _subset(usable, index.position, size, generator)
+            picked.append(value[_pick(rule, posterior, rows, generator)].double())
+            if advance is not None:
+                advance(1)
+        if picked:
+            values = torch.stack(picked)
+            mean[enough, column] = values.mean(0)
+            error[enough, column] = values.std(0) / num_resamples**0.5
+        elif advance is not None:
+            advance(num_resamples)
     return ResampledCurve(mean, error, num_resamples)
 
 
