@@ -79,6 +79,23 @@ def test_losing_rules_are_said_to_lose():
     assert any("below: lcb_std" in line for line in sentences(found, "gold"))
 
 
+def test_every_rule_loses_only_if_every_interval_says_so():
+    mean, losing = curve("mean", outcome(100, 0.0, 1.0)), outcome(100, 0.0, 1.0, (-0.4, -0.6, -0.2))
+    # the best by value is below for sure, the worst one is too uncertain to say
+    wide = curve("lcb_var", outcome(100, 0.0, 1.0, (-0.5, -1.5, 0.5)))
+    text = headline(study(mean, curve("lcb_std", losing), wide), "gold")
+    assert text.endswith("no rule that reads the variance ends measurably above it.")
+    text = headline(study(mean, curve("lcb_std", losing), curve("entropic", losing)), "gold")
+    assert text.endswith("every rule that reads the variance ends below it.")
+
+
+def test_a_sure_lead_is_not_hidden_by_a_larger_unsure_one():
+    unsure = curve("lcb_var", outcome(100, 0.0, 1.0, (0.5, -0.5, 1.5)))
+    sure = curve("lcb_std", outcome(100, 0.0, 1.0, (0.2, 0.1, 0.3)))
+    text = headline(study(curve("mean", outcome(100, 0.0, 1.0)), unsure, sure), "gold")
+    assert "lcb_std, one of 2 rules that read the variance, ends 0.200" in text
+
+
 def test_the_best_of_several_rules_is_said_to_be_that():
     found = study(
         curve("mean", outcome(100, 0.0, 1.0)),

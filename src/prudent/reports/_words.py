@@ -40,16 +40,18 @@ def headline(study: BestOfNStudy, scale: str) -> str:
     careful = [curve for curve in study.rules if "mean" in curve.outcomes[scale].versus]
     if not careful:
         return f"{text}."
-    best = max(careful, key=lambda curve: curve.outcomes[scale].versus["mean"].value)
-    lead, kept = best.outcomes[scale].versus["mean"], best.outcomes[scale].kept
-    named = (
-        best.label if len(careful) == 1 else f"{best.label}, the best of {len(careful)} rules that read the variance,"
-    )
-    if lead.low > 0:
+    leads = [curve.outcomes[scale].versus["mean"] for curve in careful]
+    above = [curve for curve, lead in zip(careful, leads, strict=True) if lead.low > 0]
+    if above:
+        best = max(above, key=lambda curve: curve.outcomes[scale].versus["mean"].value)
+        lead, kept = best.outcomes[scale].versus["mean"], best.outcomes[scale].kept
+        place = "the best" if lead.value == max(one.value for one in leads) else "one"
+        rules = f"{place} of {len(careful)} rules that read the variance"
+        named = best.label if len(careful) == 1 else f"{best.label}, {rules},"
         falls = first.outcomes[scale].drop.value > 0
         keeps = f" and keeps {number(kept.value)} of its best gain" if falls and kept is not None else ""
         return f"{text}; {named} ends {interval(lead)} above it{keeps}."
-    if lead.high < 0:
+    if all(lead.high < 0 for lead in leads):
         return f"{text}; every rule that reads the variance ends below it."
     return f"{text}; no rule that reads the variance ends measurably above it."
 
