@@ -2,7 +2,8 @@
 
 from prudent.models._batching import Batch, iterate_batches, pad_batch, token_budget_batches
 from prudent.models._encoding import EncodedTexts, TextEncoder
-from prudent.models._head import Pooling
+from prudent.models._head import Pooling, find_head
+from prudent.models._hub import find_model_file
 from prudent.models._loading import add_lora
 from prudent.models._progress import progress_bar
 from prudent.models._reward_model import RewardModel
@@ -21,6 +22,8 @@ __all__ = [
     "as_response",
     "atomic_file",
     "atomic_folder",
+    "find_head",
+    "find_model_file",
     "iterate_batches",
     "pad_batch",
     "progress_bar",

@@ -8,9 +8,13 @@ import torch
 from torch import nn
 
 from prudent.errors import ModelError
+from prudent.models._hub import find_model_file
 from prudent.models._quiet import quiet_transformers
 
 __all__ = ["add_lora", "load_model", "load_tokenizer"]
+
+_PREFIX = "base_model.model."  # PEFT's, of every weight in an adapter's file
+_HEADS = ("classifier", "score")  # PEFT saves these with every classifier's adapter
 
 
 def load_model(
@@ -22,22 +26,14 @@ def load_model(
     architectures a pooler or a dense layer below the head.
 
     Raises:
-        ModelError: nothing loadable there, several outputs, weights missing or not finite.
+        ModelError: nothing loadable there, several outputs, an adapter for another task, weights missing or not finite.
     """
-    from peft import PeftConfig, PeftModel
-
-    adapter = _is_adapter(name, revision)
-    if adapter:
-        with _explained(name):
-            base_name = PeftConfig.from_pretrained(name, **_revision(revision)).base_model_name_or_path
-        base, _ = _load_classifier(_resolve_base(name, base_name), dtype=dtype, device=device, revision=None, seed=seed)
-        with quiet_transformers(), _explained(name):
-            model: nn.Module = PeftModel.from_pretrained(base, name, is_trainable=False, **_revision(revision))
-        new_modules: tuple[str, ...] = ()
+    if _is_adapter(name, revision):
+        model, missing = _load_adapted(name, dtype=dtype, device=device, revision=revision, seed=seed)
     else:
-        model, new_modules = _load_classifier(name, dtype=dtype, device=device, revision=revision, seed=seed)
+        model, missing = _load_classifier(name, dtype=dtype, device=device, revision=revision, seed=seed)
     _require_finite(model, name)
-    return model, new_modules
+    return model, _modules_of(missing)
 
 
 def load_tokenizer(name: str, *, revision: str | None) -> Any:
@@ -45,8 +41,10 @@ def load_tokenizer(name: str, *, revision: str | None) -> Any:
     from peft import PeftConfig
     from transformers import AutoTokenizer
 
-    if _is_adapter(name, revision) and Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").exists():
-        name = _resolve_base(name, PeftConfig.from_pretrained(name).base_model_name_or_path)
+    if _is_adapter(name, revision) and find_model_file(name, "tokenizer_config.json", revision=revision) is None:
+        with _explained(name):
+            config = PeftConfig.from_pretrained(name, **_revision(revision))
+        name, revision = _resolve_base(name, config.base_model_name_or_path), config.revision
     with _explained(name, what="tokenizer"):
         return AutoTokenizer.from_pretrained(name, **_revision(revision))
 
@@ -68,25 +66,95 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, new_mod
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
     classifier: Any = model
-    # PEFT names these two itself, and one module to save cannot lie within another.
-    heads = ("classifier", "score")
-    extra = [name for name in new_modules if not any(part in heads for part in name.split("."))]
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=None if classifier.config.model_type in KNOWN else "all-linear",
-        modules_to_save=extra or None,
+        modules_to_save=_extra_modules(new_modules) or None,
     )
     with quiet_transformers():
         adapted: nn.Module = get_peft_model(classifier, config)
     return adapted
 
 
+def _load_adapted(
+    name: str, *, dtype: torch.dtype | str | None, device: torch.device, revision: str | None, seed: int
+) -> tuple[nn.Module, list[str]]:
+    """A base with its adapter, and the weights that neither of them holds.
+
+    PEFT's own loading refuses an adapter without the head that a classifier's adapter has, and one that names no task
+    gets no place for a head: so the adapter is put on here, and what its file lacks stays as in the base. Modules that
+    are new belong to the adapter from then on and are saved with it.
+    """
+    from peft import PeftConfig, PeftModelForSequenceClassification, load_peft_weights, set_peft_model_state_dict
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    with _explained(name):
+        config: Any = PeftConfig.from_pretrained(name, **_revision(revision))
+    if config.task_type not in ("SEQ_CLS", None):
+        raise ModelError(
+            f"{name} is an adapter for {config.task_type}, a reward model has one for SEQ_CLS; train one with that task"
+        )
+    # A trained head in the base stands in for one that the adapter never had, not for one that its file lost.
+    declared = [*(getattr(config, "modules_to_save", None) or []), *(_HEADS if config.task_type else [])]
+    base: Any
+    base, missing = _load_classifier(
+        _resolve_base(name, config.base_model_name_or_path),
+        dtype=dtype,
+        device=device,
+        revision=config.revision,
+        seed=seed,
+    )
+    with quiet_transformers(), _explained(name):
+        weights = load_peft_weights(name, device=str(device), **_revision(revision))
+        missing = [key for key in missing if f"{_PREFIX}{key}" not in weights]
+        touched = [key.removeprefix(_PREFIX) for key in weights]
+        new = [module for module in _extra_modules(_modules_of(missing)) if not _any_within(touched, module)]
+        config.task_type = "SEQ_CLS"
+        config.inference_mode = True
+        if hasattr(config, "modules_to_save") and new:
+            config.modules_to_save = [*(config.modules_to_save or []), *new]
+        model: Any = PeftModelForSequenceClassification(base, config)
+        lacking = []
+        for place, module in model.named_modules():
+            if not isinstance(module, AuxiliaryTrainingWrapper):
+                continue
+            held = module.state_dict()
+            for key, stored in module.adapter_state_dict_load_map("default").items():
+                whole = f"{place}.{key}"
+                if whole not in weights:
+                    weights[whole] = held[stored]
+                    lacking.append(whole.removeprefix(_PREFIX))
+        lost = [key for key in lacking if key not in missing and any(f".{part}." in f".{key}" for part in declared)]
+        if lost:
+            raise ModelError(f"the adapter {name} lacks weights: {', '.join(lost[:3])}; it is incomplete")
+        unplaced = set_peft_model_state_dict(model, weights).unexpected_keys
+        if any(part in _HEADS for key in unplaced for part in key.split(".")):
+            raise ModelError(
+                f"{name}: an adapter sits on the reward head; merge it, or train the head by modules_to_save"
+            )
+    adapted: nn.Module = model.eval()
+    return adapted, missing
+
+
+def _modules_of(keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({key.rpartition(".")[0] for key in keys}))
+
+
+def _extra_modules(modules: Sequence[str]) -> list[str]:
+    # One module to save cannot lie within another.
+    return [name for name in modules if not any(part in _HEADS for part in name.split("."))]
+
+
+def _any_within(keys: Sequence[str], module: str) -> bool:
+    return any(key.startswith(f"{module}.") for key in keys)
+
+
 def _load_classifier(
     name: str, *, dtype: torch.dtype | str | None, device: torch.device, revision: str | None, seed: int
-) -> tuple[nn.Module, tuple[str, ...]]:
+) -> tuple[nn.Module, list[str]]:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     with _explained(name):
@@ -110,7 +178,7 @@ def _load_classifier(
     if lacking:
         raise ModelError(f"{name} lacks weights: {', '.join(lacking[:3])}; the checkpoint is incomplete")
     placed: nn.Module = model.to(device)
-    return placed, tuple(sorted({key.rpartition(".")[0] for key in missing}))
+    return placed, missing
 
 
 def _resolve_base(adapter: str, base: str | None) -> str:

@@ -1,6 +1,7 @@
 """`RewardModel`: a sequence classifier with one output, its tokenizer, and nothing else."""
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from prudent.models._encoding import EncodedTexts, TextEncoder
 from prudent.models._head import Pooling, capture_head_input, find_backbone, find_head, pool_features
 from prudent.models._loading import load_model, load_tokenizer
 from prudent.models._quiet import quiet_transformers
+from prudent.models._saving import MODEL_FILES
 from prudent.models._template import Message
 
 __all__ = ["RewardModel"]
@@ -105,11 +107,37 @@ class RewardModel:
             self.tokenizer.save_pretrained(folder)
             model.save_pretrained(folder, safe_serialization=True, **options)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> None:
-        """Upload model (or adapter) and tokenizer to the hub; options go to Transformers' `push_to_hub`."""
-        model: Any = self.model
-        model.push_to_hub(repo_id, **options)
-        self.tokenizer.push_to_hub(repo_id, **options)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+    ) -> None:
+        """Upload what `save_pretrained` writes to the hub, in one commit that also removes an older model's files.
+
+        Args:
+            repo_id: hub name; made where there is none yet.
+            private: of a new repository; None leaves it to the hub's default.
+            revision: branch to upload to, made where there is none yet; by default the main one.
+            commit_message: of the upload.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision is not None:
+                api.create_branch(name, branch=revision, exist_ok=True)
+            api.upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                revision=revision,
+                commit_message=commit_message,
+                delete_patterns=list(MODEL_FILES),
+            )
 
     @property
     def config(self) -> Any:

@@ -1,6 +1,8 @@
 """Files and folders that are whole or not there: written beside their place, then renamed into it."""
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +10,25 @@ from pathlib import Path
 
 from prudent.errors import PrudentError
 
-__all__ = ["atomic_file", "atomic_folder"]
+__all__ = ["MODEL_FILES", "atomic_file", "atomic_folder"]
+
+# A folder with one of these is taken for a model or a posterior: they go first and come last.
+_MARKS = ("posterior_config.json", "adapter_config.json", "config.json")
+MODEL_FILES = (
+    *_MARKS,
+    "posterior.safetensors",
+    "adapter_model.safetensors",
+    "model*.safetensors",
+    "model*.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.*",
+    "merges.txt",
+)
+"""Patterns of what a saved model consists of; one left over from another model would change what is loaded."""
 
 
 @contextmanager
@@ -34,15 +54,18 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path | None, *, overwrite: bool = False) -> Iterator[Path | None]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    An existing folder that may be overwritten gets the new files moved over its own, each by an atomic rename; files
-    that the block did not write stay.
+    An existing folder that may be overwritten gets the new files moved over its own, each by an atomic rename. Files of
+    an older model or posterior there are removed, also where the block wrote none of that name; all others stay. The
+    configurations are removed first and moved last, so that a folder caught in between is not taken for a whole one.
+    What dead processes left of such temporary folders is cleared away.
 
     Args:
         path: the folder to make, or None to yield None and write nothing.
         overwrite: allow `path` to exist and hold files.
 
     Raises:
-        PrudentError: `path` is a file, or holds files and `overwrite` is False; raised before the block runs.
+        PrudentError: `path` is a file, or holds files and `overwrite` is False; raised before the block runs. The
+            block wrote an adapter whose base model is what it would replace.
 
     Example:
         >>> import tempfile
@@ -59,18 +82,49 @@ def atomic_folder(path: str | Path | None, *, overwrite: bool = False) -> Iterat
         raise PrudentError(f"{target} already holds files; give another output folder or say overwrite")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    _clear_leftovers(target)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
         if target.exists():
-            for source in sorted(temporary.rglob("*")):
-                place = target / source.relative_to(temporary)
-                if source.is_dir():
-                    place.mkdir(exist_ok=True)
-                else:
-                    os.replace(source, place)
+            _replace_model(temporary, target)
         else:
             os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_model(temporary: Path, target: Path) -> None:
+    adapter = temporary / "adapter_config.json"
+    base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") if adapter.exists() else None
+    if base and Path(base).resolve() == target.resolve():
+        raise PrudentError(f"{target} holds the base of the adapter to be saved there; give another output folder")
+    sources = [path for path in temporary.rglob("*") if path.is_file()]
+    written = {path.relative_to(temporary) for path in sources}
+    for name in _MARKS:
+        (target / name).unlink(missing_ok=True)
+    for path in [path for pattern in MODEL_FILES for path in target.glob(pattern)]:
+        if path.is_file() and path.relative_to(target) not in written:
+            path.unlink(missing_ok=True)
+    marks = [temporary / name for name in reversed(_MARKS)]
+    rest = sorted(path for path in sources if path not in marks)
+    for source in [*rest, *(path for path in marks if path in sources)]:
+        place = target / source.relative_to(temporary)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, place)
+
+
+def _clear_leftovers(target: Path) -> None:
+    if os.name != "posix":  # elsewhere there is no asking after a process without touching it
+        return
+    for path in target.parent.iterdir():
+        found = re.fullmatch(rf"\.{re.escape(target.name)}\.(\d+)\.tmp", path.name)
+        if found is None or not path.is_dir():
+            continue
+        try:
+            os.kill(int(found[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (PermissionError, OverflowError):
+            continue  # another user's process is alive; a number too large is none of ours

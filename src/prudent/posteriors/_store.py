@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from prudent.errors import ModelError, PosteriorError
-from prudent.models import RewardModel, template_hash
+from prudent.models import RewardModel, find_model_file, template_hash
 from prudent.posteriors._last_layer import LastLayerPosterior
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Posterior
@@ -54,13 +54,14 @@ def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
         model: the model loaded from there.
 
     Raises:
-        PosteriorError: the files are damaged, of a newer format, or belong to another base, adapter, head, chat
-            template or length limit.
+        PosteriorError: the files are damaged, of a newer format, or belong to another base, adapter, head or chat
+            template.
+        ModelError: whether a hub model has a posterior cannot be told, for want of a connection.
     """
-    config_path = _find(folder, _CONFIG)
+    config_path = find_model_file(folder, _CONFIG)
     if config_path is None:
         return PlainRewards()
-    tensor_path = _find(folder, _TENSORS)
+    tensor_path = find_model_file(folder, _TENSORS)
     if tensor_path is None:
         raise PosteriorError(f"{folder} has {_CONFIG} but no {_TENSORS}; fit the posterior again")
     config = _read_config(config_path)
@@ -71,13 +72,14 @@ def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
         )
     try:
         posterior = LastLayerPosterior.from_state(tensors, config)
+        stated = {name: config[name] for name in ("basis_id", "model_fingerprint", "chat_template_hash")}
     except (KeyError, TypeError) as error:
         raise PosteriorError(
             f"{config_path}: an entry or tensor is missing or unknown ({error}); fit it again"
         ) from error
-    if posterior.basis_id != config["basis_id"]:
+    if posterior.basis_id != stated["basis_id"]:
         raise PosteriorError(f"{tensor_path} does not belong to {config_path}; fit the posterior again")
-    _check_model(posterior, config, model, str(folder))
+    _check_model(posterior, stated, model, str(folder))
     return posterior
 
 
@@ -110,35 +112,23 @@ def load_model_and_posterior(
     return loaded, posterior
 
 
-def _check_model(posterior: LastLayerPosterior, config: dict[str, Any], model: RewardModel, folder: str) -> None:
+def _check_model(posterior: LastLayerPosterior, stated: dict[str, Any], model: RewardModel, folder: str) -> None:
     if len(posterior.weight) != model.feature_size:
         raise PosteriorError(
             f"{folder}: the posterior has {len(posterior.weight)} features, the model {model.feature_size}; "
             "it was fitted on another base model"
         )
-    if config["model_fingerprint"] != model.fingerprint():
+    if stated["model_fingerprint"] != model.fingerprint():
         raise PosteriorError(
             f"{folder}: the posterior was fitted on other weights than these (base or adapter changed); fit it again"
         )
-    if config["chat_template_hash"] != template_hash(model.tokenizer):
+    if stated["chat_template_hash"] != template_hash(model.tokenizer):
         raise PosteriorError(f"{folder}: the chat template changed after the posterior was fitted; fit it again")
     if posterior.pooling == "head":
         difference = float((model.head_values()[0] - posterior.weight).abs().max())
         # Loading in half precision rounds the head; a refitted or retrained head differs by far more.
         if difference > 0.01 * float(posterior.weight.abs().max()):
             raise PosteriorError(f"{folder}: the reward head changed after the posterior was fitted; fit it again")
-
-
-def _find(folder: str | Path, name: str) -> Path | None:
-    if Path(folder).is_dir():
-        path = Path(folder) / name
-        return path if path.exists() else None
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        str(folder), name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
-    return None if found is None else Path(found)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

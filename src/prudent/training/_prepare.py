@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from prudent.errors import ModelError
-from prudent.models import RewardModel, TextEncoder, add_lora
-from prudent.models._head import find_head
+from prudent.models import RewardModel, TextEncoder, add_lora, find_head
 from prudent.training._config import TrainingConfig
 
 __all__ = ["base_name", "load_for_training", "prepare_model", "restore_dtypes"]
