@@ -47,11 +47,9 @@ def demo(
     where it was. Needs the extra `report`.
     """
     from prudent.evaluation import run_demo
-    from prudent.reports import report
-    from prudent.reports._extra import need
+    from prudent.reports import need_report_packages, report
 
-    for package in ("matplotlib", "plotly", "jinja2"):
-        need(package)  # before minutes of work
+    need_report_packages()  # before minutes of work
     found = run_demo(
         output,
         seed=seed,

@@ -5,7 +5,7 @@ from types import ModuleType
 
 from prudent.errors import PrudentError
 
-__all__ = ["need"]
+__all__ = ["need", "need_report_packages"]
 
 
 def need(module: str) -> ModuleType:
@@ -21,3 +21,16 @@ def need(module: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != package:
             raise
         raise PrudentError(f'reports need {package}, which is not installed: pip install "prudent[report]"') from error
+
+
+def need_report_packages() -> None:
+    """Import all that a report needs, so that work of minutes does not end on a missing package.
+
+    Raises:
+        PrudentError: If one is not installed; the message says how to install it.
+
+    Example:
+        >>> need_report_packages()
+    """
+    for module in ("matplotlib", "plotly", "jinja2"):
+        need(module)

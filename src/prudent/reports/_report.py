@@ -11,7 +11,7 @@ from typing import Any
 from prudent.errors import DataError
 from prudent.evaluation import BestOfNStudy, best_of_n_study
 from prudent.models import atomic_file
-from prudent.reports._extra import need
+from prudent.reports._extra import need, need_report_packages
 from prudent.reports._interactive import chart_data, plotly_script
 from prudent.reports._png import draw_figures
 from prudent.reports._style import SCALE_LABELS, axis_label, look
@@ -75,8 +75,7 @@ def report(
         ...     report(best_of_n_study(table, num_bootstrap=50), f"{folder}/small.html").html.name
         'small.html'
     """
-    for module in ("matplotlib", "plotly", "jinja2"):
-        need(module)  # before any work
+    need_report_packages()  # before any work
     output = Path(output)
     if isinstance(data, BestOfNStudy):
         if study_options:
