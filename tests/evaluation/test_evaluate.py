@@ -88,3 +88,23 @@ def test_refusals(tiny_models, folder, tmp_path):
     model.set_head(torch.full((32,), torch.inf), 0.0)
     with pytest.raises(ModelError, match="pair 0 is not finite"):
         evaluate(model, pairs(4), posterior=PlainRewards(), progress=False)
+
+
+def test_held_out_pairs_are_read_where_there_are_any(folder, tmp_path):
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    for name, count in (("train", 12), ("test", 7), ("dev", 5)):
+        (sets / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs(count)))
+    found = evaluate(folder, sets, num_bootstrap=2, progress=False)
+    assert (found.split, found.num_pairs) == ("test", 7)
+    assert evaluate(folder, sets, split="dev", num_bootstrap=2, progress=False).num_pairs == 5
+    assert evaluate(folder, sets / "train.jsonl", num_bootstrap=2, progress=False).split is None
+
+
+def test_strict_names_the_row_of_the_source(folder, monkeypatch):
+    monkeypatch.setattr("prudent.evaluation._evaluate._PAIRS_PER_CHUNK", 2)
+    rows = pairs(8)
+    rows[2] = {**rows[2], "chosen": ""}
+    rows[5] = {**rows[5], "rejected": "apple " * 200}
+    with pytest.raises(DataError, match=r"exceed 128 tokens: row 5, rejected \(\d+ tokens\);"):
+        evaluate(folder, rows, strict=True, skip_bad=True, num_bootstrap=2, progress=False)

@@ -137,6 +137,8 @@ def test_strict_refuses_with_the_rows(kind: str, tokenizers: dict[str, Any]) -> 
     prompts, responses = ["yes", "the lazy dog " * 40, "no"], ["no", "yes", "the lazy dog " * 40]
     with pytest.raises(DataError, match=r"2 of 3 texts exceed 48 tokens: row 1 \(\d+ tokens\), row 2"):
         encoder.encode(prompts, responses, strict=True)
+    with pytest.raises(DataError, match=r"tokens: pair b \(\d+ tokens\), pair c \("):
+        encoder.encode(prompts, responses, strict=True, names=["pair a", "pair b", "pair c"])
     encoder.encode(["yes"], ["no"], strict=True)
 
 

@@ -105,6 +105,20 @@ def test_fit_in_place_and_kept_head(tiny_models, tmp_path):
     assert load_posterior(tmp_path / "rm", after).head == result.posterior.head == "kept"
 
 
+def test_full_model_over_an_adapter_folder_leaves_no_adapter(tiny_models, tmp_path):
+    from prudent.models import add_lora
+
+    base = RewardModel.from_pretrained(tiny_models("llama"))
+    adapted = RewardModel(add_lora(base.model, rank=2, alpha=4, dropout=0.0), base.tokenizer)
+    fit(adapted, pairs(), tmp_path / "rm", progress=False)
+    assert (tmp_path / "rm" / "adapter_config.json").exists()
+    fit(tiny_models("llama"), pairs(), tmp_path / "rm", overwrite=True, progress=False)
+    assert not list((tmp_path / "rm").glob("adapter*"))
+    model = RewardModel.from_pretrained(tmp_path / "rm")
+    assert not hasattr(model.model, "peft_config")
+    assert load_posterior(tmp_path / "rm", model).has_variance
+
+
 def test_mean_pooling_carries_its_own_head(tiny_models, tmp_path):
     result = fit(tiny_models("bert", head=False), pairs(), tmp_path / "rm", pooling="mean", progress=False)
     assert ["its own head" in note for note in result.notes] == [True]
@@ -200,6 +214,10 @@ def test_damaged_files_are_named(fitted):
         config.write_text(json.dumps({**entries, **change}))
         with pytest.raises(PosteriorError, match=words):
             _load(fitted)
+    for name in ("basis_id", "model_fingerprint", "chat_template_hash"):
+        config.write_text(json.dumps({key: value for key, value in entries.items() if key != name}))
+        with pytest.raises(PosteriorError, match=f"missing or unknown.*{name}"):
+            _load(fitted)
     config.write_text("{")
     with pytest.raises(PosteriorError, match="not readable JSON"):
         _load(fitted)
@@ -230,3 +248,28 @@ def test_a_failed_save_leaves_nothing(tiny_models, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         fit(tiny_models("llama"), pairs(), tmp_path / "rm", progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_strict_names_the_row_and_side_of_the_source(tiny_models):
+    rows = pairs()
+    rows[0] = {**rows[0], "chosen": ""}
+    rows[5] = {**rows[5], "chosen": "apple " * 200}
+    with pytest.raises(DataError, match=r"exceed 128 tokens: row 5, chosen \(\d+ tokens\);"):
+        fit(tiny_models("llama"), rows, strict=True, skip_bad=True, progress=False)
+
+
+def test_the_split_is_chosen(tiny_models, tmp_path):
+    for name, count in (("train", 12), ("test", 7)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs(count)))
+    assert fit(tiny_models("llama"), tmp_path, progress=False).num_pairs == 12
+    assert fit(tiny_models("llama"), tmp_path, split="test", progress=False).num_pairs == 7
+
+
+@pytest.mark.parametrize(("kind", "below"), [("llama", None), ("roberta", "classifier.dense")])
+def test_new_weights_below_the_head_are_spoken_of(kind, below, tiny_models):
+    result, other = (fit(tiny_models(kind, head=False), pairs(), seed=seed, progress=False) for seed in (0, 1))
+    told = [note for note in result.notes if "never trained below the head" in note]
+    assert [below in note for note in told] == ([] if below is None else [True])
+    # A new head is refitted whatever it was; what lies below it is not.
+    assert torch.allclose(result.posterior.weight, other.posterior.weight, atol=1e-4) == (below is None)
+    assert not any("below the head" in note for note in fit(tiny_models(kind), pairs(), progress=False).notes)
