@@ -7,9 +7,13 @@ import pyarrow.compute as pc
 import pyarrow.json as paj
 import pytest
 import torch
+from scipy import stats
 
+from prudent import metrics
 from prudent.errors import DataError, UnsupportedError
 from prudent.evaluation import BestOfNStudy, best_of_n_study
+from prudent.evaluation._study_pool import prepare_pool
+from prudent.evaluation._study_reliability import draw_pairs
 from prudent.rewards import GaussianRewards
 from prudent.scoring import ScoredPool
 from prudent.selection import best_of_n_kl
@@ -407,3 +411,35 @@ def test_reliability_of_a_posterior_that_is_right():
     assert any("independent" in note for note in study.notes)
     assert rough.overconfidence.high < -0.1  # ignoring what is shared, it is far too unsure
     assert rough.accuracy.value == pytest.approx(exact[0].accuracy.value)  # same pairs, same favorites
+
+
+def test_reliability_is_that_of_the_metrics():
+    """The same bins and the same calibration error as everywhere else, on the pairs that the study draws."""
+    rng = np.random.default_rng(5)
+    num_prompts, size = 40, 12
+    posterior = GaussianRewards(
+        torch.tensor(rng.normal(size=num_prompts * size)),
+        torch.tensor(rng.uniform(0.1, 2.0, size=num_prompts * size)),
+        torch.arange(num_prompts).repeat_interleave(size),
+    )
+    table = posterior.to_arrow().append_column("gold", pa.array(rng.normal(size=num_prompts * size)))
+    one = best_of_n_study(table, num_bootstrap=50, num_pairs=2000, seed=3).reliability[0]
+    pool = prepare_pool(table, n_max=None, one_policy=None)
+    i, j = draw_pairs(pool.marginal.mean, pool.group, 50, torch.Generator().manual_seed(3), top=False)
+    mean, variance, gold = (table[name].to_numpy() for name in ("reward_mean", "reward_variance", "gold"))
+    z = (mean[i] - mean[j]) / np.sqrt(variance[i] + variance[j])
+    probability, higher = torch.tensor(stats.norm.cdf(z)), torch.tensor(gold[i] > gold[j]).double()
+    rows = metrics.reliability(probability, higher)
+    assert one.count == tuple(row.count for row in rows)
+    assert max(one.count) - min(one.count) < 0.01 * one.num_pairs  # equal up to ties of pairs drawn twice
+    assert one.confidence == pytest.approx([row.confidence for row in rows], abs=1e-6)
+    assert one.share_right.value == pytest.approx([row.frequency for row in rows])
+    assert one.calibration_error == pytest.approx(metrics.expected_calibration_error(probability, higher), abs=1e-6)
+    assert one.brier.value == pytest.approx(float((probability - higher).square().mean()), abs=1e-6)
+
+
+def test_a_posterior_that_cannot_decide_is_half_right():
+    zeros = np.zeros(24)
+    table = scored(np.random.default_rng(0), reward_mean=zeros, reward_variance=zeros)
+    one = best_of_n_study(table, num_bootstrap=20).reliability[0]
+    assert (one.confidence, one.accuracy.value, one.brier.value, one.calibration_error) == ((0.5,), 0.5, 0.25, 0.0)

@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from prudent.data import ResponseFacts, World, pretrain_world_base
 from prudent.errors import DataError
 from prudent.evaluation._best_of_n import best_of_n_study
 from prudent.evaluation._evaluate import evaluate
-from prudent.evaluation._study_types import BestOfNStudy, Outcome
+from prudent.evaluation._study_types import BestOfNStudy, plain
 from prudent.models import atomic_file, atomic_folder, progress_bar
 from prudent.posteriors import fit
 from prudent.scoring import ScoredPool, read_scored, score
@@ -163,7 +163,7 @@ def _run_seed(
             temporary.write_text("".join(json.dumps(row) + "\n" for row in world.preferences(num_pairs)))
         train(folder / "base", str(preferences), folder / "model", config=_CONFIG, progress=progress)
     with _timed(seconds, "fit"):
-        fitted = fit(folder / "model", str(preferences), folder / "model", progress=progress)
+        fitted = fit(folder / "model", str(preferences), folder / "model", overwrite=True, progress=progress)
         held_out = world.preferences(_NUM_HELD_OUT, split="test")
         figures = evaluate(folder / "model", held_out, progress=progress).to_dict()
     with _timed(seconds, "score"):
@@ -217,17 +217,7 @@ def _stacked(tables: list[pa.Table]) -> pa.Table:
 
 def _outcomes(study: BestOfNStudy) -> dict[str, dict[str, Any]]:
     """What the gold curve of each rule and control does, on gold as it is."""
-    return {curve.rule: _outcome(curve.outcomes["gold"]) for curve in study.curves}
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    return {field.name: _plain(getattr(outcome, field.name)) for field in fields(outcome)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return {curve.rule: plain(curve.outcomes["gold"]) for curve in study.curves}
 
 
 def _picks(world: World, num_prompts: int, pool: ScoredPool, num_std: float) -> dict[str, dict[str, float]]:

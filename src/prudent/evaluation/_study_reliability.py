@@ -9,7 +9,9 @@ from torch import Tensor
 from prudent.evaluation._study_pool import StudyPool
 from prudent.evaluation._study_statistics import Resamples
 from prudent.evaluation._study_types import Band, Estimate, Reliability
-from prudent.rewards import from_arrow, index_groups
+from prudent.metrics import expected_calibration_error
+from prudent.metrics import reliability as reliability_table
+from prudent.rewards import from_arrow, index_groups, normal_greater
 
 __all__ = ["INDEPENDENT_NOTE", "reliability"]
 
@@ -19,7 +21,6 @@ INDEPENDENT_NOTE = (
     "Score with the factor for exact contrasts."
 )
 
-_NUM_BINS = 10
 Array = NDArray[np.float64]
 
 
@@ -81,30 +82,31 @@ def _measure(pool: StudyPool, i: Tensor, j: Tensor, resamples: Resamples, kind: 
     higher = (gold[i] > gold[j]).double()
     confidence = torch.maximum(probability, 1 - probability)
     right = torch.where(probability > 0.5, higher, torch.where(probability < 0.5, 1 - higher, 0.5))
-    bins = ((confidence - 0.5) * 2 * _NUM_BINS).long().clamp(0, _NUM_BINS - 1)
-    cell = (pool.group[i] * _NUM_BINS + bins).numpy()
-    shape, length = (pool.num_prompts, _NUM_BINS), pool.num_prompts * _NUM_BINS
+    table = reliability_table(probability, higher)
+    # bins never share a confidence, so their upper ends tell which pairs they hold
+    bins = torch.searchsorted(torch.tensor([row.high for row in table], dtype=torch.float64), confidence)
+    cell = (pool.group[i] * len(table) + bins).numpy()
+    shape, length = (pool.num_prompts, len(table)), pool.num_prompts * len(table)
 
     def summed(values: Tensor | None) -> Array:  # [B, bins]
         weights = None if values is None else values.double().numpy()
         return np.bincount(cell, weights, length).astype(float).reshape(shape)
 
     count, sum_right, sum_confidence = summed(None), summed(right), summed(confidence)
-    sum_brier = summed((confidence - right).square())
-    filled = count.sum(0) > 0
-    shares = [_ratio(resamples, sum_right[:, b], count[:, b]) for b in np.flatnonzero(filled)]
+    sum_brier = summed((probability - higher).square())
+    shares = [_ratio(resamples, sum_right[:, b], count[:, b]) for b in range(len(table))]
     return Reliability(
         pairs=kind,
         num_pairs=len(i),
         num_gold_ties=num_ties,
         exact_contrast=exact,
-        confidence=tuple(float(v) for v in sum_confidence.sum(0)[filled] / count.sum(0)[filled]),
+        confidence=tuple(row.confidence for row in table),
         share_right=Band(tuple(s.value for s in shares), tuple(s.low for s in shares), tuple(s.high for s in shares)),
-        count=tuple(int(v) for v in count.sum(0)[filled]),
+        count=tuple(row.count for row in table),
         accuracy=_ratio(resamples, sum_right.sum(1), count.sum(1)),
         overconfidence=_ratio(resamples, (sum_confidence - sum_right).sum(1), count.sum(1)),
         brier=_ratio(resamples, sum_brier.sum(1), count.sum(1)),
-        calibration_error=float(np.abs((sum_right - sum_confidence).sum(0)).sum() / count.sum()),
+        calibration_error=expected_calibration_error(probability, higher),
     )
 
 
@@ -118,9 +120,7 @@ def _probability_greater(pool: StudyPool, i: Tensor, j: Tensor) -> tuple[Tensor,
     # without the factor the centered variance is the better stand-in: it leaves out what a prompt's responses share
     base = pool.marginal if pool.centered is None else pool.centered
     mean, variance = base.mean.double(), base.variance.double()
-    difference, spread = mean[i] - mean[j], (variance[i] + variance[j]).clamp(min=0).sqrt()
-    z = torch.where(spread > 0, difference / spread, torch.sign(difference) * torch.inf)
-    return torch.special.ndtr(torch.where((spread == 0) & (difference == 0), 0.0, z)), False
+    return normal_greater(mean[i] - mean[j], variance[i] + variance[j]), False
 
 
 def _ratio(resamples: Resamples, numerator: Array, denominator: Array) -> Estimate:

@@ -15,6 +15,7 @@ __all__ = [
     "Pick",
     "Reliability",
     "StudySettings",
+    "plain",
 ]
 
 FORMAT_VERSION = 1
@@ -151,7 +152,7 @@ class Reliability:
     exact_contrast: bool
     """True: the variance of r_i - r_j came from the joint posterior. False: the two were taken as independent."""
     confidence: tuple[float, ...]
-    """Mean of max(P, 1 - P) in each bin that is not empty, ascending."""
+    """Mean of max(P, 1 - P) in each of up to ten bins of about equally many pairs, ascending."""
     share_right: Band
     """Share of the bin's pairs in which the favored candidate has the higher gold."""
     count: tuple[int, ...]
@@ -291,7 +292,7 @@ class BestOfNStudy:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as dicts, lists, numbers and strings that `json.dumps` takes with `allow_nan=False`."""
-        return {"format_version": FORMAT_VERSION, **{f.name: _plain(getattr(self, f.name)) for f in fields(self)}}
+        return {"format_version": FORMAT_VERSION, **{f.name: plain(getattr(self, f.name)) for f in fields(self)}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -315,12 +316,12 @@ class BestOfNStudy:
         )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses to dicts and tuples to lists, through any nesting."""
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if hasattr(value, "__dataclass_fields__"):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: plain(one) for name, one in value.items()}
     return value

@@ -11,7 +11,7 @@ from prudent.rewards._gaussian import GaussianRewards
 from prudent.rewards._groups import GroupIndex, index_groups
 from prudent.rewards._members import MemberRewards
 from prudent.rewards._protocol import RewardPosterior
-from prudent.rewards._sigmoid import expected_sigmoid, log_expected_sigmoid
+from prudent.rewards._sigmoid import expected_sigmoid, log_expected_sigmoid, normal_greater
 from prudent.rewards._transformed import TransformedRewards
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "from_arrow",
     "index_groups",
     "log_expected_sigmoid",
+    "normal_greater",
 ]

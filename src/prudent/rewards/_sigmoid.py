@@ -81,7 +81,21 @@ def expected_sigmoid(mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def normal_greater(mean: Tensor, variance: Tensor) -> Tensor:
-    """P(x > 0) for x ~ N(mean, variance) in float64, with a half where x is exactly zero for sure."""
+    """P(x > 0) for x ~ N(mean, variance), accurate in both tails, with a half where x is zero for sure.
+
+    Args:
+        mean: mean of x, any shape.
+        variance: variance of x (>= 0), broadcast against `mean`.
+
+    Returns:
+        float64 tensor of the broadcast shape, in [0, 1]. NaN where an input is NaN or a variance is negative.
+
+    Example:
+        >>> import torch
+        >>> p = normal_greater(torch.tensor([0.0, 1.0, 0.0, 2.0]), torch.tensor([1.0, 1.0, 0.0, 0.0]))
+        >>> [round(x, 4) for x in p.tolist()]
+        [0.5, 0.8413, 0.5, 1.0]
+    """
     m, v = broadcast(mean.double(), variance.double())
     probability = torch.special.log_ndtr(m / v.sqrt()).exp()  # ndtr itself is 0 below -9
     certain = 0.5 * (1 + torch.sign(m))
