@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from prudent.errors import ModelError
 from prudent.models import RewardModel, add_lora
+from prudent.models._loading import load_tokenizer
 
 TEXTS = (["apple pear", "river"], ["plum yes", "stone bird no"])
 
@@ -249,3 +250,103 @@ def test_adapter_on_the_head_is_refused(tiny_models: Callable[..., Path]) -> Non
     adapted = get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj", "score"]))
     with pytest.raises(ModelError, match="adapter sits on the reward head"):
         RewardModel(adapted, AutoTokenizer.from_pretrained(tiny_models("llama")))
+
+
+def plain_adapter(base: Path, place: Path, **options: Any) -> Path:
+    """An adapter with effect, as plain PEFT saves it."""
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **options))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(0))
+    adapted.save_pretrained(place)
+    return place
+
+
+def without_head(place: Path) -> Path:
+    weights = load_file(place / "adapter_model.safetensors")
+    kept = {name: value for name, value in weights.items() if "score" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, place / "adapter_model.safetensors", metadata={"format": "pt"})
+    return place
+
+
+def test_head_that_neither_base_nor_adapter_holds_is_new(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    base = tiny_models("llama", head=False)
+    no_task = plain_adapter(base, tmp_path / "a")
+    lost = without_head(plain_adapter(base, tmp_path / "b", modules_to_save=["score"]))
+    lost_with_task = without_head(plain_adapter(base, tmp_path / "c", task_type="SEQ_CLS"))
+    for place in (no_task, lost, lost_with_task):
+        model = RewardModel.from_pretrained(place)
+        assert model.head_is_new
+        assert model.new_modules == ("score",)
+        # The head now belongs to the adapter: once set it is saved with it and is there again.
+        model.set_head(torch.ones(model.feature_size), 0.0)
+        model.save_pretrained(place / "again")
+        again = RewardModel.from_pretrained(place / "again")
+        assert not again.head_is_new
+        assert torch.equal(again.head.weight, model.head.weight)
+        torch.testing.assert_close(again.rewards(*TEXTS), model.rewards(*TEXTS))
+
+
+def test_adapter_without_task_keeps_the_head_there_is(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    of_base = RewardModel.from_pretrained(plain_adapter(tiny_models("llama"), tmp_path / "base"))
+    assert not of_base.head_is_new
+    assert torch.equal(of_base.head.weight, RewardModel.from_pretrained(tiny_models("llama")).head.weight)
+    own = plain_adapter(tiny_models("llama", head=False), tmp_path / "own", modules_to_save=["score"])
+    model = RewardModel.from_pretrained(own, seed=5)
+    assert not model.head_is_new
+    stored = load_file(own / "adapter_model.safetensors")["base_model.model.score.weight"]
+    assert torch.equal(model.head.weight, stored)
+
+
+def test_adapter_that_lost_its_head_does_not_take_that_of_its_base(
+    tiny_models: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = without_head(plain_adapter(tiny_models("llama"), tmp_path / "a", task_type="SEQ_CLS"))
+    assert "lacks weights: score.weight" in refusal(place)
+
+
+def test_adapter_on_the_head_without_a_task_is_refused(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    plain = AutoModelForSequenceClassification.from_pretrained(tiny_models("llama"))
+    get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj", "score"])).save_pretrained(tmp_path)
+    assert "adapter sits on the reward head" in refusal(tmp_path)
+
+
+def test_adapter_for_another_task_is_refused(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_models("llama", head=False))
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+    get_peft_model(plain, config).save_pretrained(tmp_path)
+    assert "adapter for CAUSAL_LM" in refusal(tmp_path)
+
+
+def test_base_and_its_tokenizer_are_loaded_by_the_revision_the_adapter_names(
+    tiny_models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = plain_adapter(tiny_models("llama"), tmp_path, task_type="SEQ_CLS")
+    config = json.loads((place / "adapter_config.json").read_text())
+    (place / "adapter_config.json").write_text(json.dumps(config | {"revision": "v7"}))
+    seen = set()
+    for loader in (AutoConfig, AutoModelForSequenceClassification, AutoTokenizer):
+
+        def load(name: str, *, kind: str = loader.__name__, real: Any = loader.from_pretrained, **options: Any) -> Any:
+            if str(name) == str(tiny_models("llama")):
+                seen.add((kind, options.get("revision")))
+            return real(name, **options)
+
+        monkeypatch.setattr(loader, "from_pretrained", load)
+    RewardModel.from_pretrained(place)
+    assert seen == {(kind, "v7") for kind in ("AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer")}
+
+
+def test_hub_adapter_without_tokenizer_takes_that_of_its_base(
+    tiny_models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = plain_adapter(tiny_models("llama"), tmp_path, task_type="SEQ_CLS")
+    config = PeftConfig.from_pretrained(place)
+    monkeypatch.setattr("prudent.models._loading._is_adapter", lambda *_: True)
+    monkeypatch.setattr("prudent.models._loading.find_model_file", lambda *_, **__: None)
+    monkeypatch.setattr("peft.PeftConfig.from_pretrained", lambda *_, **__: config)
+    tokenizer = load_tokenizer("org/adapter", revision="main")
+    assert tokenizer("apple").input_ids == AutoTokenizer.from_pretrained(tiny_models("llama"))("apple").input_ids

@@ -47,4 +47,5 @@ def find_model_file(model: str | Path, file_name: str, *, revision: str | None =
     except EntryNotFoundError:
         return None
     except (OSError, HFValidationError) as error:
-        raise ModelError(f"cannot look up {file_name} of {name}: {str(error).strip().splitlines()[0]}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"cannot look up {file_name} of {name}: {reason}") from error
