@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from prudent.rewards import expected_sigmoid, log_expected_sigmoid
+from prudent.rewards import expected_sigmoid, log_expected_sigmoid, normal_greater
 
 
 def reference(mean: float, std: float) -> float:
@@ -72,3 +72,13 @@ def test_chunks_shapes_and_missing_values() -> None:
     assert math.isnan(expected_sigmoid(torch.tensor(1.0), torch.tensor(math.nan)).item())
     with pytest.raises(ValueError, match="negative"):
         expected_sigmoid(torch.tensor(0.0), torch.tensor(-1.0))
+
+
+def test_normal_greater_in_both_tails_and_without_doubt() -> None:
+    mean = torch.tensor([-30.0, -9.5, -1.0, 0.0, 2.0, 9.5], dtype=torch.float64)
+    for variance in (0.25, 1.0, 4.0):
+        expected = stats.norm.sf(0, loc=mean.numpy(), scale=math.sqrt(variance))
+        np.testing.assert_allclose(normal_greater(mean, torch.tensor(variance)).numpy(), expected, rtol=1e-9)
+    certain = normal_greater(torch.tensor([-1.0, 0.0, 1.0, math.nan]), torch.tensor(0.0))
+    assert certain[:3].tolist() == [0.0, 0.5, 1.0]
+    assert math.isnan(certain[3].item())
