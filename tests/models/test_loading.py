@@ -350,3 +350,9 @@ def test_hub_adapter_without_tokenizer_takes_that_of_its_base(
     monkeypatch.setattr("peft.PeftConfig.from_pretrained", lambda *_, **__: config)
     tokenizer = load_tokenizer("org/adapter", revision="main")
     assert tokenizer("apple").input_ids == AutoTokenizer.from_pretrained(tiny_models("llama"))("apple").input_ids
+
+
+def test_name_that_is_no_folder_is_said_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="no folder of that name here, so the hub was asked"):
+        RewardModel.from_pretrained("rm-posterio")

@@ -225,7 +225,8 @@ class _explained:
 
         if isinstance(error, OSError | ValueError | RuntimeError | KeyError | SafetensorError):
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"cannot load the {self._what} of {self._name}: {first}") from error
+            place = "" if Path(self._name).exists() else " (no folder of that name here, so the hub was asked)"
+            raise ModelError(f"cannot load the {self._what} of {self._name}{place}: {first}") from error
 
 
 def _require_finite(model: nn.Module, name: str) -> None:
