@@ -6,6 +6,7 @@ Curves are averaged over seeds for each prompt, then over prompts; intervals are
 
     python experiments/real_pools.py --data DATA            # full, writes experiments/real_pools/*.csv
     python experiments/real_pools.py --data DATA --fast     # seconds, one seed on small slices, writes no table
+    python experiments/real_pools.py --data DATA --write-pairs FILE.jsonl  # the first draw of 1,000 pairs, to train on
     python experiments/real_pools.py --scored SCORED        # the same table from what `prudent score` wrote
 """
 
@@ -245,10 +246,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the real data")
     parser.add_argument("--fast", action="store_true", help="small slices, one seed, no table written")
+    parser.add_argument("--write-pairs", help="write the pairs of the first draw (keep them out of the repository)")
     parser.add_argument("--scored", help="scores of the test pools, made by prudent train, fit and score")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     pairs: list[dict[str, Any]] = []
+    if options.write_pairs:
+        rows = load_preferences(options.data / "ae_pairs_train.parquet").rows
+        rows.select(draw_pairs(1000, len(rows), 0).tolist()).to_json(options.write_pairs)
+        return
     if options.scored:
         curves = scored_experiment(options.scored)
     elif options.data:

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prudent.errors import UnsupportedError
-from prudent.evaluation._study_pool import StudyPool, prepare_pool
+from prudent.evaluation._study_pool import prepare_pool
 from prudent.evaluation._study_statistics import log_spaced
 from prudent.models import progress_bar
-from prudent.rewards import RewardPosterior
 from prudent.scoring import ScoredPool
 from prudent.selection import best_of_n_curve, best_of_n_kl_with_ties, resampled_curve
 from prudent.utility import UtilityRule, risk_rule
@@ -106,8 +104,8 @@ def rule_curve(
         progress: show a bar on standard error while subsets are drawn.
 
     Raises:
-        DataError: the table is not a scored pool, or no prompt has enough candidates.
-        UnsupportedError: the variance or factor that the rule needs is not stored.
+        DataError: the table is not a scored pool, no prompt has enough candidates, or no variance is known.
+        UnsupportedError: the centered variance or the factor that the rule needs is not stored.
 
     Example:
         >>> import pyarrow as pa
@@ -118,7 +116,7 @@ def rule_curve(
     chosen = risk_rule(rule, num_std=num_std, variance_weight=variance_weight, risk_aversion=risk_aversion)
     pool = prepare_pool(scored, n_max=None if n_values is None else max(n_values), one_policy=one_policy)
     grid = list(n_values or _grid(pool.n_max, chosen))
-    posterior = _posterior(pool, chosen, centered)
+    posterior = ScoredPool(pool.table).posterior_for(chosen, centered=centered)
     values = torch.stack([pool.marginal.mean.double(), *([pool.scales["gold"].double()] if pool.scales else [])], dim=1)
     kl: list[float] | None = None
     if chosen.depends_on_pool:
@@ -161,15 +159,3 @@ def _grid(n_max: int, rule: UtilityRule) -> tuple[int, ...]:
     if not rule.depends_on_pool:
         return log_spaced(n_max)
     return tuple(sorted({4**power for power in range(n_max.bit_length()) if 4**power < n_max} | {n_max}))
-
-
-def _posterior(pool: StudyPool, rule: UtilityRule, centered: bool) -> RewardPosterior:
-    if rule.depends_on_pool:
-        return ScoredPool(pool.table).posterior()  # with its factor; centring changes nothing within a prompt
-    if rule.name != "mean" and not pool.has_variance:
-        raise UnsupportedError(f"{rule.name} needs variances, which are not stored; fit a posterior and score again")
-    if not centered:
-        return pool.marginal
-    if pool.centered is None:
-        raise UnsupportedError("no centered variance is stored; score the pool again with this version")
-    return pool.centered
