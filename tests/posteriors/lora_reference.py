@@ -191,7 +191,7 @@ def kronecker_factors(terms: Sequence[Terms], rewards: Tensor, pairs: Pairs) -> 
     """K-FAC "expand" of one block over the tokens of both sides of every pair.
 
     Returns:
-        Input factor `[in, in]` sum a a^T, gradient factor `[out, out]` sum w g g^T with w = p (1 - p) + 2 c, and the
+        Input factor `[in, in]` sum a a^T, output factor `[out, out]` sum w g g^T with w = p (1 - p) + 2 c, and the
         number of terms summed.
     """
     inputs = terms[0].inputs.new_zeros(terms[0].inputs.shape[1], terms[0].inputs.shape[1])
@@ -206,17 +206,58 @@ def kronecker_factors(terms: Sequence[Terms], rewards: Tensor, pairs: Pairs) -> 
     return inputs, gradient, float(count)
 
 
-def kron_block(terms: Sequence[Terms], rewards: Tensor, pairs: Pairs) -> Tensor:
-    """`[P_b, P_b]` Kronecker product of the two factors over the number of terms, in the order of `[out, in]`."""
-    inputs, gradient, count = kronecker_factors(terms, rewards, pairs)
-    return torch.kron(gradient, inputs) / count
+def difference_factors(matrices: Tensor, rewards: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Kronecker factors `[in, in]` and `[out, out]` of the pair differences of one block.
+
+    Args:
+        matrices: `[N, out, in]` derivatives of each reward by the block's weight.
+        rewards: `[N]`.
+        pairs: which texts are compared.
+    """
+    inputs = matrices.new_zeros(matrices.shape[2], matrices.shape[2])
+    outputs = matrices.new_zeros(matrices.shape[1], matrices.shape[1])
+    for chosen, rejected, weight in zip(pairs.chosen, pairs.rejected, pairs.weight(rewards), strict=True):
+        sides = [(weight, matrices[chosen] - matrices[rejected])]
+        sides.append((2 * pairs.centering, matrices[chosen] + matrices[rejected]))
+        for scale, matrix in sides:
+            inputs += scale * matrix.T @ matrix
+            outputs += scale * matrix @ matrix.T
+    return inputs, outputs
 
 
-def ekfac_block(block_ggn: Tensor, terms: Sequence[Terms], rewards: Tensor, pairs: Pairs) -> Tensor:
-    """The exact block's diagonal in the Kronecker eigenbasis."""
-    inputs, gradient, _ = kronecker_factors(terms, rewards, pairs)
-    basis = torch.kron(torch.linalg.eigh(gradient).eigenvectors, torch.linalg.eigh(inputs).eigenvectors)
-    return basis @ torch.diag(torch.diagonal(basis.T @ block_ggn @ basis)) @ basis.T
+def kron_block(inputs: Tensor, outputs: Tensor, count: float, max_rank: int | None = None) -> Tensor:
+    """`[P_b, P_b]` Kronecker product of two factors over a number, in the order of `[out, in]`.
+
+    The longer factor's eigenvalues beyond the `max_rank` largest are replaced by their average.
+    """
+    if max_rank is not None and len(inputs) >= len(outputs):
+        inputs = _flattened(inputs, max_rank)
+    elif max_rank is not None:
+        outputs = _flattened(outputs, max_rank)
+    return torch.kron(outputs, inputs) / count
+
+
+def _flattened(factor: Tensor, max_rank: int) -> Tensor:
+    values, vectors = torch.linalg.eigh(factor)
+    cut = len(values) - max_rank
+    if cut > 0:
+        values = torch.cat([values[:cut].mean().expand(cut), values[cut:]])
+    return vectors @ torch.diag(values) @ vectors.T
+
+
+def ekfac_block(block_ggn: Tensor, inputs: Tensor, outputs: Tensor, max_rank: int | None = None) -> Tensor:
+    """The exact block's diagonal in the eigenbasis of two Kronecker factors.
+
+    Of the longer factor's directions those beyond the `max_rank` of largest eigenvalue share their average diagonal,
+    one for each direction of the shorter factor.
+    """
+    basis = torch.kron(torch.linalg.eigh(outputs).eigenvectors, torch.linalg.eigh(inputs).eigenvectors)
+    diagonal = torch.diagonal(basis.T @ block_ggn @ basis).reshape(len(outputs), len(inputs)).clone()
+    longer = diagonal if len(inputs) >= len(outputs) else diagonal.T
+    cut = 0 if max_rank is None else longer.shape[1] - max_rank
+    if cut > 0:
+        longer[:, :cut] = longer[:, :cut].mean(1, keepdim=True)
+    return basis @ torch.diag(diagonal.flatten()) @ basis.T
 
 
 @dataclass(frozen=True)
@@ -229,8 +270,11 @@ class Dense:
     log_likelihood: float
     temperature: float = 1.0
 
+    def precision(self) -> Tensor:
+        return self.curvature + torch.diag(self.prior)
+
     def covariance(self) -> Tensor:
-        return self.temperature * torch.linalg.inv(self.curvature + torch.diag(self.prior))
+        return self.temperature * torch.linalg.inv(self.precision())
 
     def joint(self, rows: Tensor) -> Tensor:
         """`[N, N]` covariance of linear functions of the parameters."""
@@ -251,11 +295,80 @@ class Dense:
         return self.log_likelihood - penalty - 0.5 * self.log_determinant()
 
 
-def block_diagonal(parts: Sequence[Tensor]) -> Tensor:
-    return torch.block_diag(*parts)
-
-
 def named_gradients(blocks: Sequence[Block], jacobian: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Each block's derivatives `[N, out, in]` by its name."""
     for block, place in zip(blocks, slices(blocks), strict=True):
         yield block.name, jacobian[:, place].reshape(len(jacobian), *block.shape)
+
+
+class Truth:
+    """All that is needed of one model and its pairs; every side of every pair is a text of its own.
+
+    Args:
+        model: a `RewardModel`, of which the classifier and the encoding of texts are used.
+        rows: pairs as `fit` takes them, prompts and responses as strings.
+        centering: coefficient of the centring loss.
+        order: layers in the order in which parameters are to stand; by default the model's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rows: Sequence[dict[str, Any]],
+        *,
+        centering: float = 0.0,
+        order: Sequence[nn.Module] | None = None,
+    ) -> None:
+        self.model = model
+        self.blocks = parameter_blocks(model.model)
+        if order is not None:
+            known = {id(block.module): block for block in self.blocks}
+            assert known.keys() == {id(module) for module in order}
+            self.blocks = [known[id(module)] for module in order]
+        self.slices = slices(self.blocks)
+        texts = [row[side] for side in ("chosen", "rejected") for row in rows]
+        self.encoded = model.encode([row["prompt"] for row in rows] * 2, texts)
+        self.rewards, self.jacobian = gradients(model.model, self.blocks, self.encoded)
+        margin = torch.tensor([row.get("margin", 0.0) for row in rows], dtype=torch.float64)
+        label = torch.tensor([row.get("p_chosen", 1.0) for row in rows], dtype=torch.float64)
+        place = torch.arange(len(rows))
+        self.pairs = Pairs(place, place + len(rows), margin, label, centering)
+        self.theta = torch.cat([block.value().flatten() for block in self.blocks]).double()
+        self.ggn = pair_ggn(self.jacobian, self.rewards, self.pairs)
+
+    @property
+    def gradient_mean(self) -> Tensor:
+        """`[P]` average over both sides of all pairs."""
+        return self.jacobian.mean(0)
+
+    def gradients(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Rewards `[N]` and derivatives `[N, P]` of other texts."""
+        return gradients(self.model.model, self.blocks, self.model.encode(prompts, responses))
+
+    def curvature(self, structure: str, max_rank: int | None = None) -> Tensor:
+        """`[P, P]` as a structure has it."""
+        if structure == "full":
+            return self.ggn
+        if structure == "diag":
+            return torch.diag(self.ggn.diagonal())
+        parts = []
+        terms = token_terms(self.model.model, self.blocks, self.encoded) if structure == "kron" else []
+        for number, (block, place) in enumerate(zip(self.blocks, self.slices, strict=True)):
+            if structure == "kron":
+                parts.append(kron_block(*kronecker_factors(terms[number], self.rewards, self.pairs), max_rank))
+            else:
+                matrices = self.jacobian[:, place].reshape(-1, *block.shape)
+                factors = difference_factors(matrices, self.rewards, self.pairs)
+                parts.append(ekfac_block(self.ggn[place, place], *factors, max_rank))
+        return torch.block_diag(*parts)
+
+    def dense(
+        self, structure: str, prior_precision: float | Tensor, max_rank: int | None = None, temperature: float = 1.0
+    ) -> Dense:
+        """The posterior; `prior_precision` is one for all weights or one a block."""
+        prior = torch.as_tensor(prior_precision, dtype=torch.float64).expand(len(self.blocks))
+        each = torch.cat([value.expand(block.size) for value, block in zip(prior, self.blocks, strict=True)])
+        likelihood = self.pairs.log_likelihood(self.rewards)
+        common = self.rewards[self.pairs.chosen] + self.rewards[self.pairs.rejected]
+        likelihood -= self.pairs.centering * float(common.square().sum())
+        return Dense(self.curvature(structure, max_rank), each, self.theta, likelihood, temperature)
