@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,15 @@ class EncodedTexts:
     def lengths(self) -> NDArray[np.int64]:
         """`[N]` tokens in each text."""
         return np.fromiter((len(ids) for ids in self.input_ids), dtype=np.int64, count=len(self.input_ids))
+
+    def select(self, index: NDArray[np.int64]) -> Self:
+        """The texts at some places, in that order."""
+        return type(self)(
+            [self.input_ids[row] for row in index],
+            None if self.token_type_ids is None else [self.token_type_ids[row] for row in index],
+            self.truncated[index],
+            self.prompt_truncated[index],
+        )
 
 
 class TextEncoder:

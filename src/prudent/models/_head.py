@@ -81,15 +81,16 @@ def pool_features(hidden: Tensor, inputs: dict[str, Tensor], pad_token_id: int |
             (the right-most token unlike the padding token); `mean` averages over the attention mask.
 
     Returns:
-        `[b, H]` float32.
+        `[b, H]` float32 (float64 of a float64 model).
     """
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
     if hidden.dim() == 2:
-        return hidden.float()
+        return hidden.to(dtype)
     if pooling == "mean":
-        mask = inputs["attention_mask"].unsqueeze(-1).float()
-        total: Tensor = (hidden.float() * mask).sum(1)
+        mask = inputs["attention_mask"].unsqueeze(-1).to(dtype)
+        total: Tensor = (hidden.to(dtype) * mask).sum(1)
         return total / mask.sum(1)
     ids = inputs["input_ids"]
     positions = torch.arange(ids.shape[1], device=ids.device)
     last = (positions * (ids != pad_token_id)).argmax(-1)
-    return hidden[torch.arange(len(ids), device=hidden.device), last].float()
+    return hidden[torch.arange(len(ids), device=hidden.device), last].to(dtype)

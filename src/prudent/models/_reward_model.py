@@ -197,7 +197,7 @@ class RewardModel:
             pooling: `head` reads what the model's own head reads, `mean` averages the last hidden states.
 
         Returns:
-            Features `[b, H]` float32, and rewards `[b]` float32: the head, in float32, applied to the features.
+            Features `[b, H]` and rewards `[b]`, the head applied to them: float32, or float64 of a float64 model.
 
         Raises:
             ModelError: `mean` where the states are not as wide as the head's input.
@@ -212,9 +212,8 @@ class RewardModel:
                 self.model(**batch.inputs)
             hidden = seen[-1]
         features = pool_features(hidden, batch.inputs, pad, pooling)
-        weight = self.head.weight.float().squeeze(0)
-        rewards = features @ weight
-        return features, rewards if self.head.bias is None else rewards + self.head.bias.float()
+        rewards = features @ self.head.weight.to(features).squeeze(0)
+        return features, rewards if self.head.bias is None else rewards + self.head.bias.to(features)
 
     @torch.no_grad()
     def features(

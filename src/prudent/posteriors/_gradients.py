@@ -1,0 +1,133 @@
+"""Gradients of each text's reward, from one backward pass of the summed rewards.
+
+Every text's reward depends on its own row of the batch alone, so the gradient of the sum with respect to a layer's output
+holds each text's own gradient in its rows. The layer's weight gradient of a text is then the product of that with the
+layer's input, summed over tokens. Nothing loops over texts, no weight gradient of the sum is computed, and
+what a layer gave is freed before the next layer's turn.
+"""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from prudent.errors import UnsupportedError
+from prudent.models import Batch, RewardModel
+from prudent.posteriors._blocks import LinearBlock
+
+__all__ = ["Consume", "RewardGradients", "gradient_tokens_per_batch", "weight_gradients"]
+
+Consume = Callable[[int, Tensor, Tensor], None]
+"""Takes the number of a block, its inputs `[b, T, n]` and the gradients at its outputs `[b, T, m]`."""
+
+
+def gradient_tokens_per_batch(model: RewardModel, tokens_per_batch: int | None) -> int:
+    """Padded tokens of a batch that also goes backward, whose activations are all kept: fewer than without."""
+    return tokens_per_batch or (4_096 if model.device.type == "cpu" else 8_192)
+
+
+class RewardGradients:
+    """A context in which a model gives, batch by batch, inputs and output gradients of its blocks.
+
+    Args:
+        model: the reward model; left as it was at the end.
+        blocks: from `find_blocks`, the head last.
+    """
+
+    def __init__(self, model: RewardModel, blocks: Sequence[LinearBlock]) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._handles: list[Any] = []
+        self._total: Tensor | None = None
+        self._features: Tensor | None = None
+        self._consume: Consume | None = None
+        self._used: set[int] = set()
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        module = self._model.model
+        self._learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._was_training = module.training
+        module.eval()
+        for parameter in self._learning:
+            parameter.requires_grad_(False)
+        for index, block in enumerate(self._blocks):
+            if not block.is_head:
+                hook = self._hook(index, block)
+                self._handles.append(block.module.register_forward_hook(hook))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for parameter in self._learning:
+            parameter.requires_grad_(True)
+        self._model.model.train(self._was_training)
+        self._total = self._features = self._consume = None
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Rewards `[b]` of a batch; what `backward` needs is kept until it is called."""
+        self._used.clear()
+        self._size = len(batch)
+        with torch.enable_grad():
+            features, rewards = self._model.forward(batch)
+            self._total = rewards.sum()
+        self._features = features.detach()
+        idle = [block.name for index, block in enumerate(self._blocks) if not block.is_head and index not in self._used]
+        if idle:
+            raise UnsupportedError(f"{idle[0]} takes no part in the forward pass; its weights have no gradient")
+        return rewards.detach()
+
+    def backward(self, consume: Consume) -> None:
+        """One backward pass of the summed rewards; `consume` is called once a block, the head first."""
+        if self._total is None or self._features is None:
+            raise ValueError("backward needs a forward before it")
+        features = self._features.unsqueeze(1)
+        consume(len(self._blocks) - 1, features, torch.ones_like(features[:, :, :1]))
+        self._consume = consume
+        self._total.backward()  # type: ignore[no-untyped-call]
+        self._total = self._features = self._consume = None
+
+    def _hook(self, index: int, block: LinearBlock) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def seen(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs = arguments[0].detach()
+            if index in self._used:
+                raise UnsupportedError(f"{block.name} is used twice in a forward pass; shared layers are not supported")
+            if len(inputs) != self._size or inputs.dim() not in (2, 3):
+                raise UnsupportedError(
+                    f"{block.name} sees inputs of shape {list(inputs.shape)}, not one row a text; load the model with "
+                    "attn_implementation='sdpa' and without packing"
+                )
+            self._used.add(index)
+            if not output.requires_grad:
+                # The first adapted layer: nothing below it needs a gradient, so the backward pass ends here.
+                output.requires_grad_(True)
+            output.register_hook(lambda gradient: self._seen(index, inputs, gradient))  # type: ignore[no-untyped-call]
+
+        return seen
+
+    def _seen(self, index: int, inputs: Tensor, gradient: Tensor) -> None:
+        if self._consume is not None:
+            if inputs.dim() == 2:
+                inputs, gradient = inputs.unsqueeze(1), gradient.unsqueeze(1)
+            self._consume(index, inputs, gradient.detach())
+
+
+def weight_gradients(block: LinearBlock, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """Each text's gradient of the reward with respect to a block's weight.
+
+    Args:
+        block: the layer.
+        inputs: `[b, T, n]`.
+        gradients: `[b, T, m]` at its outputs; zero where there is only padding.
+
+    Returns:
+        `[b, m, n]`, with one more column for a bias, float32 (float64 for a float64 model).
+    """
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    outer = gradients.to(dtype).transpose(1, 2) @ inputs.to(dtype)
+    return torch.cat([outer, gradients.to(dtype).sum(1).unsqueeze(2)], 2) if block.has_bias else outer
