@@ -73,6 +73,40 @@ def test_any_statistic_agrees_with_the_fast_mean() -> None:
     assert number.low <= number.estimate <= number.high
 
 
+def test_strata_keep_their_number_of_prompts() -> None:
+    group = torch.tensor([0, 0, 1, 2, 3, 3, 4])
+    stratum = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    seen = set()
+
+    def statistic(rows: torch.Tensor) -> float:
+        prompts = [
+            [len(group[rows][group[rows] == p]) / len(group[group == p]) for p in part] for part in ([0, 1, 2], [3, 4])
+        ]
+        seen.add((sum(prompts[0]), sum(prompts[1])))
+        return 0.0
+
+    bootstrap_statistic(statistic, group, stratum=stratum, num_resamples=50)
+    assert seen == {(3, 2)}
+    with pytest.raises(ValueError, match="two strata"):
+        bootstrap_statistic(statistic, group, stratum=torch.tensor([0, 1, 0, 0, 1, 1, 1]))
+    with pytest.raises(ValueError, match="rows"):
+        bootstrap_statistic(statistic, group, stratum=stratum[:2])
+
+
+def test_a_difference_of_two_sets_has_the_error_of_both() -> None:
+    generator = torch.Generator().manual_seed(6)
+    values = torch.randn(500, generator=generator, dtype=torch.float64)
+    second = torch.arange(500) >= 100
+    interval = bootstrap_statistic(
+        lambda rows: values[rows][second[rows]].mean() - values[rows][~second[rows]].mean(),
+        torch.arange(500),
+        stratum=second.long(),
+        num_resamples=2000,
+    )
+    expected = (values[second].var(correction=0) / 400 + values[~second].var(correction=0) / 100).sqrt().item()
+    assert interval.standard_error.item() == pytest.approx(expected, rel=0.06)
+
+
 def test_matches_scipy_percentiles() -> None:
     values = np.random.default_rng(0).exponential(size=100)
     ours = bootstrap(torch.tensor(values), num_resamples=5000)

@@ -33,6 +33,16 @@ def test_variance_moderates_the_probability_only() -> None:
 
 
 @given(MEANS, st.floats(0, 9))
+def test_log_odds_are_those_of_the_probability(means: list[float], variance: float) -> None:
+    mean = torch.tensor(means, dtype=torch.float64)
+    v = torch.full_like(mean, variance)
+    scores = pair_scores(mean, v)
+    torch.testing.assert_close(scores.logit, torch.logit(scores.probability))
+    assert torch.equal(pair_scores(-mean, v).logit, -scores.logit)
+    torch.testing.assert_close(pair_scores(1000 * mean).logit, 1000 * mean)
+
+
+@given(MEANS, st.floats(0, 9))
 def test_a_soft_label_is_the_expectation_over_hard_ones(means: list[float], variance: float) -> None:
     mean = torch.tensor(means, dtype=torch.float64)
     v = torch.full_like(mean, variance)

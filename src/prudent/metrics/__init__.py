@@ -1,23 +1,38 @@
-"""Is it true: pair metrics, calibration, bootstrap over prompts, and statistics within prompts."""
+"""Is it true: pair metrics, calibration, selective risk, gold coverage, bootstrap over prompts, statistics within."""
 
+from prudent.metrics._auroc import auroc
 from prudent.metrics._bootstrap import Interval, bootstrap, bootstrap_difference, bootstrap_statistic
 from prudent.metrics._calibration import ReliabilityBin, expected_calibration_error, reliability
+from prudent.metrics._gold import GoldCalibration, GoldCoverage, fit_gold_calibration, gold_coverage
 from prudent.metrics._pairs import PairMetrics, PairScores, pair_metrics, pair_scores
+from prudent.metrics._risk_coverage import RiskCoverage, area_under_risk_coverage, risk_coverage
+from prudent.metrics._search import golden_section
+from prudent.metrics._temperature import fit_logit_temperature
 from prudent.metrics._within import partial_out, spearman_within, zscore_within
 
 __all__ = [
+    "GoldCalibration",
+    "GoldCoverage",
     "Interval",
     "PairMetrics",
     "PairScores",
     "ReliabilityBin",
+    "RiskCoverage",
+    "area_under_risk_coverage",
+    "auroc",
     "bootstrap",
     "bootstrap_difference",
     "bootstrap_statistic",
     "expected_calibration_error",
+    "fit_gold_calibration",
+    "fit_logit_temperature",
+    "gold_coverage",
+    "golden_section",
     "pair_metrics",
     "pair_scores",
     "partial_out",
     "reliability",
+    "risk_coverage",
     "spearman_within",
     "zscore_within",
 ]

@@ -125,6 +125,7 @@ def bootstrap_statistic(
     statistic: Callable[[Tensor], Tensor | float],
     group: Tensor,
     *,
+    stratum: Tensor | None = None,
     num_resamples: int = 1000,
     level: float = 0.95,
     generator: Generator | None = None,
@@ -134,6 +135,8 @@ def bootstrap_statistic(
     Args:
         statistic: maps row numbers [P'] (with repetitions) to a number or a tensor.
         group: [P] integer prompt ids of the rows.
+        stratum: [P] integers; a prompt is replaced by one of its own stratum, so that each keeps its number of prompts
+            (two data sets that are compared). By default all are one.
         num_resamples: R, draws of B prompts with replacement; the statistic is evaluated R + 1 times.
         level: coverage of the interval, in (0, 1).
         generator: source of randomness; seed 0 by default.
@@ -142,7 +145,7 @@ def bootstrap_statistic(
         The statistic of all rows and its interval. NaN resamples are left out.
 
     Raises:
-        ValueError: no rows, or level or num_resamples out of range.
+        ValueError: no rows, a prompt in two strata, or level or num_resamples out of range.
 
     Example:
         >>> import torch
@@ -155,12 +158,27 @@ def bootstrap_statistic(
         raise ValueError("there is nothing to resample")
     generator = _check(num_resamples, level, generator)
     rows = index_groups(group).rows()
+    strata = [torch.arange(len(rows))] if stratum is None else _strata(stratum, rows)
     estimate = torch.as_tensor(statistic(torch.arange(len(group)))).double()
     resampled = []
     for _ in range(num_resamples):
-        drawn = torch.randint(len(rows), (len(rows),), generator=generator, device=generator.device).tolist()
-        resampled.append(torch.as_tensor(statistic(torch.cat([rows[prompt] for prompt in drawn]))).double())
+        drawn = [
+            prompts[torch.randint(len(prompts), (len(prompts),), generator=generator, device=generator.device)]
+            for prompts in strata
+        ]
+        chosen = torch.cat([rows[prompt] for prompt in torch.cat(drawn).tolist()])
+        resampled.append(torch.as_tensor(statistic(chosen)).double())
     return _interval(estimate, torch.stack(resampled), level)
+
+
+def _strata(stratum: Tensor, rows: tuple[Tensor, ...]) -> list[Tensor]:
+    """The prompts of each stratum, as places among the prompts."""
+    if len(stratum) != sum(len(own) for own in rows):
+        raise ValueError(f"stratum has {len(stratum)} rows where group has {sum(len(own) for own in rows)}")
+    if any(bool((stratum[own] != stratum[own[0]]).any()) for own in rows):
+        raise ValueError("a prompt has rows in two strata; give the prompts of each stratum ids of their own")
+    of_prompt = torch.stack([stratum[own[0]] for own in rows])
+    return [(of_prompt == number).nonzero()[:, 0] for number in sorted(set(of_prompt.tolist()))]
 
 
 def _check(num_resamples: int, level: float, generator: Generator | None) -> Generator:

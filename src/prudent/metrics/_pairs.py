@@ -19,12 +19,14 @@ class PairScores:
 
     Attributes:
         probability: predicted P(chosen is preferred), in [0, 1].
+        logit: its log odds. Their size orders pairs by confidence, also where the probability rounds to 1.
         accuracy: 1 where the sign of the difference agrees with the label, a half where the difference is zero.
         nll: negative log-likelihood in nats, from logarithms that do not underflow.
         brier: squared error of the probability.
     """
 
     probability: Tensor
+    logit: Tensor
     accuracy: Tensor
     nll: Tensor
     brier: Tensor
@@ -59,7 +61,7 @@ def pair_scores(mean: Tensor, variance: Tensor | None = None, label: Tensor | No
         label: [P] probability that the chosen one is preferred, in [0, 1]; ones by default.
 
     Returns:
-        Probability, accuracy, negative log-likelihood and Brier score of each pair.
+        Probability, its log odds, accuracy, negative log-likelihood and Brier score of each pair.
 
     Raises:
         ValueError: shapes do not agree, a mean is not a number, or a label is outside [0, 1].
@@ -88,6 +90,7 @@ def pair_scores(mean: Tensor, variance: Tensor | None = None, label: Tensor | No
     sign = torch.sign(m)
     return PairScores(
         probability=win,
+        logit=log_win - log_loss,
         accuracy=0.5 * (1 + sign * (won - lost)),
         # 0 * -inf must be 0: a label of 1 says nothing about the probability of losing
         nll=-(torch.where(won > 0, won * log_win, 0.0) + torch.where(lost > 0, lost * log_loss, 0.0)),
