@@ -236,8 +236,8 @@ class RewardModel:
         rewards = torch.empty(len(encoded))
         for batch in self.batches(encoded, tokens_per_batch=tokens_per_batch):
             batch_features, batch_rewards = self.forward(batch, pooling=pooling)
-            features[batch.index] = batch_features.cpu()
-            rewards[batch.index] = batch_rewards.cpu()
+            features[batch.index] = batch_features.float().cpu()
+            rewards[batch.index] = batch_rewards.float().cpu()
             advance(len(batch))
         return features, rewards
 
