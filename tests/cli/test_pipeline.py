@@ -108,6 +108,28 @@ def test_every_verb_writes_what_others_rely_on(made):
     assert (root / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+def test_evaluate_says_all_that_it_measures(made, files):
+    root, _ = made
+    arguments = [
+        "evaluate", "--model", root / "rmp", "--data", files["heldout"], "--shift-data", files["pairs"],
+        "--scored", root / "scored.parquet", "--logit-temperature", "2", "--num-bootstrap", "10",
+    ]  # fmt: skip
+    printed = run_json(*arguments)
+    assert (printed["shift"]["num_pairs"], printed["gold"]["num_responses"]) == (27, 54)
+    assert printed["scaled"]["nll"]["value"] != printed["map"]["nll"]["value"]
+    assert len(printed["selective_moderated"]["risk"]) == 20
+    text = CliRunner().invoke(app, [*map(str, arguments), "--quiet"]).stdout
+    shown = {line.split("  ")[0] for line in text.splitlines()}
+    assert {
+        "accuracy", "calibration error", "accuracy of the surest 80 %", "area under risk-coverage", "elsewhere",
+        "coverage of 90% intervals", "coverage of 90% intervals, within prompts",
+    } <= shown  # fmt: skip
+    assert "mean over 2" in text.splitlines()[0]
+    assert f"AUROC of the contrast std, elsewhere above evaluated: {printed['shift']['auroc']['value']:.3f} [" in text
+    line = refused("evaluate", "--model", root / "rmp", "--data", files["heldout"], "--scored", files["pool"])
+    assert files["pool"] in line
+
+
 def test_without_json_a_sentence_is_printed(made):
     root, _ = made
     result = CliRunner().invoke(

@@ -19,13 +19,14 @@ from prudent.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from prudent.evaluation import Evaluation, Figure
+    from prudent.evaluation import Evaluation, Figure, GoldFigures, ShiftFigures
 
 
 @verb(
     panel="Look",
     example="""
     prudent evaluate --model rm-posterior --data heldout.jsonl --output evaluation.json
+    prudent evaluate --model rm-posterior --data heldout.jsonl --shift-data other.jsonl --scored scored.parquet
     """,
 )
 def evaluate(
@@ -46,7 +47,33 @@ def evaluate(
             rich_help_panel=FILES,
         ),
     ] = None,
+    shift_data: Annotated[
+        str | None,
+        typer.Option(
+            "--shift-data",
+            metavar="FILE|NAME",
+            help="Preferences from elsewhere: does the posterior know less of them?",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    scored: Annotated[
+        str | None,
+        typer.Option(
+            "--scored",
+            metavar="SCORED",
+            help="What `prudent score` made of a pool with gold: does gold lie where the posterior says?",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     skip_bad: SkipBadOption = False,
+    logit_temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--logit-temperature",
+            min=1e-12,
+            help="Also show the mean over this temperature, one found on other pairs (optimal_logit_temperature).",
+        ),
+    ] = None,
     max_length: MaxLengthOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
     strict: StrictOption = False,
@@ -61,6 +88,9 @@ def evaluate(
         data,
         output,
         split=split,
+        shift_data=shift_data,
+        scored=scored,
+        logit_temperature=logit_temperature,
         num_bootstrap=num_bootstrap,
         max_length=max_length,
         tokens_per_batch=tokens_per_batch,
@@ -69,21 +99,68 @@ def evaluate(
         seed=seed,
         progress=common.progress,
     )
-    return Outcome(found.to_dict(), _figures(found))
+    parts = [_pairs(found)]
+    if found.shift is not None:
+        parts.append(_shift(found, found.shift))
+    if found.gold is not None:
+        parts.append(_gold(found.gold))
+    return Outcome(found.to_dict(), "\n\n".join(parts))
 
 
-def _figures(found: "Evaluation") -> str:
-    """The figures by the mean alone and by the whole posterior, with their intervals."""
-    kinds = [found.map] if found.moderated is None else [found.map, found.moderated]
+def _pairs(found: "Evaluation") -> str:
+    """The figures by the mean alone, by the scaled mean and by the whole posterior, with their intervals."""
+    of_split = f" of {found.split}" if found.split else ""
+    header = [f"{found.num_pairs:,} pairs{of_split}, {found.num_prompts:,} prompts", "mean alone"]
+    kinds, selective = [found.map], [found.selective_map]
+    if found.scaled is not None:  # a temperature leaves the order of the pairs as it is
+        header.append(f"mean over {found.logit_temperature:.4g}")
+        kinds.append(found.scaled)
+        selective.append(found.selective_map)
+    if found.moderated is not None and found.selective_moderated is not None:
+        header.append("whole posterior")
+        kinds.append(found.moderated)
+        selective.append(found.selective_moderated)
     figures = {
         "accuracy": [found.accuracy for _ in kinds],
         "negative log-likelihood, nats": [kind.nll for kind in kinds],
         "Brier score": [kind.brier for kind in kinds],
         "calibration error": [kind.ece for kind in kinds],
+        "accuracy of the surest 80 %": [one.accuracy_at_80 for one in selective],
+        "accuracy of the surest 50 %": [one.accuracy_at_50 for one in selective],
+        "area under risk-coverage": [one.area for one in selective],
+        "area above the best order's": [one.excess_area for one in selective],
     }
-    of_split = f" of {found.split}" if found.split else ""
-    header = [f"{found.num_pairs:,} pairs{of_split}, {found.num_prompts:,} prompts", "mean alone", "whole posterior"]
-    return table(header[: len(kinds) + 1], [[name, *map(_interval, row)] for name, row in figures.items()])
+    text = table(header, [[name, *map(_interval, row)] for name, row in figures.items()])
+    if found.area_difference is not None:
+        text += f"\narea by the whole posterior minus area by the mean: {_interval(found.area_difference)}"
+    return f"{text}\nlogit temperature that suits these pairs: {found.optimal_logit_temperature:.4g}"
+
+
+def _shift(found: "Evaluation", shift: "ShiftFigures") -> str:
+    """Pairs from elsewhere beside those evaluated."""
+    of_split = f" of {shift.split}" if shift.split else ""
+    header = ["", "pairs", "accuracy", "mean contrast std"]
+    rows: list[list[object]] = [
+        ["evaluated", f"{found.num_pairs:,}", _interval(found.accuracy), found.mean_contrast_std],
+        [f"elsewhere{of_split}", f"{shift.num_pairs:,}", _interval(shift.accuracy), shift.mean_contrast_std],
+    ]
+    return f"{table(header, rows)}\nAUROC of the contrast std, elsewhere above evaluated: {_interval(shift.auroc)}"
+
+
+def _gold(gold: "GoldFigures") -> str:
+    """Intervals for gold, with the posterior's variance and with a constant one."""
+    header = [f"gold of {gold.num_responses:,} responses, {gold.num_prompts:,} prompts", "variance", "constant"]
+    rows: list[list[object]] = []
+    for name, one in (("", gold.absolute), (", within prompts", gold.within)):
+        kinds = (one.posterior, one.constant)
+        rows += [
+            [f"coverage of {gold.level:.0%} intervals{name}", *(_interval(kind.coverage) for kind in kinds)],
+            [f"width{name}", *(_interval(kind.width) for kind in kinds)],
+            [f"negative log density, nats{name}", *(_interval(kind.nll) for kind in kinds)],
+            [f"difference of these{name}", _interval(one.nll_difference), None],
+        ]
+    error = "undefined" if gold.error_correlation is None else _interval(gold.error_correlation)
+    return f"{table(header, rows)}\nrank correlation of std and size of the error, within prompts: {error}"
 
 
 def _interval(figure: "Figure") -> str:

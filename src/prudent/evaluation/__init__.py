@@ -2,7 +2,18 @@
 
 from prudent.evaluation._best_of_n import best_of_n_study
 from prudent.evaluation._demo import DemoResult, run_demo
-from prudent.evaluation._evaluate import Evaluation, Figure, PairFigures, evaluate
+from prudent.evaluation._evaluate import evaluate
+from prudent.evaluation._evaluation_types import (
+    Evaluation,
+    Figure,
+    GoldComparison,
+    GoldFigures,
+    GoldIntervals,
+    PairFigures,
+    SelectiveFigures,
+    ShiftFigures,
+    read_evaluation,
+)
 from prudent.evaluation._rule_curve import RuleCurve, RulePoint, rule_curve
 from prudent.evaluation._study_types import (
     Band,
@@ -27,15 +38,21 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Figure",
+    "GoldComparison",
+    "GoldFigures",
+    "GoldIntervals",
     "Outcome",
     "PairFigures",
     "Pick",
     "Reliability",
     "RuleCurve",
     "RulePoint",
+    "SelectiveFigures",
+    "ShiftFigures",
     "StudySettings",
     "best_of_n_study",
     "evaluate",
+    "read_evaluation",
     "rule_curve",
     "run_demo",
 ]

@@ -1,8 +1,9 @@
 """`evaluate`: how well a reward model and its posterior predict preferences that they have not seen."""
 
 import json
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,82 +11,37 @@ import torch
 from torch import Tensor
 
 from prudent.data import choose_split, load_preferences
-from prudent.errors import DataError, ModelError
-from prudent.metrics import ReliabilityBin, bootstrap, bootstrap_statistic, expected_calibration_error, pair_scores
+from prudent.errors import DataError, ModelError, PosteriorError
+from prudent.evaluation._evaluation_types import Evaluation, ShiftFigures
+from prudent.evaluation._gold_figures import check_gold, gold_figures
+from prudent.evaluation._pair_figures import accuracy_figure, pair_figures, selective_figures, shift_auroc
+from prudent.metrics import fit_logit_temperature, pair_scores
 from prudent.metrics import reliability as reliability_table
 from prudent.models import EncodedTexts, RewardModel, atomic_file, progress_bar
 from prudent.posteriors import Posterior, load_model_and_posterior
+from prudent.scoring import ScoredPool, read_scored
 
-__all__ = ["Evaluation", "Figure", "PairFigures", "evaluate"]
+__all__ = ["evaluate"]
 
 _PAIRS_PER_CHUNK = 2048
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure over pairs with its interval from resampled prompts: percentiles, or 1.96 standard errors for the ECE.
+class _Pairs:
+    """Preferences as they were read."""
 
-    Attributes:
-        value: over all pairs.
-        low: lower end of the 95 % interval.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class PairFigures:
-    """How well probabilities predict preferences.
-
-    Attributes:
-        nll: negative log-likelihood of a pair, nats.
-        brier: squared error of the probability.
-        ece: calibration error over ten bins of equally many pairs.
-    """
-
-    nll: Figure
-    brier: Figure
-    ece: Figure
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of `evaluate`.
-
-    Attributes:
-        data: what was evaluated on.
-        split: the split of it; None where it has none.
-        posterior: kind of the posterior, `none` without one.
-        num_pairs: pairs.
-        num_prompts: distinct prompts, the unit of resampling.
-        num_skipped: faulty pairs left out.
-        num_truncated: texts whose response was cut.
-        accuracy: share of pairs ranked as labelled; the same with and without a posterior.
-        map: figures of sigma(mean difference), which ignores the variance.
-        moderated: figures of E sigma(difference) under the posterior; None without one.
-        reliability: the reliability table of the best probabilities there are.
-        mean_contrast_std: average posterior standard deviation of a pair's difference; None without a posterior.
-    """
-
-    data: str
+    source: str
     split: str | None
-    posterior: str
-    num_pairs: int
-    num_prompts: int
     num_skipped: int
-    num_truncated: int
-    accuracy: Figure
-    map: PairFigures
-    moderated: PairFigures | None
-    reliability: tuple[ReliabilityBin, ...]
-    mean_contrast_std: float | None
+    rows: Any
+    label: Tensor
+    """`[M]` float64, probability that the chosen one is preferred."""
+    group: Tensor
+    """`[M]` int64, prompt of each pair, from 0."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+    @property
+    def num_prompts(self) -> int:
+        return int(self.group.max()) + 1
 
 
 def evaluate(
@@ -95,6 +51,9 @@ def evaluate(
     *,
     split: str | None = None,
     posterior: Posterior | None = None,
+    shift_data: Any = None,
+    scored: str | Path | ScoredPool | None = None,
+    logit_temperature: float | None = None,
     num_bootstrap: int = 1000,
     max_length: int | None = None,
     tokens_per_batch: int | None = None,
@@ -106,7 +65,9 @@ def evaluate(
     """Predict held-out preferences by the mean and by the whole posterior, with intervals over prompts.
 
     The variance is the exact one of each pair's difference. A soft label `p_chosen` counts as its share of wins; a
-    `margin` is a matter of training and does not enter.
+    `margin` is a matter of training and does not enter. Beside the figures of all pairs stand those of the pairs that
+    the model is sure of (risk and coverage), whether the posterior knows less of pairs from elsewhere (`shift_data`),
+    and whether the gold of a scored pool lies where the posterior says (`scored`).
 
     Args:
         model: a loaded model, a folder, or a hub name; a posterior beside the model is used.
@@ -115,46 +76,78 @@ def evaluate(
         split: the split of data that have several; by default `test`, without one the validation split, or the only
             split there is.
         posterior: instead of the one beside the model; needed for a loaded model.
+        shift_data: preferences from elsewhere, in any such form and by the same default of the split, for the AUROC of
+            the standard deviation of a pair's difference between them and `data`.
+        scored: what `prudent.scoring.score` made of a pool with gold by this model and posterior.
+        logit_temperature: the temperature, fitted on other pairs (the `optimal_logit_temperature` of an evaluation of
+            them), for figures of the temperature-scaled mean.
         num_bootstrap: resamples of the prompts.
         max_length: tokens a text may have.
         tokens_per_batch: padded tokens of a batch.
         strict: an over-long text is an error.
         skip_bad: leave faulty rows out instead of stopping.
-        seed: of the resampling.
+        seed: of the resampling, and of the halves of prompts that intervals for gold are fitted and tested on.
         progress: show a bar.
 
+    Returns:
+        The figures, see `Evaluation`; `to_dict` gives what `output` holds.
+
     Raises:
-        DataError: the preferences are faulty, or have several splits and none of them is held out.
+        DataError: the preferences are faulty, or have several splits and none of them is held out; or the scored pool
+            has no gold, no variances or too few prompts.
         ModelError: the model cannot be loaded, its head was never trained, or a reward is not finite.
-        PosteriorError: the posterior does not belong to the model.
+        PosteriorError: the posterior does not belong to the model, or `shift_data` comes with a model that has none.
+        ValueError: `logit_temperature` is not a positive number.
+
+    Example:
+        >>> evaluate("rm-posterior", "heldout.jsonl", shift_data="elsewhere.jsonl").shift.auroc  # doctest: +SKIP
+        Figure(value=0.71, low=0.68, high=0.74)
     """
-    split = choose_split(data, split, held_out=True)
-    preferences = load_preferences(data, split=split or "train", on_bad="skip" if skip_bad else "error")
-    rows = preferences.rows
-    if len(rows) == 0:
-        raise DataError(f"{preferences.summary.source} has no pairs to evaluate on")
+    if logit_temperature is not None and not 0 < logit_temperature < math.inf:
+        raise ValueError(f"logit_temperature must be a positive number, got {logit_temperature}")
+    pairs = _read_pairs(data, split, skip_bad)
+    elsewhere = None if shift_data is None else _read_pairs(shift_data, None, skip_bad)
+    pool = scored if scored is None or isinstance(scored, ScoredPool) else read_scored(scored)
+    if pool is not None:
+        check_gold(pool)
     loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
-    mean, variance, num_truncated = _contrasts(loaded, posterior, rows, tokens_per_batch, strict, progress)
-    label = (
-        torch.tensor(rows["p_chosen"]).double() if "p_chosen" in rows.column_names else torch.ones(len(mean)).double()
-    )
-    prompts: dict[str, int] = {}
-    group = torch.tensor([prompts.setdefault(json.dumps(prompt), len(prompts)) for prompt in rows["prompt"]])
+    if elsewhere is not None and not posterior.has_variance:
+        raise PosteriorError(
+            "shift is measured by the variance of pairs, and the model has no posterior; fit one (prudent fit), or "
+            "leave out shift_data (--shift-data)"
+        )
+    mean, variance, num_truncated = _contrasts(loaded, posterior, pairs, tokens_per_batch, strict, progress)
     known = variance if posterior.has_variance else None
-    scores = pair_scores(mean, known, label)
+    label, group = pairs.label, pairs.group
+    selective_map, selective_moderated, area_difference = selective_figures(
+        mean, known, label, group, num_bootstrap, seed
+    )
+    scaled = None if logit_temperature is None else mean / logit_temperature
+    shift = None
+    if elsewhere is not None:
+        there = _contrasts(loaded, posterior, elsewhere, tokens_per_batch, strict, progress)
+        shift = _shift(elsewhere, *there, variance, group, num_bootstrap, seed)
     result = Evaluation(
-        data=preferences.summary.source,
-        split=split,
+        data=pairs.source,
+        split=pairs.split,
         posterior=posterior.kind,
         num_pairs=len(mean),
-        num_prompts=len(prompts),
-        num_skipped=preferences.summary.num_skipped,
+        num_prompts=pairs.num_prompts,
+        num_skipped=pairs.num_skipped,
         num_truncated=num_truncated,
-        accuracy=_figure(bootstrap(scores.accuracy, group, num_resamples=num_bootstrap, generator=_seeded(seed))),
-        map=_figures(mean, None, label, group, num_bootstrap, seed),
-        moderated=None if known is None else _figures(mean, known, label, group, num_bootstrap, seed),
-        reliability=tuple(reliability_table(scores.probability, label)),
+        accuracy=accuracy_figure(mean, label, group, num_bootstrap, seed),
+        map=pair_figures(mean, None, label, group, num_bootstrap, seed),
+        scaled=None if scaled is None else pair_figures(scaled, None, label, group, num_bootstrap, seed),
+        moderated=None if known is None else pair_figures(mean, known, label, group, num_bootstrap, seed),
+        logit_temperature=logit_temperature,
+        optimal_logit_temperature=fit_logit_temperature(mean, label),
+        reliability=tuple(reliability_table(pair_scores(mean, known, label).probability, label)),
         mean_contrast_std=None if known is None else float(known.sqrt().mean()),
+        selective_map=selective_map,
+        selective_moderated=selective_moderated,
+        area_difference=area_difference,
+        shift=shift,
+        gold=None if pool is None else gold_figures(pool, num_bootstrap=num_bootstrap, seed=seed),
     )
     if output is not None:
         with atomic_file(output) as temporary:
@@ -162,15 +155,51 @@ def evaluate(
     return result
 
 
+def _read_pairs(data: Any, split: str | None, skip_bad: bool) -> _Pairs:
+    split = choose_split(data, split, held_out=True)
+    preferences = load_preferences(data, split=split or "train", on_bad="skip" if skip_bad else "error")
+    rows = preferences.rows
+    if len(rows) == 0:
+        raise DataError(f"{preferences.summary.source} has no pairs to evaluate on")
+    soft = torch.tensor(rows["p_chosen"]) if "p_chosen" in rows.column_names else torch.ones(len(rows))
+    prompts: dict[str, int] = {}
+    group = torch.tensor([prompts.setdefault(json.dumps(prompt), len(prompts)) for prompt in rows["prompt"]])
+    return _Pairs(preferences.summary.source, split, preferences.summary.num_skipped, rows, soft.double(), group)
+
+
+def _shift(
+    pairs: _Pairs,
+    mean: Tensor,
+    variance: Tensor,
+    num_truncated: int,
+    usual: Tensor,
+    usual_group: Tensor,
+    num_bootstrap: int,
+    seed: int,
+) -> ShiftFigures:
+    """Figures of pairs from elsewhere, whose variance is compared with the usual one `[M]`."""
+    return ShiftFigures(
+        data=pairs.source,
+        split=pairs.split,
+        num_pairs=len(mean),
+        num_prompts=pairs.num_prompts,
+        num_skipped=pairs.num_skipped,
+        num_truncated=num_truncated,
+        accuracy=accuracy_figure(mean, pairs.label, pairs.group, num_bootstrap, seed),
+        mean_contrast_std=float(variance.sqrt().mean()),
+        auroc=shift_auroc(usual, usual_group, variance, pairs.group, num_bootstrap, seed),
+    )
+
+
 def _contrasts(
-    model: RewardModel, posterior: Posterior, rows: Any, tokens_per_batch: int | None, strict: bool, progress: bool
+    model: RewardModel, posterior: Posterior, pairs: _Pairs, tokens_per_batch: int | None, strict: bool, progress: bool
 ) -> tuple[Tensor, Tensor, int]:
     """Mean and exact variance `[M]` of r(chosen) - r(rejected), and how many responses were cut."""
     means: list[Tensor] = []
     variances: list[Tensor] = []
     num_truncated = 0
-    with progress_bar("Evaluating", 2 * len(rows), unit="texts", enabled=progress) as advance:
-        for start, encoded in _encoded_chunks(model, rows, strict):
+    with progress_bar("Evaluating", 2 * len(pairs.rows), unit="texts", enabled=progress) as advance:
+        for rows, encoded in _encoded_chunks(model, pairs, strict):
             count = len(encoded) // 2
             # The rejected response is the whole reference set of its pair: the centred variance of the chosen one
             # then is that of their difference, exactly, for every kind of posterior.
@@ -184,45 +213,20 @@ def _contrasts(
             )
             mean = prediction.mean[:count] - prediction.mean[count:]
             if not bool(mean.isfinite().all()):
-                row = start + int((~mean.isfinite()).nonzero()[0])
-                raise ModelError(f"the reward of a response in pair {row} is not finite; load the model in float32")
+                row = rows[int((~mean.isfinite()).nonzero()[0])]
+                raise ModelError(
+                    f"{pairs.source}, row {row}: the reward of a response is not finite; load the model in float32"
+                )
             means.append(mean.double())
             variances.append(prediction.centered_variance[:count].double())
             num_truncated += int(encoded.truncated.sum())
     return torch.cat(means), torch.cat(variances), num_truncated
 
 
-def _encoded_chunks(model: RewardModel, rows: Any, strict: bool) -> Iterator[tuple[int, EncodedTexts]]:
-    for start in range(0, len(rows), _PAIRS_PER_CHUNK):
-        chunk = rows[start : start + _PAIRS_PER_CHUNK]
-        names = [f"row {row}, {side}" for side in ("chosen", "rejected") for row in chunk["row"]]
+def _encoded_chunks(model: RewardModel, pairs: _Pairs, strict: bool) -> Iterator[tuple[list[int], EncodedTexts]]:
+    """Chosen then rejected texts of some pairs, with the rows of the source that the pairs come from."""
+    for start in range(0, len(pairs.rows), _PAIRS_PER_CHUNK):
+        chunk = pairs.rows[start : start + _PAIRS_PER_CHUNK]
+        names = [f"{pairs.source}, row {row}, {side}" for side in ("chosen", "rejected") for row in chunk["row"]]
         texts = chunk["chosen"] + chunk["rejected"]
-        yield start, model.encode(chunk["prompt"] * 2, texts, strict=strict, names=names)
-
-
-def _figures(
-    mean: Tensor, variance: Tensor | None, label: Tensor, group: Tensor, num_bootstrap: int, seed: int
-) -> PairFigures:
-    scores = pair_scores(mean, variance, label)
-    both = torch.stack([scores.nll, scores.brier], dim=1)
-    averages = bootstrap(both, group, num_resamples=num_bootstrap, generator=_seeded(seed))
-    error = bootstrap_statistic(
-        lambda rows: expected_calibration_error(scores.probability[rows], label[rows]),
-        group,
-        num_resamples=num_bootstrap,
-        generator=_seeded(seed),
-    )
-    # Resampling pairs adds noise to every bin, so the percentiles of a calibration error lie above it; its interval is
-    # symmetric, from the standard error.
-    value, margin = float(error.estimate), 1.96 * float(error.standard_error)
-    ece = Figure(value, max(0.0, value - margin), min(1.0, value + margin))
-    return PairFigures(nll=_figure(averages, 0), brier=_figure(averages, 1), ece=ece)
-
-
-def _figure(interval: Any, position: int | None = None) -> Figure:
-    values = [interval.estimate, interval.low, interval.high]
-    return Figure(*(float(value if position is None else value[position]) for value in values))
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+        yield chunk["row"], model.encode(chunk["prompt"] * 2, texts, strict=strict, names=names)
