@@ -1,8 +1,12 @@
 """How sure a reward model is: posteriors over its rewards, fitted on preferences and saved beside it."""
 
-from prudent.posteriors._fit import FitResult, PosteriorKind, fit
+from prudent.posteriors._fit import FitResult, PosteriorKind, PriorChoice, fit
+from prudent.posteriors._held_out import HeldOutFigures
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximize_evidence
+from prudent.posteriors._lora_fit import fit_lora_laplace
+from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
+from prudent.posteriors._pair_texts import PairTexts, encode_pairs
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Center, Posterior, Prediction
 from prudent.posteriors._store import load_model_and_posterior, load_posterior, save_posterior
@@ -11,14 +15,21 @@ __all__ = [
     "Center",
     "FitResult",
     "HeadChoice",
+    "HeldOutFigures",
     "LastLayerPosterior",
     "LogisticPosterior",
+    "LoraLaplacePosterior",
+    "PairTexts",
     "PlainRewards",
     "Posterior",
     "PosteriorKind",
     "Prediction",
+    "PriorChoice",
+    "Structure",
+    "encode_pairs",
     "fit",
     "fit_logistic",
+    "fit_lora_laplace",
     "load_model_and_posterior",
     "load_posterior",
     "maximize_evidence",

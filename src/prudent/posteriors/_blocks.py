@@ -39,11 +39,13 @@ class LinearBlock:
     def value(self) -> Tensor:
         """The weights as they are, `shape`, float64 on CPU."""
         weight = self.module.weight.detach().double().cpu()
-        return torch.cat([weight, self.module.bias.detach().double().cpu().unsqueeze(1)], 1) if self.has_bias else weight
+        return (
+            torch.cat([weight, self.module.bias.detach().double().cpu().unsqueeze(1)], 1) if self.has_bias else weight
+        )
 
 
 def find_blocks(model: RewardModel) -> list[LinearBlock]:
-    """The blocks of a LoRA reward model: matrices A and B of each adapted layer, linear layers trained in full, the head.
+    """The blocks of a LoRA reward model: matrices A and B of adapted layers, linear layers trained in full, the head.
 
     Args:
         model: a reward model with one active LoRA adapter, made by prudent or not.
@@ -65,16 +67,22 @@ def find_blocks(model: RewardModel) -> list[LinearBlock]:
         if not isinstance(module, BaseTunerLayer):
             continue
         if not isinstance(module, LoraLayer):
-            raise UnsupportedError(f"{name} carries {type(module).__name__}, not LoRA; only LoRA layers have a posterior")
+            raise UnsupportedError(
+                f"{name} carries {type(module).__name__}, not LoRA; only LoRA layers have a posterior"
+            )
         layer: Any = module
         if adapter in layer.lora_embedding_A:
             raise UnsupportedError(f"{name} is an embedding with LoRA; only LoRA on linear layers has a posterior")
         if adapter not in layer.lora_A:
             continue
         if layer.merged or layer.disable_adapters:
-            raise UnsupportedError(f"the adapter of {name} is merged or switched off; load the model with its adapter on")
+            raise UnsupportedError(
+                f"the adapter of {name} is merged or switched off; load the model with its adapter on"
+            )
         if adapter in getattr(layer, "lora_variant", {}) or getattr(layer, "use_dora", {}).get(adapter):
-            raise UnsupportedError(f"{name} has DoRA or another variant of LoRA; a posterior needs plain LoRA or rsLoRA")
+            raise UnsupportedError(
+                f"{name} has DoRA or another variant of LoRA; a posterior needs plain LoRA or rsLoRA"
+            )
         for part in ("lora_A", "lora_B"):
             matrix = getattr(layer, part)[adapter]
             if not isinstance(matrix, nn.Linear):

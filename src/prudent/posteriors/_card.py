@@ -7,6 +7,7 @@ import yaml
 
 if TYPE_CHECKING:
     from prudent.posteriors._fit import FitResult
+    from prudent.posteriors._held_out import HeldOutFigures
 
 __all__ = ["card_with_posterior"]
 
@@ -36,18 +37,25 @@ def card_with_posterior(existing: str | None, result: "FitResult", *, library: s
     if "- uncertainty\n" not in existing:
         existing = existing.replace("- prudent\n", "- prudent\n- uncertainty\n", 1)
     posterior = result.posterior
-    head = "refitted to the posterior mode" if posterior.head == "refit" else "kept as trained"
+    entries = posterior.state()[1]
+    if entries["kind"] == "last_layer":
+        head = "refitted to the posterior mode" if entries["head"] == "refit" else "kept as trained"
+        about = f"{entries['pooling']} pooling, head {head}"
+        prior = f"{entries['prior_precision']:.4g}" + (" in standardised features" if entries["standardized"] else "")
+    else:
+        about = f"Laplace over the {entries['num_parameters']:,} weights of LoRA matrices and head"
+        stated = entries["prior_precision"]
+        prior = f"{min(stated):.4g} to {max(stated):.4g} by layer" if isinstance(stated, list) else f"{stated:.4g}"
     lines = [
         _HEADING,
         "",
-        f"Kind `{posterior.kind}` ({posterior.pooling} pooling, head {head}), fitted on {result.num_pairs:,} pairs of "
+        f"Kind `{posterior.kind}` ({about}), fitted on {result.num_pairs:,} pairs of "
         f"`{Path(data).name}` by prudent; read it with `prudent.posteriors.load_posterior`.",
         "",
-        f"- prior precision {posterior.prior_precision:.4g}"
-        + (" in standardised features" if posterior.standardized else "")
-        + f", posterior temperature {posterior.posterior_temperature:g}",
+        f"- prior precision {prior}, posterior temperature {posterior.posterior_temperature:g}",
         f"- log marginal likelihood {posterior.log_marginal_likelihood:.4g} nats, accuracy on the pairs fitted on "
         f"{result.train_accuracy:.3f}",
+        *(_held_out(result.held_out) if result.held_out else []),
         *(f"- {note}" for note in result.notes),
         "",
         "Variances are in squared logits. A pair likelihood identifies differences between responses to one prompt "
@@ -55,3 +63,13 @@ def card_with_posterior(existing: str | None, result: "FitResult", *, library: s
         "",
     ]
     return existing.partition(_HEADING)[0].rstrip() + "\n\n" + "\n".join(lines)
+
+
+def _held_out(figures: "HeldOutFigures") -> list[str]:
+    return [
+        f"- {figures.num_pairs:,} held-out pairs of `{Path(figures.data).name}`: accuracy {figures.accuracy:.3f}, "
+        f"negative log-likelihood {figures.nll:.4f} nats by the whole posterior, {figures.nll_map:.4f} by the mean, "
+        f"calibration error {figures.ece:.3f}",
+        f"- these pairs prefer {figures.prior_precision_scale:.2g} times the prior precision fitted "
+        f"({figures.nll_scaled:.4f} against {figures.nll_unscaled:.4f} nats)",
+    ]

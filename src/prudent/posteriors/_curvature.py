@@ -1,7 +1,7 @@
-"""Curvature of one block of weights in its eigenbasis, and what follows from it: variances, whitening, log-determinants.
+"""Curvature of one block of weights in its eigenbasis, and what follows: variances, whitening, log-determinants.
 
-All structures have this form. With a weight of `m x n` values, `s` the shorter and `l` the longer side, the curvature of
-the log-likelihood is diagonal after a rotation of both sides:
+All structures have this form. With a weight of `m x n` values, `s` the shorter and `l` the longer side, the curvature
+of the log-likelihood is diagonal after a rotation of both sides:
 
 - `kron`: Kronecker eigenbasis, eigenvalues are products of the factors' own;
 - `ekfac`: the same kind of basis, every eigenvalue estimated by itself;

@@ -1,25 +1,31 @@
-"""`fit`: a posterior for any reward model from a preference set, in one pass over its texts."""
+"""`fit`: a posterior for any reward model from a preference set."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
-
-from prudent.data import load_preferences
-from prudent.errors import PosteriorError
-from prudent.models import Message, Pooling, RewardModel, atomic_folder, progress_bar
+from prudent.data import OnBad, Preferences, check_eval_split, check_leak, choose_split, load_preferences
+from prudent.errors import PosteriorError, UnsupportedError
+from prudent.models import Pooling, RewardModel, atomic_folder
+from prudent.posteriors._blocks import find_blocks, held_fixed
 from prudent.posteriors._card import card_with_posterior
+from prudent.posteriors._fit_kinds import HeldOut, fit_last_layer, fit_lora
+from prudent.posteriors._held_out import HeldOutFigures
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._logistic import MAX_PRIOR_PRECISION
+from prudent.posteriors._lora_fit import DEFAULT_MAX_RANK
+from prudent.posteriors._lora_laplace import LoraLaplacePosterior
+from prudent.posteriors._pair_texts import encode_pairs
 from prudent.posteriors._store import save_posterior
 
-__all__ = ["FitResult", "PosteriorKind", "fit"]
+__all__ = ["FitResult", "PosteriorKind", "PriorChoice", "fit"]
 
-PosteriorKind = Literal["last_layer"]
+PosteriorKind = Literal["last_layer", "kron", "ekfac", "diag", "full"]
+"""`last_layer`: a Bayesian head on the features. The others: Laplace over LoRA weights and head, by structure."""
+
+PriorChoice = Literal["evidence", "held_out"]
+"""The prior precision of highest evidence, or that under which held-out pairs are most likely."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,18 @@ class FitResult:
         num_truncated: texts whose response was cut.
         num_prompt_truncated: texts whose prompt was cut.
         train_accuracy: share of the pairs fitted on whose chosen response has the higher posterior mean.
+        held_out: figures on held-out pairs, where there were any.
         output: folder written, if any.
         notes: what a user should know about this fit, a sentence each.
     """
 
-    posterior: LastLayerPosterior
+    posterior: LastLayerPosterior | LoraLaplacePosterior
     num_pairs: int
     num_skipped: int
     num_truncated: int
     num_prompt_truncated: int
     train_accuracy: float
+    held_out: HeldOutFigures | None
     output: Path | None
     notes: tuple[str, ...]
 
@@ -59,11 +67,16 @@ def fit(
     output: str | Path | None = None,
     *,
     split: str = "train",
+    eval_data: Any = None,
+    eval_split: str | None = None,
     posterior: PosteriorKind = "last_layer",
     pooling: Pooling = "head",
-    head: HeadChoice = "refit",
+    head: HeadChoice | None = None,
     standardize: bool = True,
-    prior_precision: float | None = None,
+    prior_precision: float | PriorChoice = "evidence",
+    per_layer: bool = False,
+    max_rank: int = DEFAULT_MAX_RANK,
+    center_rewards_coefficient: float = 0.0,
     posterior_temperature: float = 1.0,
     max_length: int | None = None,
     tokens_per_batch: int | None = None,
@@ -75,19 +88,30 @@ def fit(
 ) -> FitResult:
     """Fit a posterior to a reward model, made by prudent or not, from preferences.
 
+    Started by `accelerate launch` or `torchrun`, processes share the pairs of a LoRA kind, and the first one writes.
+
     Args:
         model: a loaded model, a folder, or a hub name. A loaded model whose head is refitted is changed.
         data: preferences in any form that `prudent.data.load_preferences` takes.
         output: folder to save model and posterior to; with `overwrite` it may be the model's own
             folder, whose head and posterior are then replaced.
         split: the split of data that have several.
-        posterior: the kind.
+        eval_data: held-out preferences: the prior precision that they prefer is reported beside that of highest
+            evidence, with calibration figures, which are saved with the posterior.
+        eval_split: the split of the held-out data, by default as in `prudent.evaluation.evaluate`; without `eval_data`,
+            the split of `data` to hold out.
+        posterior: the kind. `kron`, `ekfac`, `diag` and `full` are about the weights of a LoRA adapter and the head,
+            which stay as they are.
         pooling: what the last layer reads. With `mean` the posterior carries its own head, since a plain Transformers
             classifier cannot average: then the folder's plain rewards differ from the posterior mean.
-        head: `refit` moves the head to the posterior mode (it is saved, so that plain Transformers gives the same
-            mean), `kept` leaves it as trained.
-        standardize: put the isotropic prior on standardised features.
-        prior_precision: fixed, or None for the one of highest evidence.
+        head: for `last_layer`: `refit` (the default) moves the head to the posterior mode (it is saved, so that plain
+            Transformers gives the same mean), `kept` leaves it as trained. The other kinds always keep it.
+        standardize: for `last_layer`: put the isotropic prior on standardised features.
+        prior_precision: a number; or that of highest evidence; or that under which the held-out pairs are most likely.
+        per_layer: for LoRA kinds but `full`: each weight matrix has its own prior precision.
+        max_rank: for `kron` and `ekfac`: directions kept of the longer side of a weight matrix; the others share an
+            average curvature.
+        center_rewards_coefficient: for LoRA kinds: the one that the model was trained with.
         posterior_temperature: factor on the posterior covariance, 1 is Bayes.
         max_length: tokens a text may have.
         tokens_per_batch: padded tokens of a batch.
@@ -95,71 +119,127 @@ def fit(
         skip_bad: leave faulty rows out instead of stopping.
         overwrite: replace an existing output folder.
         seed: of what is new where the model is a base: its head, which is of no consequence once refitted, and with
-            some encoders a pooler or dense layer below it, which stays as it was drawn.
+            some encoders a pooler or dense layer below it, which stays as it was drawn. Also of the pairs that `ekfac`
+            finds its bases from.
         progress: show a bar.
 
     Raises:
-        DataError: the preferences are faulty.
+        DataError: the preferences are faulty, or held-out prompts are among those fitted on.
         ModelError: the model cannot be loaded.
-        PosteriorError: fewer than two pairs, features not finite, or a new head that would be kept.
+        PosteriorError: fewer than two pairs, features or gradients not finite, a new head that would be kept, or a LoRA
+            kind without LoRA layers.
+        UnsupportedError: an adapter that is not LoRA, or an option that the kind does not have.
     """
+    from accelerate import PartialState
+
     if posterior not in get_args(PosteriorKind):
         raise PosteriorError(f"there is no posterior {posterior!r}; known: {', '.join(get_args(PosteriorKind))}")
-    preferences = load_preferences(data, split=split, on_bad="skip" if skip_bad else "error")
+    if isinstance(prior_precision, str) and prior_precision not in get_args(PriorChoice):
+        raise ValueError(f"prior_precision is {prior_precision!r}; a positive number, 'evidence' or 'held_out'")
+    if prior_precision == "held_out" and eval_data is None and eval_split is None:
+        raise PosteriorError("a prior precision chosen by held-out pairs needs such pairs: give eval_data")
+    if posterior != "last_layer":
+        if head == "refit":
+            raise UnsupportedError(f"posterior {posterior!r} is about the weights as they are; its head is kept")
+        if pooling != "head":
+            raise UnsupportedError(
+                f"posterior {posterior!r} reads the model's own head; mean pooling is for last_layer"
+            )
+    preferences, held_out = _load(data, split, eval_data, eval_split, on_bad="skip" if skip_bad else "error")
     rows = preferences.rows
     if len(rows) < 2:
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(rows)}")
     source = None if isinstance(model, RewardModel) else Path(model)
-    with atomic_folder(output, overwrite=overwrite) as folder:
+    process = PartialState()
+    with atomic_folder(output if process.is_main_process else None, overwrite=overwrite) as folder:
         loaded = (
             model
             if isinstance(model, RewardModel)
-            else RewardModel.from_pretrained(model, max_length=max_length, seed=seed)
+            else RewardModel.from_pretrained(
+                model,
+                device=process.device if process.num_processes > 1 else None,
+                max_length=max_length,
+                seed=seed,
+            )
         )
-        if loaded.head_is_new and head == "kept":
+        chosen_head: HeadChoice = head or ("refit" if posterior == "last_layer" else "kept")
+        if loaded.head_is_new and chosen_head == "kept":
             raise PosteriorError(
                 f"{source or 'the model'} has no trained head to keep; train it first or let it be refitted"
             )
-        prompts, responses, names, chosen_index, rejected_index = _unique_texts(rows)
-        encoded = loaded.encode(prompts, responses, strict=strict, names=names)
-        with progress_bar("Reading pairs", len(encoded), unit="texts", enabled=progress) as advance:
-            features, _ = loaded.features(encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=advance)
-        head_weight, head_bias = loaded.head_values()
-        fitted = LastLayerPosterior.fit(
-            features[chosen_index],
-            features[rejected_index],
-            label=_column(rows, "p_chosen"),
-            margin=_column(rows, "margin"),
-            pooling=pooling,
-            head=head,
-            head_weight=head_weight,
-            head_bias=head_bias,
-            standardize=standardize,
-            prior_precision=prior_precision,
-            posterior_temperature=posterior_temperature,
-        )
-        if head == "refit" and pooling == "head":
-            loaded.set_head(fitted.weight, fitted.bias)
-            # What is saved is rounded to the head's dtype; the posterior's mean is what the model then computes.
-            head_weight, head_bias = loaded.head_values()
-            fitted = replace(fitted, weight=head_weight, bias=head_bias or 0.0)
-        contrast = (features[chosen_index] - features[rejected_index]) @ fitted.weight
+        if posterior != "last_layer":
+            find_blocks(loaded)  # what is not LoRA is refused before texts are read
+        pairs = encode_pairs(loaded, rows, strict=strict)
+        evaluated = None
+        if held_out is not None:
+            evaluated = HeldOut(
+                encode_pairs(loaded, held_out.rows, strict=strict),
+                held_out.summary.source,
+                prior_precision == "held_out",
+            )
+        common: dict[str, Any] = {
+            "prior_precision": None if isinstance(prior_precision, str) else prior_precision,
+            "posterior_temperature": posterior_temperature,
+            "tokens_per_batch": tokens_per_batch,
+            "progress": progress and process.is_local_main_process,
+        }
+        if posterior == "last_layer":
+            fitted = fit_last_layer(
+                loaded, pairs, evaluated, pooling=pooling, head=chosen_head, standardize=standardize, **common
+            )
+        else:
+            fitted = fit_lora(
+                loaded,
+                pairs,
+                evaluated,
+                posterior,
+                per_layer=per_layer,
+                max_rank=max_rank,
+                center_rewards_coefficient=center_rewards_coefficient,
+                seed=seed,
+                **common,
+            )
+        contrast = fitted.contrast
         result = FitResult(
-            posterior=fitted,
+            posterior=fitted.posterior,
             num_pairs=len(rows),
             num_skipped=preferences.summary.num_skipped,
-            num_truncated=int(encoded.truncated.sum()),
-            num_prompt_truncated=int(encoded.prompt_truncated.sum()),
+            num_truncated=int(pairs.encoded.truncated.sum()),
+            num_prompt_truncated=int(pairs.encoded.prompt_truncated.sum()),
             train_accuracy=float((contrast > 0).float().mean() + 0.5 * (contrast == 0).float().mean()),
+            held_out=fitted.held_out,
             output=None if output is None else Path(output),
-            notes=tuple(_notes(fitted, loaded)),
+            notes=tuple(_notes(fitted.posterior, loaded)),
         )
         if folder is not None:
             loaded.save_pretrained(folder)
             _write_card(folder, source, loaded, result, preferences.summary.source)
             figures = {key: value for key, value in result.to_dict().items() if key.startswith(("num_", "train_"))}
-            save_posterior(fitted, loaded, folder, fitted_on={"data": preferences.summary.source, **figures})
+            save_posterior(
+                fitted.posterior,
+                loaded,
+                folder,
+                fitted_on={"data": preferences.summary.source, **figures},
+                calibration=None if fitted.held_out is None else fitted.held_out.to_dict(),
+            )
+    process.wait_for_everyone()
     return result
+
+
+def _load(
+    data: Any, split: str, eval_data: Any, eval_split: str | None, *, on_bad: OnBad
+) -> tuple[Preferences, Preferences | None]:
+    """The pairs to fit on and those held out, which share no prompt."""
+    if eval_data is None and eval_split is not None:
+        check_eval_split(data, eval_split, split=split)
+        eval_data = data
+    elif eval_data is not None:
+        eval_split = choose_split(eval_data, eval_split, held_out=True)
+    preferences = load_preferences(data, split=split, on_bad=on_bad)
+    if eval_data is None:
+        return preferences, None
+    held_out = load_preferences(eval_data, split=eval_split or "train", on_bad=on_bad)
+    return preferences, check_leak(preferences, held_out, on_bad=on_bad)
 
 
 def _write_card(folder: Path, source: Path | None, model: RewardModel, result: FitResult, data: str) -> None:
@@ -176,7 +256,10 @@ def _write_card(folder: Path, source: Path | None, model: RewardModel, result: F
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _notes(posterior: LastLayerPosterior, model: RewardModel) -> Iterator[str]:
+def _notes(posterior: LastLayerPosterior | LoraLaplacePosterior, model: RewardModel) -> Iterator[str]:
+    if isinstance(posterior, LoraLaplacePosterior):
+        yield from _lora_notes(posterior, model)
+        return
     if posterior.prior_precision >= 0.5 * MAX_PRIOR_PRECISION:
         yield (
             "the evidence prefers the strongest prior considered: these pairs tell next to nothing about the reward, "
@@ -193,27 +276,13 @@ def _notes(posterior: LastLayerPosterior, model: RewardModel) -> Iterator[str]:
         )
 
 
-def _unique_texts(rows: Any) -> tuple[list[list[Message]], list[list[Message]], list[str], Tensor, Tensor]:
-    """Every distinct (prompt, response) once, where it first stands, and where those of each pair are among them."""
-    seen: dict[str, int] = {}
-    prompts: list[list[Message]] = []
-    responses: list[list[Message]] = []
-    names: list[str] = []
-    known_prompts: dict[str, list[Message]] = {}
-    positions: dict[str, list[int]] = {"chosen": [], "rejected": []}
-    for row in rows:
-        prompt_key = json.dumps(row["prompt"])
-        prompt = known_prompts.setdefault(prompt_key, row["prompt"])
-        for side, found in positions.items():
-            key = prompt_key + json.dumps(row[side])
-            if key not in seen:
-                seen[key] = len(prompts)
-                prompts.append(prompt)
-                responses.append(row[side])
-                names.append(f"row {row['row']}, {side}")
-            found.append(seen[key])
-    return prompts, responses, names, torch.tensor(positions["chosen"]), torch.tensor(positions["rejected"])
-
-
-def _column(rows: Any, name: str) -> Tensor | None:
-    return torch.tensor(rows[name], dtype=torch.float64) if name in rows.column_names else None
+def _lora_notes(posterior: LoraLaplacePosterior, model: RewardModel) -> Iterator[str]:
+    fixed = held_fixed(model, find_blocks(model))
+    if fixed:
+        more = f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
+        yield f"trained along but held fixed in the posterior: {', '.join(fixed[:3])}{more}"
+    if posterior.jitter > 1e-5:
+        yield (
+            f"ill-conditioned curvature: a factor was mended by {posterior.jitter:.1g} of its largest eigenvalue; "
+            "load the model in float32 if it is not"
+        )

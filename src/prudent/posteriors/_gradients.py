@@ -1,8 +1,8 @@
 """Gradients of each text's reward, from one backward pass of the summed rewards.
 
-Every text's reward depends on its own row of the batch alone, so the gradient of the sum with respect to a layer's output
-holds each text's own gradient in its rows. The layer's weight gradient of a text is then the product of that with the
-layer's input, summed over tokens. Nothing loops over texts, no weight gradient of the sum is computed, and
+Every text's reward depends on its own row of the batch alone, so the gradient of the sum with respect to a layer's
+output holds each text's own gradient in its rows. The layer's weight gradient of a text is then the product of that
+with the layer's input, summed over tokens. Nothing loops over texts, no weight gradient of the sum is computed, and
 what a layer gave is freed before the next layer's turn.
 """
 
@@ -17,7 +17,7 @@ from prudent.errors import UnsupportedError
 from prudent.models import Batch, RewardModel
 from prudent.posteriors._blocks import LinearBlock
 
-__all__ = ["Consume", "RewardGradients", "gradient_tokens_per_batch", "weight_gradients"]
+__all__ = ["Consume", "RewardGradients", "each_gradient", "gradient_tokens_per_batch", "weight_gradients"]
 
 Consume = Callable[[int, Tensor, Tensor], None]
 """Takes the number of a block, its inputs `[b, T, n]` and the gradients at its outputs `[b, T, m]`."""
@@ -131,3 +131,23 @@ def weight_gradients(block: LinearBlock, inputs: Tensor, gradients: Tensor) -> T
     dtype = torch.promote_types(inputs.dtype, torch.float32)
     outer = gradients.to(dtype).transpose(1, 2) @ inputs.to(dtype)
     return torch.cat([outer, gradients.to(dtype).sum(1).unsqueeze(2)], 2) if block.has_bias else outer
+
+
+def each_gradient(blocks: Sequence[LinearBlock], joined: bool, take: Callable[[int, Tensor], None]) -> Consume:
+    """A consumer that hands on the gradients of each text, `[b, m, n]`, block by block.
+
+    Args:
+        blocks: from `find_blocks`.
+        joined: wait for all blocks and hand on all weights in a row, `[b, 1, P]`, as block 0.
+        take: called with the number of the block and the gradients.
+    """
+    if not joined:
+        return lambda index, inputs, gradients: take(index, weight_gradients(blocks[index], inputs, gradients))
+    seen: dict[int, Tensor] = {}
+
+    def gather(index: int, inputs: Tensor, gradients: Tensor) -> None:
+        seen[index] = weight_gradients(blocks[index], inputs, gradients).flatten(1)
+        if len(seen) == len(blocks):
+            take(0, torch.cat([seen[place] for place in range(len(blocks))], 1).unsqueeze(1))
+
+    return gather

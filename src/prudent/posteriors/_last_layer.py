@@ -16,7 +16,7 @@ from torch import Tensor
 from prudent.errors import PosteriorError
 from prudent.models import EncodedTexts, Pooling, RewardModel
 from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximize_evidence
-from prudent.posteriors._protocol import Center, Prediction, group_average
+from prudent.posteriors._protocol import Center, Prediction, check_head, group_average
 
 __all__ = ["HeadChoice", "LastLayerPosterior"]
 
@@ -222,12 +222,10 @@ class LastLayerPosterior:
             factor=self.stored_factor(exact) if with_factor else None,
         )
 
-    def center(self, model: RewardModel, encoded: EncodedTexts) -> Center:
-        """See `prudent.posteriors.Posterior.center`."""
+    def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
+        """See `prudent.posteriors.Posterior.exact`."""
         features = self._features(model, encoded, None, lambda amount: None)
-        return Center(
-            mean=float((features @ self.weight + self.bias).mean()), factor=self.exact_factor(features).mean(0)
-        )
+        return features @ self.weight + self.bias, self.exact_factor(features)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `prudent.posteriors.Posterior.state`."""
@@ -268,6 +266,16 @@ class LastLayerPosterior:
         ]
         fields: dict[str, Any] = {**{name: entries[name] for name in names}, **tensors}
         return cls(**fields)
+
+    def check_model(self, model: RewardModel) -> None:
+        """See `prudent.posteriors.Posterior.check_model`."""
+        if len(self.weight) != model.feature_size:
+            raise PosteriorError(
+                f"the posterior has {len(self.weight)} features, the model {model.feature_size}; "
+                "it was fitted on another base model"
+            )
+        if self.pooling == "head":
+            check_head(self.weight, model)
 
     def _features(
         self,

@@ -12,10 +12,11 @@ from prudent.posteriors._blocks import LinearBlock, find_blocks
 from prudent.posteriors._curvature import BlockCurvature
 from prudent.posteriors._evidence import log_evidence, maximize_prior_precision
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
-from prudent.posteriors._pair_pass import PairSums, PairTexts, run_pass
+from prudent.posteriors._pair_pass import PairSums, run_pass
+from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._sums import DenseSum, EigenvalueSums, FactorSums, MeanGradient, TokenFactorSums
 
-__all__ = ["DEFAULT_MAX_RANK", "fit_lora_laplace", "pairs_read"]
+__all__ = ["DEFAULT_MAX_RANK", "fit_lora_laplace", "pairs_read", "scale_prior"]
 
 DEFAULT_MAX_RANK = 512
 _MAX_DENSE_PARAMETERS = 8192
@@ -40,10 +41,10 @@ def fit_lora_laplace(
     seed: int = 0,
     tokens_per_batch: int | None = None,
     advance: Callable[[int], None] = lambda amount: None,
-) -> LoraLaplacePosterior:
-    """The Laplace posterior around the weights that the model has.
+) -> tuple[LoraLaplacePosterior, Tensor]:
+    """The Laplace posterior around the weights that the model has, and each pair's reward difference `[M]`.
 
-    Under Accelerate, processes share the pairs and all return the same posterior.
+    Under Accelerate, processes share the pairs and all return the same.
 
     Args:
         model: a reward model with a LoRA adapter and a trained head.
@@ -76,12 +77,12 @@ def fit_lora_laplace(
     size = sum(block.shape[0] * block.shape[1] for block in blocks)
     if structure == "full" and size > _MAX_DENSE_PARAMETERS:
         raise UnsupportedError(
-            f"posterior 'full' keeps a dense {size} x {size} matrix; it is for at most {_MAX_DENSE_PARAMETERS} weights, "
-            "use 'ekfac'"
+            f"posterior 'full' keeps a dense {size} x {size} matrix; it is for at most {_MAX_DENSE_PARAMETERS} "
+            "weights, use 'ekfac'"
         )
     like = torch.zeros((), device=model.device, dtype=torch.promote_types(model.head.weight.dtype, torch.float32))
 
-    def read(sums: PairSums, subset: Tensor) -> float:
+    def read(sums: PairSums, subset: Tensor) -> tuple[float, Tensor]:
         return run_pass(
             model,
             blocks,
@@ -98,12 +99,12 @@ def fit_lora_laplace(
     jitter = 0.0
     if structure == "kron":
         tokens = TokenFactorSums(blocks, max_rank, like)
-        log_likelihood = read(tokens, everything)
+        log_likelihood, contrast = read(tokens, everything)
         curvatures, jitter = tokens.curvatures()
         mean = tokens.mean_gradient
     elif structure == "full":
         dense = DenseSum(blocks, like)
-        log_likelihood = read(dense, everything)
+        log_likelihood, contrast = read(dense, everything)
         curvatures, jitter = dense.curvatures()
         mean = dense.mean_gradient
     else:
@@ -114,12 +115,12 @@ def fit_lora_laplace(
             read(factors, drawn.sort().values)
             bases, jitter = factors.curvatures()
         eigenvalues = EigenvalueSums(blocks, bases, like)
-        log_likelihood = read(eigenvalues, everything)
+        log_likelihood, contrast = read(eigenvalues, everything)
         curvatures = eigenvalues.curvatures()
         mean = eigenvalues.mean_gradient
     if all(curvature.trace() == 0 for curvature in curvatures):
         raise PosteriorError("the gradients of chosen and rejected are equal in every pair; the model tells none apart")
-    return _finish(
+    posterior = _finish(
         blocks,
         curvatures,
         mean,
@@ -139,6 +140,26 @@ def fit_lora_laplace(
         ),
         like=like,
     )
+    return posterior, contrast
+
+
+def scale_prior(posterior: LoraLaplacePosterior, model: RewardModel, scale: float) -> LoraLaplacePosterior:
+    """The same curvature with all prior precisions multiplied, and the evidence of that.
+
+    Args:
+        posterior: fitted on `model`.
+        model: whose weights it is about.
+        scale: positive.
+    """
+    priors = tuple(prior * scale for prior in posterior.prior_precisions)
+    norms = _squared_norms(posterior.check_model(model), posterior.structure)
+    evidence = log_evidence(posterior.blocks, norms, posterior.log_likelihood, priors)
+    return replace(posterior, prior_precisions=priors, log_marginal_likelihood=evidence)
+
+
+def _squared_norms(blocks: Sequence[LinearBlock], structure: Structure) -> list[float]:
+    norms = [float(block.value().square().sum()) for block in blocks]
+    return [sum(norms)] if structure == "full" else norms
 
 
 def _finish(
@@ -152,9 +173,7 @@ def _finish(
     like: Tensor,
 ) -> LoraLaplacePosterior:
     """Choose the prior precision and bring everything to the types that are stored."""
-    norms = [float(block.value().square().sum()) for block in blocks]
-    if template.structure == "full":
-        norms = [sum(norms)]
+    norms = _squared_norms(blocks, template.structure)
     stored = torch.zeros((), dtype=like.dtype)
     kept = tuple(curvature.to(stored) for curvature in curvatures)
     if prior_precision is None:

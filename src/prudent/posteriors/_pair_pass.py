@@ -1,55 +1,21 @@
 """A pass over preference pairs with the gradient of both rewards: what every structure of curvature is summed from."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prudent.errors import PosteriorError
-from prudent.models import Batch, EncodedTexts, RewardModel, pad_batch, token_budget_batches
+from prudent.models import RewardModel
 from prudent.posteriors._blocks import LinearBlock
-from prudent.posteriors._gradients import RewardGradients, gradient_tokens_per_batch
+from prudent.posteriors._gradients import RewardGradients
+from prudent.posteriors._pair_texts import PairTexts
 
-__all__ = ["PairBatch", "PairSums", "PairTexts", "run_pass"]
-
-
-@dataclass(frozen=True)
-class PairTexts:
-    """M preference pairs, ready to be read by a model.
-
-    Attributes:
-        encoded: texts, each once.
-        chosen: `[M]` place of each pair's chosen text among them.
-        rejected: `[M]` place of the rejected one.
-        label: `[M]` float64 probability that chosen is the better one.
-        margin: `[M]` float64 by how much its reward should exceed the other.
-        rows: `[M]` row of each pair in the file, for messages.
-    """
-
-    encoded: EncodedTexts
-    chosen: Tensor
-    rejected: Tensor
-    label: Tensor
-    margin: Tensor
-    rows: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def batches(self, model: RewardModel, subset: Tensor, tokens_per_batch: int | None) -> Iterator[tuple[Tensor, Batch]]:
-        """Padded batches of whole pairs, longest first: positions of k pairs, and their 2 k texts, chosen first."""
-        lengths = self.encoded.lengths
-        longer = np.maximum(lengths[self.chosen[subset].numpy()], lengths[self.rejected[subset].numpy()])
-        pad = model.config.get_text_config().pad_token_id
-        for part in token_budget_batches(2 * longer, gradient_tokens_per_batch(model, tokens_per_batch)):
-            pairs = subset[torch.from_numpy(part)]
-            texts = torch.cat([self.chosen[pairs], self.rejected[pairs]]).numpy()
-            yield pairs, pad_batch(self.encoded, texts, pad, model.device)
+__all__ = ["PairBatch", "PairSums", "run_pass"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +34,7 @@ class PairBatch:
     mask: Tensor
 
     def weighted(self, gradients: Tensor) -> Tensor:
-        """Rows whose outer products sum to the curvature of these pairs, `[k, ...]` or, with a centring loss, `[2k, ...]`.
+        """Rows whose outer products sum to the curvature of these pairs: `[k, ...]`, with a centring loss `[2k, ...]`.
 
         Args:
             gradients: `[2k, ...]` of the rewards, chosen first.
@@ -99,12 +65,13 @@ def run_pass(
     center_rewards_coefficient: float,
     tokens_per_batch: int | None,
     advance: Callable[[int], None],
-) -> float:
+) -> tuple[float, Tensor]:
     """Add the pairs of a subset to sums; those of other processes are added too, so that all hold the same.
 
     Returns:
-        Log-likelihood of the labels at the model's weights, nats, over the subset. With a centring loss its penalty
-        `center_rewards_coefficient (r_chosen + r_rejected)^2` is taken off.
+        Log-likelihood of the labels at the model's weights, nats, over the subset (with a centring loss its penalty
+        `center_rewards_coefficient (r_chosen + r_rejected)^2` is taken off), and each pair's reward difference `[M]`
+        float64, zero outside the subset.
 
     Raises:
         PosteriorError: a reward or gradient is not finite; the row is named.
@@ -114,13 +81,15 @@ def run_pass(
 
     state = PartialState()
     likelihood = torch.zeros((), dtype=torch.float64)
+    contrast = torch.zeros(len(pairs), dtype=torch.float64)
     with RewardGradients(model, blocks) as gradients:
         for number, (positions, batch) in enumerate(pairs.batches(model, subset, tokens_per_batch)):
             if number % state.num_processes == state.process_index:
                 rewards = gradients.forward(batch)
                 chosen, rejected = rewards.double().cpu().chunk(2)
                 _require_finite(chosen + rejected, pairs, positions, "reward")
-                logit = chosen - rejected - pairs.margin[positions]
+                contrast[positions] = chosen - rejected
+                logit = contrast[positions] - pairs.margin[positions]
                 label = pairs.label[positions]
                 chance = torch.sigmoid(logit)
                 likelihood += (label * logsigmoid(logit) + (1 - label) * logsigmoid(-logit)).sum()
@@ -143,10 +112,10 @@ def run_pass(
                 _require_finite(one + other, pairs, positions, "gradient")
             advance(len(positions))
     if state.num_processes > 1:
-        likelihood = likelihood.to(state.device)
-        for tensor in (likelihood, *sums.tensors()):
+        likelihood, contrast = likelihood.to(state.device), contrast.to(state.device)
+        for tensor in (likelihood, contrast, *sums.tensors()):
             tensor.copy_(reduce(tensor, "sum"))
-    return float(likelihood)
+    return float(likelihood), contrast.cpu()
 
 
 def _require_finite(values: Tensor, pairs: PairTexts, positions: Tensor, what: str) -> None:
@@ -154,6 +123,6 @@ def _require_finite(values: Tensor, pairs: PairTexts, positions: Tensor, what: s
         faulty = [pairs.rows[int(positions[place])] for place in torch.nonzero(~values.isfinite()).flatten()]
         if faulty:
             raise PosteriorError(
-                f"the {what} of {len(faulty)} pairs is not finite (row {min(faulty)} first); the model overflows there, "
-                "load it in float32 or leave those rows out"
+                f"the {what} of {len(faulty)} pairs is not finite (row {min(faulty)} first); the model overflows "
+                "there, load it in float32 or leave those rows out"
             )

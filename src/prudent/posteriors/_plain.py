@@ -66,9 +66,12 @@ class PlainRewards:
         unknown = torch.full_like(mean, torch.nan)
         return Prediction(mean, unknown, torch.zeros_like(mean), average[local], unknown, None)
 
-    def center(self, model: RewardModel, encoded: EncodedTexts) -> Center:
-        """See `prudent.posteriors.Posterior.center`."""
-        return Center(mean=float(model.features(encoded)[1].mean()), factor=torch.zeros(0))
+    def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
+        """See `prudent.posteriors.Posterior.exact`; the factor has no columns."""
+        return model.features(encoded)[1], torch.zeros(len(encoded), 0)
+
+    def check_model(self, model: RewardModel) -> None:
+        """Any model has plain rewards."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """There is nothing to save."""

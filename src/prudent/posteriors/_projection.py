@@ -1,7 +1,7 @@
-"""A wide factor made narrow for storage: each weight's whitened gradient is added, with a random sign, to one of K sums.
+"""A wide factor made narrow for storage: each whitened gradient is added, with a random sign, to one of K sums.
 
-This is a sparse random projection (count sketch; Charikar et al. 2002, Weinberger et al. 2009) with equally full sums. It
-keeps inner products in expectation, the variance of one contrast to a relative standard deviation of at most
+This is a sparse random projection (count sketch; Charikar et al. 2002, Weinberger et al. 2009) with equally full sums.
+It keeps inner products in expectation, the variance of one contrast to a relative standard deviation of at most about
 `sqrt(2 / K)`, costs one pass over the weights, and is described by a seed: nothing of size P x K exists.
 """
 

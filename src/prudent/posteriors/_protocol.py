@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from prudent.errors import PosteriorError
 from prudent.models import EncodedTexts, RewardModel
 
-__all__ = ["Center", "Posterior", "Prediction"]
+__all__ = ["Center", "Posterior", "Prediction", "check_head", "group_average"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Prediction:
     """Rewards of N texts.
 
     Attributes:
-        mean: `[N]` float32.
+        mean: `[N]` float32, like all that follow (float64 of a float64 model).
         variance: `[N]` float32 exact marginal variance (epistemic); NaN where the model has no posterior.
         noise: `[N]` float32 aleatoric variance.
         reference_mean: `[N]` float32 average reward of the reference responses of the text's prompt; NaN without any.
@@ -90,11 +91,33 @@ class Posterior(Protocol):
             advance: called with the number of texts done.
         """
 
-    def center(self, model: RewardModel, encoded: EncodedTexts) -> Center:
-        """The average over reference responses of one prompt."""
+    def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
+        """Mean `[n]` and exact factor `[n, F]` of a few texts: inner products of its rows are their covariances.
+
+        F may be as large as the number of weights; this is for the candidates or references of one prompt.
+        """
+
+    def check_model(self, model: RewardModel) -> object:
+        """Make sure that the model is the one fitted on, as far as its shape and head say.
+
+        Raises:
+            PosteriorError: it is another.
+        """
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors for `posterior.safetensors` and entries of `posterior_config.json`."""
+
+
+def check_head(weight: Tensor, model: RewardModel) -> None:
+    """Make sure that a model's head is the one that a posterior has.
+
+    Raises:
+        PosteriorError: it is another.
+    """
+    difference = float((model.head_values()[0] - weight.to(torch.float32)).abs().max())
+    # Loading in half precision rounds the head; a refitted or retrained head differs by far more.
+    if difference > 0.01 * float(weight.abs().max()):
+        raise PosteriorError("the reward head changed after the posterior was fitted; fit it again")
 
 
 def group_average(values: Tensor, group: Tensor, weight: Tensor, size: int) -> Tensor:

@@ -1,7 +1,8 @@
 """One Kronecker factor: a sum of outer products, collected batch by batch, and its leading eigenvectors.
 
-A short side is summed exactly. A long one is sketched: the sum times a fixed random matrix (single-pass Nystrom, Tropp et
-al. 2017, arXiv 1706.05736). Both are plain sums, so they do not depend on the order of batches, and processes add theirs.
+A short side is summed exactly. A long one is sketched: the sum times a fixed random matrix (single-pass Nystrom, Tropp
+et al. 2017, arXiv 1706.05736). Both are plain sums, so they do not depend on the order of batches, and processes add
+theirs.
 """
 
 from dataclasses import dataclass

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from prudent.errors import ModelError, PosteriorError
 from prudent.models import RewardModel, find_model_file, template_hash
 from prudent.posteriors._last_layer import LastLayerPosterior
+from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Posterior
 
@@ -19,7 +20,14 @@ _CONFIG = "posterior_config.json"
 _TENSORS = "posterior.safetensors"
 
 
-def save_posterior(posterior: Posterior, model: RewardModel, folder: str | Path, *, fitted_on: dict[str, Any]) -> None:
+def save_posterior(
+    posterior: Posterior,
+    model: RewardModel,
+    folder: str | Path,
+    *,
+    fitted_on: dict[str, Any],
+    calibration: dict[str, Any] | None = None,
+) -> None:
     """Write a posterior beside the model it belongs to; the configuration, written last, says that it is whole.
 
     Args:
@@ -27,6 +35,7 @@ def save_posterior(posterior: Posterior, model: RewardModel, folder: str | Path,
         model: the reward model, as it was saved to `folder`.
         folder: exists.
         fitted_on: what the posterior was fitted on, for the record.
+        calibration: figures on held-out pairs, for the record and for `evaluate`.
     """
     from safetensors.torch import save_file
 
@@ -42,6 +51,7 @@ def save_posterior(posterior: Posterior, model: RewardModel, folder: str | Path,
         "chat_template_hash": template_hash(model.tokenizer),
         "max_length": model.max_length,
         "fitted_on": fitted_on,
+        "calibration": calibration,
     }
     (Path(folder) / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -66,14 +76,19 @@ def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
         raise PosteriorError(f"{folder} has {_CONFIG} but no {_TENSORS}; fit the posterior again")
     config = _read_config(config_path)
     tensors = _read_tensors(tensor_path)
-    if config.get("kind") != "last_layer":
+    kind: type[LastLayerPosterior] | type[LoraLaplacePosterior]
+    if config.get("kind") == "last_layer":
+        kind = LastLayerPosterior
+    elif config.get("kind") in get_args(Structure):
+        kind = LoraLaplacePosterior
+    else:
         raise PosteriorError(
             f"{config_path}: posterior kind {config.get('kind')!r} is not known to this version of prudent"
         )
     try:
-        posterior = LastLayerPosterior.from_state(tensors, config)
+        posterior = kind.from_state(tensors, config)
         stated = {name: config[name] for name in ("basis_id", "model_fingerprint", "chat_template_hash")}
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise PosteriorError(
             f"{config_path}: an entry or tensor is missing or unknown ({error}); fit it again"
         ) from error
@@ -112,23 +127,17 @@ def load_model_and_posterior(
     return loaded, posterior
 
 
-def _check_model(posterior: LastLayerPosterior, stated: dict[str, Any], model: RewardModel, folder: str) -> None:
-    if len(posterior.weight) != model.feature_size:
-        raise PosteriorError(
-            f"{folder}: the posterior has {len(posterior.weight)} features, the model {model.feature_size}; "
-            "it was fitted on another base model"
-        )
+def _check_model(posterior: Posterior, stated: dict[str, Any], model: RewardModel, folder: str) -> None:
     if stated["model_fingerprint"] != model.fingerprint():
         raise PosteriorError(
             f"{folder}: the posterior was fitted on other weights than these (base or adapter changed); fit it again"
         )
     if stated["chat_template_hash"] != template_hash(model.tokenizer):
         raise PosteriorError(f"{folder}: the chat template changed after the posterior was fitted; fit it again")
-    if posterior.pooling == "head":
-        difference = float((model.head_values()[0] - posterior.weight).abs().max())
-        # Loading in half precision rounds the head; a refitted or retrained head differs by far more.
-        if difference > 0.01 * float(posterior.weight.abs().max()):
-            raise PosteriorError(f"{folder}: the reward head changed after the posterior was fitted; fit it again")
+    try:
+        posterior.check_model(model)
+    except PosteriorError as error:
+        raise PosteriorError(f"{folder}: {error}") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -46,8 +46,12 @@ class TokenFactorSums:
 
     def __init__(self, blocks: Sequence[LinearBlock], max_rank: int, like: Tensor) -> None:
         self._blocks = blocks
-        self._inputs = [SideSum(block.shape[1], max_rank, 2 * index, like) for index, block in enumerate(blocks)]
-        self._outputs = [SideSum(block.shape[0], max_rank, 2 * index + 1, like) for index, block in enumerate(blocks)]
+        self._inputs, self._outputs = [], []
+        for index, block in enumerate(blocks):
+            rows, columns = block.shape
+            # Only the longer side is cut; the shorter one is rotated as a whole.
+            self._inputs.append(SideSum(columns, max_rank if columns >= rows else columns, 2 * index, like))
+            self._outputs.append(SideSum(rows, rows if columns >= rows else max_rank, 2 * index + 1, like))
         self._tokens = torch.zeros(len(blocks), dtype=torch.float64, device=like.device)
         self.mean_gradient = MeanGradient(blocks, like)
 
@@ -94,7 +98,7 @@ class TokenFactorSums:
 
 
 class FactorSums:
-    """Kronecker factors of the pair differences: `sum w D^T D` and `sum w D D^T`, D the difference of both gradients."""
+    """Kronecker factors of pair differences: `sum w D^T D` and `sum w D D^T`, D the difference of both gradients."""
 
     def __init__(self, blocks: Sequence[LinearBlock], max_rank: int, like: Tensor) -> None:
         self._blocks = blocks

@@ -260,7 +260,8 @@ class _ShardScorer:
         if part.prompt_id not in self._centers:
             chosen = [part.row["responses"][index] for index in np.flatnonzero(is_reference)]
             encoded = self._model.encode([part.row["prompt"]] * len(chosen), chosen)
-            self._centers = {part.prompt_id: self._posterior.center(self._model, encoded)}
+            mean, factor = self._posterior.exact(self._model, encoded)
+            self._centers = {part.prompt_id: Center(float(mean.mean()), factor.mean(0))}
         return self._centers[part.prompt_id]
 
     def _encode(self, shard: Shard, prompts: list[Any], responses: list[str], names: list[str]) -> EncodedTexts:

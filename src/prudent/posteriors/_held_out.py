@@ -1,0 +1,144 @@
+"""Pairs that a posterior was not fitted on: which prior precision they prefer, and how well it predicts them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prudent.metrics import expected_calibration_error, fit_logit_temperature, pair_scores
+from prudent.models import RewardModel
+from prudent.posteriors._gradients import RewardGradients, each_gradient
+from prudent.posteriors._last_layer import LastLayerPosterior
+from prudent.posteriors._lora_laplace import LoraLaplacePosterior
+from prudent.posteriors._pair_texts import PairTexts
+
+__all__ = ["PRIOR_SCALES", "HeldOutFigures", "held_out_figures", "last_layer_contrasts", "lora_contrasts"]
+
+PRIOR_SCALES: Sequence[float] = tuple(10 ** (step / 4) for step in range(-12, 13))
+"""Factors on the fitted prior precision that held-out pairs choose from: four a decade, three decades each way."""
+
+
+@dataclass(frozen=True)
+class HeldOutFigures:
+    """How a posterior predicts pairs that it was not fitted on.
+
+    Attributes:
+        data: where they come from.
+        num_pairs: M.
+        accuracy: share of pairs ranked as labelled.
+        nll_map: nats a pair, by the sigmoid of the mean difference.
+        nll: nats a pair, by the whole posterior as it is saved.
+        brier: squared error of the probability, by the same.
+        ece: expected calibration error, by the same.
+        logit_temperature: the mean difference divided by it predicts best without a variance.
+        nll_temperature: nats a pair, by the sigmoid of that.
+        prior_precision_scale: factor on the prior precision of highest evidence (or on the one given) that predicts
+            best; 1 says that the two agree.
+        nll_unscaled: nats a pair, with the prior precision of highest evidence, or the one given.
+        nll_scaled: nats a pair, with that times the scale.
+    """
+
+    data: str
+    num_pairs: int
+    accuracy: float
+    nll_map: float
+    nll: float
+    brier: float
+    ece: float
+    logit_temperature: float
+    nll_temperature: float
+    prior_precision_scale: float
+    nll_unscaled: float
+    nll_scaled: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *, scaled: bool) -> HeldOutFigures:
+    """Figures from the contrasts of held-out pairs.
+
+    Args:
+        data: where the pairs come from.
+        mean: `[M, G]` mean of r(chosen) - r(rejected) under each of `PRIOR_SCALES`.
+        variance: `[M, G]` its variance.
+        label: `[M]` probability that chosen is the better one.
+        scaled: the posterior that is saved has its prior precision scaled to what these pairs prefer.
+    """
+    nll = torch.stack(
+        [pair_scores(mean[:, place], variance[:, place], label).nll.mean() for place in range(len(PRIOR_SCALES))]
+    )
+    best = int(nll.argmin())
+    unscaled = PRIOR_SCALES.index(1.0)
+    own = best if scaled else unscaled
+    scores = pair_scores(mean[:, own], variance[:, own], label)
+    temperature = fit_logit_temperature(mean[:, own], label)
+    return HeldOutFigures(
+        data=data,
+        num_pairs=len(label),
+        accuracy=float(scores.accuracy.mean()),
+        nll_map=float(pair_scores(mean[:, own], None, label).nll.mean()),
+        nll=float(scores.nll.mean()),
+        brier=float(scores.brier.mean()),
+        ece=expected_calibration_error(scores.probability, label),
+        logit_temperature=temperature,
+        nll_temperature=float(pair_scores(mean[:, own] / temperature, None, label).nll.mean()),
+        prior_precision_scale=PRIOR_SCALES[best],
+        nll_unscaled=float(nll[unscaled]),
+        nll_scaled=float(nll[best]),
+    )
+
+
+def lora_contrasts(
+    posterior: LoraLaplacePosterior,
+    model: RewardModel,
+    pairs: PairTexts,
+    *,
+    tokens_per_batch: int | None = None,
+    advance: Callable[[int], None] = lambda amount: None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance `[M, G]` of each pair's difference under every one of `PRIOR_SCALES`, in one pass."""
+    linear = posterior.check_model(model)
+    dtype = torch.promote_types(model.head.weight.dtype, torch.float32)
+    scales = torch.tensor(PRIOR_SCALES, dtype=dtype, device=model.device)
+    blocks = [block.to(scales) for block in posterior.blocks]
+    mean = torch.empty(len(pairs), dtype=torch.float64)
+    variance = torch.zeros(len(pairs), len(scales), dtype=torch.float64)
+    with RewardGradients(model, linear) as gradients:
+        for positions, batch in pairs.batches(model, torch.arange(len(pairs)), tokens_per_batch):
+            chosen, rejected = gradients.forward(batch).double().cpu().chunk(2)
+            mean[positions] = chosen - rejected
+
+            def take(index: int, each: Tensor, positions: Tensor = positions) -> None:
+                first, second = each.chunk(2)
+                block, prior = blocks[index], posterior.prior_precisions[index] * scales
+                inside, outside = block.energies(first - second)
+                total = inside.flatten(1) @ (block.eigenvalues.flatten().unsqueeze(1) + prior).reciprocal()
+                if outside is not None and block.remainder is not None:
+                    total = total + outside @ (block.remainder.unsqueeze(1) + prior).reciprocal()
+                variance[positions] += total.double().cpu()
+
+            gradients.backward(each_gradient(linear, posterior.structure == "full", take))
+            advance(len(positions))
+    return mean.unsqueeze(1).expand_as(variance), variance * posterior.posterior_temperature
+
+
+def last_layer_contrasts(
+    refit: Callable[[float], LastLayerPosterior], posterior: LastLayerPosterior, differences: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same for a last layer, whose mode moves with the prior precision.
+
+    Args:
+        refit: the posterior for another prior precision.
+        posterior: the one fitted.
+        differences: `[M, H]` features of chosen minus features of rejected.
+    """
+    means, variances = [], []
+    for scale in PRIOR_SCALES:
+        fitted = posterior if scale == 1.0 else refit(scale * posterior.prior_precision)
+        means.append((differences @ fitted.weight).double())
+        variances.append((differences @ fitted.covariance_factor).square().sum(1).double())
+    return torch.stack(means, 1), torch.stack(variances, 1)

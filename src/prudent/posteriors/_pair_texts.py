@@ -1,0 +1,94 @@
+"""Preference pairs as texts that a model reads, each text once."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prudent.models import Batch, EncodedTexts, Message, RewardModel, pad_batch, token_budget_batches
+from prudent.posteriors._gradients import gradient_tokens_per_batch
+
+__all__ = ["PairTexts", "encode_pairs"]
+
+
+@dataclass(frozen=True)
+class PairTexts:
+    """M preference pairs, ready to be read by a model.
+
+    Attributes:
+        encoded: texts, each once.
+        chosen: `[M]` place of each pair's chosen text among them.
+        rejected: `[M]` place of the rejected one.
+        label: `[M]` float64 probability that chosen is the better one.
+        margin: `[M]` float64 by how much its reward should exceed the other.
+        rows: `[M]` row of each pair in the file, for messages.
+    """
+
+    encoded: EncodedTexts
+    chosen: Tensor
+    rejected: Tensor
+    label: Tensor
+    margin: Tensor
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def batches(
+        self, model: RewardModel, subset: Tensor, tokens_per_batch: int | None
+    ) -> Iterator[tuple[Tensor, Batch]]:
+        """Padded batches of whole pairs, longest first: positions of k pairs, and their 2 k texts, chosen first."""
+        lengths = self.encoded.lengths
+        longer = np.maximum(lengths[self.chosen[subset].numpy()], lengths[self.rejected[subset].numpy()])
+        pad = model.config.get_text_config().pad_token_id
+        for part in token_budget_batches(2 * longer, gradient_tokens_per_batch(model, tokens_per_batch)):
+            pairs = subset[torch.from_numpy(part)]
+            texts = torch.cat([self.chosen[pairs], self.rejected[pairs]]).numpy()
+            yield pairs, pad_batch(self.encoded, texts, pad, model.device)
+
+
+def encode_pairs(model: RewardModel, rows: Any, *, strict: bool = False) -> PairTexts:
+    """Tokenise M pairs; a text that stands in several of them is there once.
+
+    Args:
+        model: whose tokenizer reads.
+        rows: of `prudent.data.load_preferences`.
+        strict: an over-long text is an error.
+
+    Raises:
+        DataError: `strict` and a text is too long.
+    """
+    seen: dict[str, int] = {}
+    prompts: list[list[Message]] = []
+    responses: list[list[Message]] = []
+    names: list[str] = []
+    known_prompts: dict[str, list[Message]] = {}
+    positions: dict[str, list[int]] = {"chosen": [], "rejected": []}
+    for row in rows:
+        prompt_key = json.dumps(row["prompt"])
+        prompt = known_prompts.setdefault(prompt_key, row["prompt"])
+        for side, found in positions.items():
+            key = prompt_key + json.dumps(row[side])
+            if key not in seen:
+                seen[key] = len(prompts)
+                prompts.append(prompt)
+                responses.append(row[side])
+                names.append(f"row {row['row']}, {side}")
+            found.append(seen[key])
+
+    def column(name: str, default: float) -> Tensor:
+        values = rows[name] if name in rows.column_names else [default] * len(rows)
+        return torch.tensor(values, dtype=torch.float64)
+
+    return PairTexts(
+        encoded=model.encode(prompts, responses, strict=strict, names=names),
+        chosen=torch.tensor(positions["chosen"]),
+        rejected=torch.tensor(positions["rejected"]),
+        label=column("p_chosen", 1.0),
+        margin=column("margin", 0.0),
+        rows=list(rows["row"]),
+    )
