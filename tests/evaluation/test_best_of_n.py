@@ -436,6 +436,20 @@ def test_reliability_is_that_of_the_metrics():
     assert one.share_right.value == pytest.approx([row.frequency for row in rows])
     assert one.calibration_error == pytest.approx(metrics.expected_calibration_error(probability, higher), abs=1e-6)
     assert one.brier.value == pytest.approx(float((probability - higher).square().mean()), abs=1e-6)
+    confidence, error = (probability - 0.5).abs(), ((probability > 0.5) != (higher == 1)).double()
+    curve = metrics.risk_coverage(confidence, error)
+    assert one.coverage == pytest.approx([0.05 * step for step in range(1, 21)])
+    assert one.risk.value == pytest.approx(curve.at(torch.tensor(one.coverage)).tolist(), abs=1e-3)
+    assert one.area.value == pytest.approx(curve.risk.mean().item(), abs=1e-4)
+    assert one.risk.value[-1] == pytest.approx(1 - one.accuracy.value)
+    # at full coverage the intervals are those of the accuracy: the same resamples
+    assert (one.risk.low[-1], one.risk.high[-1]) == pytest.approx((1 - one.accuracy.high, 1 - one.accuracy.low))
+    slow = metrics.bootstrap_statistic(
+        lambda rows: metrics.area_under_risk_coverage(confidence[rows], error[rows]),
+        torch.tensor(table["prompt_id"].to_numpy())[i],
+        num_resamples=200,
+    )
+    assert (one.area.low, one.area.high) == pytest.approx((slow.low.item(), slow.high.item()), abs=0.02)
 
 
 def test_a_posterior_that_cannot_decide_is_half_right():

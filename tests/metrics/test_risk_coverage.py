@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prudent.metrics import area_under_risk_coverage, risk_coverage
+from prudent.metrics import RiskCoverage, area_under_risk_coverage, risk_coverage
 
 # few distinct values, so that ties are the rule
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.25, 1.0])), min_size=1, max_size=6)
@@ -54,6 +54,14 @@ def test_excess_is_above_the_best_order_of_the_same_errors(rows: list[tuple[int,
     assert excess == pytest.approx(area_under_risk_coverage(confidence, error) - best)
     assert excess > -1e-12
     assert area_under_risk_coverage(-error, error, excess=True) == pytest.approx(0)
+
+
+@given(ROWS)
+def test_from_ties_it_is_the_same_curve(rows: list[tuple[int, float]]) -> None:
+    sets = [[error for confidence, error in rows if confidence == value] for value in (2, 1, 0)]
+    found = RiskCoverage.of_ties(torch.tensor([len(one) for one in sets]), torch.tensor([sum(one) for one in sets]))
+    confidence, error = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
+    torch.testing.assert_close(found.risk, risk_coverage(confidence, error).risk)
 
 
 def test_between_rows_the_next_one_counts_by_its_share() -> None:

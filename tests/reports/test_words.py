@@ -128,6 +128,9 @@ def test_reliability_in_words(gap, words):
         accuracy=Estimate(0.6, 0.5, 0.7),
         overconfidence=Estimate(*gap),
         brier=Estimate(0.2, 0.1, 0.3),
+        coverage=(0.5, 1.0),
+        risk=Band((0.3, 0.4), (0.2, 0.3), (0.4, 0.5)),
+        area=Estimate(0.35, 0.3, 0.4),
         calibration_error=0.1,
     )
     line = sentences(study(curve("mean", outcome(100, 0.0, 1.0)), reliability=(one,)), "gold")[-1]

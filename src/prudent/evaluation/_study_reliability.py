@@ -6,10 +6,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prudent.evaluation._evaluation_types import COVERAGES
 from prudent.evaluation._study_pool import StudyPool
 from prudent.evaluation._study_statistics import Resamples
 from prudent.evaluation._study_types import Band, Estimate, Reliability
-from prudent.metrics import expected_calibration_error
+from prudent.metrics import RiskCoverage, expected_calibration_error
 from prudent.metrics import reliability as reliability_table
 from prudent.rewards import from_arrow, index_groups, normal_greater
 
@@ -25,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 def reliability(pool: StudyPool, resamples: Resamples, *, num_pairs: int, seed: int) -> tuple[Reliability, ...]:
-    """Reliability on random pairs, and on pairs that hold one candidate from the proxy's top tenth.
+    """Reliability and risk-coverage on random pairs, and on pairs with one candidate from the proxy's top tenth.
 
     The second kind is where best-of-n looks, and where a model that is calibrated on average may not be.
 
@@ -94,6 +95,7 @@ def _measure(pool: StudyPool, i: Tensor, j: Tensor, resamples: Resamples, kind: 
 
     count, sum_right, sum_confidence = summed(None), summed(right), summed(confidence)
     sum_brier = summed((probability - higher).square())
+    risk, area = _risk_coverage(confidence, 1 - right, pool.group[i], resamples)
     shares = [_ratio(resamples, sum_right[:, b], count[:, b]) for b in range(len(table))]
     return Reliability(
         pairs=kind,
@@ -106,8 +108,31 @@ def _measure(pool: StudyPool, i: Tensor, j: Tensor, resamples: Resamples, kind: 
         accuracy=_ratio(resamples, sum_right.sum(1), count.sum(1)),
         overconfidence=_ratio(resamples, (sum_confidence - sum_right).sum(1), count.sum(1)),
         brier=_ratio(resamples, sum_brier.sum(1), count.sum(1)),
+        coverage=COVERAGES,
+        risk=risk,
+        area=area,
         calibration_error=expected_calibration_error(probability, higher),
     )
+
+
+def _risk_coverage(confidence: Tensor, error: Tensor, prompt: Tensor, resamples: Resamples) -> tuple[Band, Estimate]:
+    """Selective risk at each coverage, and its area."""
+    _, block = np.unique(-confidence.numpy(), return_inverse=True)
+    errors, prompts = error.numpy(), prompt.numpy()
+    wanted = torch.tensor(COVERAGES, dtype=torch.float64)
+
+    def curve(weight: Array) -> Array:
+        """The curve at the wanted coverages, and last its area, with each pair so many times."""
+        count, total = np.bincount(block, weight), np.bincount(block, weight * errors)
+        found = RiskCoverage.of_ties(torch.from_numpy(count), torch.from_numpy(total))
+        return torch.cat([found.at(wanted), found.risk.mean().reshape(1)]).numpy()
+
+    value = curve(np.ones(len(errors)))
+    weights = (count[prompts].astype(float) for count in resamples.counts())
+    draws = np.stack([curve(weight) for weight in weights if weight.any()])  # else no prompt with pairs was drawn
+    low, high = resamples.bounds(draws)
+    band = Band(*(tuple(float(one) for one in values[:-1]) for values in (value, low, high)))
+    return band, resamples.estimate(float(value[-1]), draws[:, -1])
 
 
 def _probability_greater(pool: StudyPool, i: Tensor, j: Tensor) -> tuple[Tensor, bool]:

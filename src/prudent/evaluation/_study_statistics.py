@@ -4,7 +4,7 @@ One set of bootstrap resamples serves every curve, so differences between rules 
 their candidates, so nothing here treats two values of n as independent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,10 @@ class Resamples:
         defined = draws_below > 0
         draws = self.means(numerator)[defined] / draws_below[defined]
         return self.estimate(float(numerator.sum() / denominator.sum()), draws)
+
+    def counts(self) -> Iterator[NDArray[np.int64]]:
+        """How often each prompt occurs `[B]`, one resample after the other."""
+        return (np.rint(weights * self.num_prompts).astype(np.int64) for weights in self._weights)
 
     def band(self, per_prompt: Array) -> Band:
         """The mean curve of values `[B, G]` over a grid of G points, with pointwise bounds."""

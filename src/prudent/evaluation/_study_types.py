@@ -18,7 +18,7 @@ __all__ = [
     "plain",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Do the posterior's probabilities come true: P(r_i > r_j) against which candidate has the higher gold."""
+    """Do the posterior's probabilities come true: P(r_i > r_j) against which candidate has the higher gold.
+
+    And is it right more often where it is surer: risk and coverage of the same pairs.
+    """
 
     pairs: str
     """How the pairs were drawn: `random` within a prompt, or `top` (one of the two from the proxy's top tenth)."""
@@ -160,6 +163,12 @@ class Reliability:
     overconfidence: Estimate
     """Mean confidence minus accuracy: above 0 the posterior is surer than it is right."""
     brier: Estimate
+    coverage: tuple[float, ...]
+    """Shares of the pairs kept, the surest first: 0.05 to 1."""
+    risk: Band
+    """Share of the kept pairs in which the favored candidate has the lower gold, at each coverage."""
+    area: Estimate
+    """AURC: that share averaged over all coverages; lower is better."""
     calibration_error: float
     """Expected calibration error over the bins, weighted by their counts. Sampling alone keeps it above 0, and in a
     bootstrap twice so, hence no interval."""
@@ -168,10 +177,12 @@ class Reliability:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`."""
         values = dict(data)
-        values["share_right"] = Band.from_dict(values["share_right"])
-        for name in ("accuracy", "overconfidence", "brier"):
+        for name in ("share_right", "risk"):
+            values[name] = Band.from_dict(values[name])
+        for name in ("accuracy", "overconfidence", "brier", "area"):
             values[name] = Estimate.from_dict(values[name])
-        values["confidence"], values["count"] = tuple(values["confidence"]), tuple(values["count"])
+        for name in ("confidence", "count", "coverage"):
+            values[name] = tuple(values[name])
         return cls(**values)
 
 

@@ -1,6 +1,7 @@
 """What is gained by answering only where one is sure: selective risk against coverage."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,6 +20,19 @@ class RiskCoverage:
 
     coverage: Tensor
     risk: Tensor
+
+    @classmethod
+    def of_ties(cls, count: Tensor, error: Tensor) -> Self:
+        """The curve of rows that are known by their ties, which spares resamples of them the sorting.
+
+        Args:
+            count: [U] how many rows have each confidence, surest first; 0 is allowed.
+            error: [U] sum of their errors.
+        """
+        count, error = count.long(), error.double()
+        average = torch.where(count > 0, error / count, 0.0)
+        kept = torch.arange(1, int(count.sum()) + 1, dtype=torch.float64, device=error.device)
+        return cls(kept / len(kept), average.repeat_interleave(count).cumsum(0) / kept)
 
     def at(self, coverage: Tensor) -> Tensor:
         """Selective risk at any coverage; the row that is kept in part counts by its share.
@@ -77,9 +91,8 @@ def risk_coverage(confidence: Tensor, error: Tensor) -> RiskCoverage:
     error = error.double()
     # -confidence, because unique() sorts upwards
     _, block, count = torch.unique(-confidence.double(), return_inverse=True, return_counts=True)
-    average = torch.zeros(len(count), dtype=torch.float64, device=error.device).index_add_(0, block, error) / count
-    kept = torch.arange(1, len(error) + 1, dtype=torch.float64, device=error.device)
-    return RiskCoverage(kept / len(error), average.repeat_interleave(count).cumsum(0) / kept)
+    total = torch.zeros(len(count), dtype=torch.float64, device=error.device).index_add_(0, block, error)
+    return RiskCoverage.of_ties(count, total)
 
 
 def area_under_risk_coverage(confidence: Tensor, error: Tensor, *, excess: bool = False) -> float:
