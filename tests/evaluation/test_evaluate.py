@@ -62,6 +62,7 @@ def test_figures_are_their_definitions(folder, tmp_path):
     assert result.moderated.nll.value == pytest.approx(-probability.log().mean().item(), rel=0.01)
     assert result.moderated.brier.value == pytest.approx((1 - probability).square().mean().item(), rel=0.02)
     assert result.mean_contrast_std == pytest.approx(variance.sqrt().mean().item(), rel=1e-4)
+    assert result.nll_difference.value == pytest.approx(result.moderated.nll.value - result.map.nll.value)
     assert (result.num_pairs, result.num_prompts) == (40, 5)
     for figure in (result.accuracy, result.map.nll, result.moderated.ece):
         assert figure.low <= figure.value <= figure.high or math.isclose(figure.low, figure.high)

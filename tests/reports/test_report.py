@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from prudent.errors import DataError, PrudentError
-from prudent.evaluation import best_of_n_study
+from prudent.evaluation import Evaluation, best_of_n_study
+from prudent.evaluation._pair_figures import accuracy_figure, nll_difference, pair_figures, selective_figures
+from prudent.metrics import GoldCalibration, pair_scores, reliability
 from prudent.reports import plot_curves, report
+from prudent.reports._words import interval
 
 NASTY = "</script><script>alert('x')</script> <img src=x onerror=alert(1)> & \"quotes\" {{ 7 * 7 }}"
 
@@ -43,6 +46,46 @@ def scored_table(gold=True, factor=False, num_prompts=6, size=12, **extra):
 @pytest.fixture
 def study():
     return best_of_n_study(scored_table(factor=True), num_bootstrap=50)
+
+
+def evaluation(kind="kron", seed=0, size=400, **more) -> Evaluation:
+    """Figures of pairs whose posterior is right: labels drawn from it."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    mean = 2 * torch.randn(size, generator=generator, dtype=torch.float64)
+    variance = 4 * torch.rand(size, generator=generator, dtype=torch.float64)
+    truth = mean + variance.sqrt() * torch.randn(size, generator=generator, dtype=torch.float64)
+    mean = torch.where(torch.rand(size, generator=generator) < torch.sigmoid(truth), mean, -mean)
+    common = (torch.ones(size, dtype=torch.float64), torch.arange(size) // 2, 50, 0)
+    by_mean, moderated, area_difference = selective_figures(mean, variance, *common)
+    known = kind != "none"
+    return Evaluation(
+        **{
+            "data": f"held <b>out</b> {seed}.jsonl",
+            "split": "test",
+            "posterior": kind,
+            "num_pairs": size,
+            "num_prompts": size // 2,
+            "num_skipped": 0,
+            "num_truncated": 0,
+            "accuracy": accuracy_figure(mean, *common),
+            "map": pair_figures(mean, None, *common),
+            "scaled": pair_figures(mean / 1.5, None, *common),
+            "moderated": pair_figures(mean, variance, *common) if known else None,
+            "logit_temperature": 1.5,
+            "optimal_logit_temperature": 1.4,
+            "reliability": tuple(reliability(pair_scores(mean, variance).probability)),
+            "mean_contrast_std": 1.0 if known else None,
+            "selective_map": by_mean,
+            "selective_moderated": moderated if known else None,
+            "nll_difference": nll_difference(mean, variance, *common) if known else None,
+            "area_difference": area_difference if known else None,
+            "shift": None,
+            "gold": None,
+        }
+        | more
+    )
 
 
 class Page(html.parser.HTMLParser):
@@ -91,6 +134,7 @@ def test_page_is_self_contained_and_whole(study, tmp_path):
         "chart-proxy",
         "chart-variance",
         "chart-reliability",
+        "chart-risk_coverage",
     }
     assert "Plotly" in gzip.decompress(b64decode(page.scripts["plotly"])).decode()
 
@@ -132,7 +176,7 @@ def test_chart_data_are_valid_figures(study, tmp_path):
     page = Page(report(study, tmp_path / "page.html").html.read_text(encoding="utf-8"))
     data = json.loads(page.scripts["charts"])
     assert data["n"] == list(study.n_values)
-    assert set(data["charts"]) == {"gold", "proxy", "variance", "reliability"}
+    assert set(data["charts"]) == {"gold", "proxy", "variance", "reliability", "risk_coverage"}
     gold = data["charts"]["gold"]["views"]
     assert next(view["label"] for view in gold) == "gold"
     assert len(gold) == len(study.gold_scales)
@@ -141,6 +185,21 @@ def test_chart_data_are_valid_figures(study, tmp_path):
     mean = gold[0]["series"][0]
     assert mean["y"] == pytest.approx(study.curve("mean").bands["gold"].value, rel=1e-4)
     assert mean["band"][0] == pytest.approx(study.curve("mean").bands["gold"].low, rel=1e-4)
+
+
+def test_diagrams_show_what_the_study_measured(study, tmp_path):
+    page = Page(report(study, tmp_path / "page.html").html.read_text(encoding="utf-8"))
+    charts = json.loads(page.scripts["charts"])["charts"]
+    for place, one in enumerate(study.reliability):
+        reliability, risk = (charts[name]["series"][place] for name in ("reliability", "risk_coverage"))
+        assert reliability["x"] == pytest.approx(one.confidence, rel=1e-4)
+        assert reliability["y"] == pytest.approx(one.share_right.value, rel=1e-4)
+        assert risk["x"] == pytest.approx(one.coverage)
+        assert risk["y"] == pytest.approx(one.risk.value, rel=1e-4)
+        assert (risk["low"], risk["high"]) == tuple(
+            pytest.approx(bounds, rel=1e-4) for bounds in (one.risk.low, one.risk.high)
+        )
+        assert interval(one.area) in page.text
 
 
 def png_size(path):
@@ -152,7 +211,7 @@ def png_size(path):
 def test_figures_beside_the_page(study, tmp_path):
     figures = report(study, tmp_path / "page.html").figures
     assert {name: path.name for name, path in figures.items()} == {
-        name: f"page_{name}.png" for name in ("gold", "proxy", "variance", "reliability")
+        name: f"page_{name}.png" for name in ("gold", "proxy", "variance", "reliability", "risk_coverage")
     }
     for path in figures.values():
         width, height = png_size(path)
@@ -164,6 +223,71 @@ def test_figures_beside_the_page(study, tmp_path):
     assert only_page.figures == {}
     assert [path.name for path in (tmp_path / "alone").iterdir()] == ["page.html"]
     assert "data:image/png;base64,iVBOR" in only_page.html.read_text(encoding="utf-8")
+
+
+def test_evaluations_are_shown_side_by_side(study, tmp_path):
+    kinds = [evaluation("kron", 0), evaluation("diag", 1), evaluation("none", 2)]
+    (tmp_path / "two.json").write_text(json.dumps(kinds[1].to_dict()))
+    written = report(study, tmp_path / "page.html", evaluations=[kinds[0], tmp_path / "two.json", kinds[2]])
+    assert {"heldout_reliability", "heldout_risk_coverage"} <= set(written.figures)
+    assert all(png_size(path)[0] > 800 for path in written.figures.values())
+    raw = written.html.read_text(encoding="utf-8")
+    page = Page(raw)
+    assert "held <b>out</b> 0.jsonl" in page.text  # escaped
+    charts = json.loads(page.scripts["charts"])["charts"]
+    for name in ("heldout_reliability", "heldout_risk_coverage"):
+        assert [series["name"] for series in charts[name]["series"]] == ["kron", "diag", "no posterior"]
+        assert len({series["colors"][0] for series in charts[name]["series"]}) == 3
+    risk = charts["heldout_risk_coverage"]["series"]
+    assert risk[1]["y"] == pytest.approx([one.value for one in kinds[1].selective_moderated.risk], rel=1e-4)
+    assert risk[2]["y"] == pytest.approx([one.value for one in kinds[2].selective_map.risk], rel=1e-4)
+    for one in kinds:
+        assert interval(one.accuracy) in page.text
+    assert page.text.count("whole posterior") >= 2
+    assert page.text.count("mean over 1.5") == 3
+
+
+def test_one_evaluation_is_shown_beside_its_mean(study, tmp_path):
+    page = Page(report(study, tmp_path / "page.html", evaluations=[evaluation()]).html.read_text(encoding="utf-8"))
+    series = json.loads(page.scripts["charts"])["charts"]["heldout_risk_coverage"]["series"]
+    assert [(one["name"], one["beside"]) for one in series] == [("kron", False), ("by the mean alone", True)]
+
+
+def test_evaluations_of_one_kind_are_told_apart_by_their_file(study, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(evaluation().to_dict()))
+    files = [tmp_path / "first.json", tmp_path / "second.json"]
+    page = Page(report(study, tmp_path / "page.html", evaluations=files).html.read_text(encoding="utf-8"))
+    assert "kron (first)" in page.text
+    assert "kron (second)" in page.text
+
+
+def test_shift_and_gold_are_told(study, tmp_path):
+    figure = {"value": 0.875, "low": 0.75, "high": 0.9375}
+    intervals = {
+        "coverage": figure,
+        "width": figure,
+        "nll": figure,
+        "calibrations": [vars(GoldCalibration(0, 1, 1, 0))],
+    }
+    comparison = {"posterior": intervals, "constant": intervals, "nll_difference": figure}
+    shift = {"data": "far.jsonl", "split": None, "num_pairs": 12, "num_prompts": 3, "num_skipped": 0}
+    shift |= {"num_truncated": 0, "accuracy": figure, "mean_contrast_std": 1.0, "auroc": figure}
+    gold = {"data": "pool", "num_responses": 70, "num_prompts": 7, "num_left_out": 0, "level": 0.9}
+    gold |= {"absolute": comparison, "within": comparison, "error_correlation": None}
+    whole = Evaluation.from_dict(evaluation().to_dict() | {"shift": shift, "gold": gold})
+    page = Page(report(study, tmp_path / "page.html", evaluations=[whole]).html.read_text(encoding="utf-8"))
+    assert "from far.jsonl (12 pairs) exceeds that of one from here with probability 0.875 [0.750, 0.938]" in page.text
+    assert "Gold of 70 responses of pool, relative to its prompt: 90% intervals cover 0.875" in page.text
+
+
+def test_evaluations_that_are_none_are_refused(study, tmp_path):
+    (tmp_path / "e.json").write_text("{}")
+    with pytest.raises(DataError, match=r"e\.json is not what"):
+        report(study, tmp_path / "page.html", evaluations=[tmp_path / "e.json"])
+    with pytest.raises(DataError, match="at most 6"):
+        report(study, tmp_path / "page.html", evaluations=[evaluation(size=40)] * 7)
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_a_name_with_dots_keeps_them(study, tmp_path):

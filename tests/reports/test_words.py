@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 
-from prudent.evaluation import Band, BestOfNStudy, Counts, Curve, Estimate, Outcome, Reliability, StudySettings
+from prudent.evaluation import Band, BestOfNStudy, Counts, Curve, Estimate, Figure, Outcome, Reliability, StudySettings
+from prudent.reports._held_out import HeldOut
 from prudent.reports._style import tick_values
-from prudent.reports._words import headline, interval, number, sentences
+from prudent.reports._words import headline, held_out_sentence, interval, number, sentences
 
 N = (1, 10, 100)
 
@@ -136,6 +139,29 @@ def test_reliability_in_words(gap, words):
     line = sentences(study(curve("mean", outcome(100, 0.0, 1.0)), reliability=(one,)), "gold")[-1]
     assert words in line
     assert "independent approximation" in line
+    assert "in 0.600 [0.500, 0.700], in the surer half of them in 0.700 [0.600, 0.800]" in line
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "area", "words"),
+    [
+        ((-0.2, -0.3, -0.1), (-0.1, -0.2, 0.1), "probabilities better (negative log-likelihood \u22120.200"),
+        ((0.2, 0.1, 0.3), (-0.1, -0.2, -0.05), "order by confidence better (AURC \u22120.100"),
+        ((0.2, 0.1, 0.3), (0.1, 0.05, 0.2), "order by confidence worse (AURC +0.100"),
+        ((0.0, -0.1, 0.1), None, "ranks 0.700 [0.600, 0.800] as labeled."),
+        ((0.01, -0.1, 0.1), (-0.1, -0.2, 0.1), "probabilities neither better nor worse for sure (negative"),
+    ],
+)
+def test_held_out_pairs_in_words(likelihood, area, words):
+    found = SimpleNamespace(
+        num_pairs=1200,
+        accuracy=Figure(0.7, 0.6, 0.8),
+        nll_difference=Figure(*likelihood),
+        area_difference=None if area is None else Figure(*area),
+    )
+    line = held_out_sentence(HeldOut("kron", found))
+    assert line.startswith("On 1,200 held-out pairs, kron ranks 0.700 [0.600, 0.800] as labeled")
+    assert words in line
 
 
 @pytest.mark.parametrize("n_max", [1, 2, 3, 54, 100, 12_500, 1_000_000])

@@ -131,8 +131,9 @@ def _pairs(found: "Evaluation") -> str:
         "area above the best order's": [one.excess_area for one in selective],
     }
     text = table(header, [[name, *map(_interval, row)] for name, row in figures.items()])
-    if found.area_difference is not None:
-        text += f"\narea by the whole posterior minus area by the mean: {_interval(found.area_difference)}"
+    if found.nll_difference is not None and found.area_difference is not None:
+        text += "\nwhole posterior minus mean alone, paired: "
+        text += f"negative log-likelihood {_interval(found.nll_difference)}, area {_interval(found.area_difference)}"
     return f"{text}\nlogit temperature that suits these pairs: {found.optimal_logit_temperature:.4g}"
 
 

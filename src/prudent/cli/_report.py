@@ -37,6 +37,7 @@ class Scale(StrEnum):
     panel="Look",
     example="""
     prudent report --data scored.parquet --output report.html
+    prudent report --data scored.parquet --evaluation evaluation.json --output report.html
     prudent report --data scored.parquet --rule mean --rule lcb_std --num-std 2 --output report.html
     """,
 )
@@ -60,6 +61,15 @@ def report(
             "--scale", help="Gold as given, standardized within prompts, or with length partialled out as well."
         ),
     ] = Scale.gold,
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--evaluation",
+            metavar="FILE.json",
+            help="What `prudent evaluate` wrote, to show held-out pairs too; repeat it for up to six.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     rule: Annotated[
         list[Rule] | None,
         typer.Option("--rule", help="A rule to show; repeat it for several. By default, all.", rich_help_panel=RULES),
@@ -87,6 +97,7 @@ def report(
         output,
         title=title,
         scale=scale.value,
+        evaluations=evaluation or (),
         num_std=num_std,
         variance_weight=variance_weight,
         risk_aversion=risk_aversion,

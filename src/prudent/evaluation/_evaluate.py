@@ -14,7 +14,13 @@ from prudent.data import choose_split, load_preferences
 from prudent.errors import DataError, ModelError, PosteriorError
 from prudent.evaluation._evaluation_types import Evaluation, ShiftFigures
 from prudent.evaluation._gold_figures import check_gold, gold_figures
-from prudent.evaluation._pair_figures import accuracy_figure, pair_figures, selective_figures, shift_auroc
+from prudent.evaluation._pair_figures import (
+    accuracy_figure,
+    nll_difference,
+    pair_figures,
+    selective_figures,
+    shift_auroc,
+)
 from prudent.metrics import fit_logit_temperature, pair_scores
 from prudent.metrics import reliability as reliability_table
 from prudent.models import EncodedTexts, RewardModel, atomic_file, progress_bar
@@ -145,6 +151,7 @@ def evaluate(
         mean_contrast_std=None if known is None else float(known.sqrt().mean()),
         selective_map=selective_map,
         selective_moderated=selective_moderated,
+        nll_difference=None if known is None else nll_difference(mean, known, label, group, num_bootstrap, seed),
         area_difference=area_difference,
         shift=shift,
         gold=None if pool is None else gold_figures(pool, num_bootstrap=num_bootstrap, seed=seed),

@@ -191,6 +191,8 @@ class Evaluation:
         mean_contrast_std: average posterior standard deviation of a pair's difference; None without a posterior.
         selective_map: risk and coverage with |mean difference| as confidence.
         selective_moderated: the same with the moderated confidence; None without a posterior.
+        nll_difference: negative log-likelihood of a pair by the whole posterior minus that by the mean alone, paired:
+            below 0 the variance makes the probabilities better. None without a posterior.
         area_difference: AURC by the moderated confidence minus that by |mean difference|, paired: below 0 the variance
             tells right from wrong where the mean does not. None without a posterior.
         shift: on pairs from elsewhere; None where none were given.
@@ -214,6 +216,7 @@ class Evaluation:
     mean_contrast_std: float | None
     selective_map: SelectiveFigures
     selective_moderated: SelectiveFigures | None
+    nll_difference: Figure | None
     area_difference: Figure | None
     shift: ShiftFigures | None
     gold: GoldFigures | None

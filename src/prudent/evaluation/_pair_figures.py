@@ -9,13 +9,14 @@ from prudent.metrics import (
     area_under_risk_coverage,
     auroc,
     bootstrap,
+    bootstrap_difference,
     bootstrap_statistic,
     expected_calibration_error,
     pair_scores,
     risk_coverage,
 )
 
-__all__ = ["accuracy_figure", "pair_figures", "selective_figures", "shift_auroc", "to_figure"]
+__all__ = ["accuracy_figure", "nll_difference", "pair_figures", "selective_figures", "shift_auroc", "to_figure"]
 
 
 def to_figure(interval: Interval, position: int | None = None) -> Figure:
@@ -56,6 +57,16 @@ def pair_figures(
     value, margin = float(error.estimate), 1.96 * float(error.standard_error)
     ece = Figure(value, max(0.0, value - margin), min(1.0, value + margin))
     return PairFigures(nll=to_figure(averages, 0), brier=to_figure(averages, 1), ece=ece)
+
+
+def nll_difference(
+    mean: Tensor, variance: Tensor, label: Tensor, group: Tensor, num_bootstrap: int, seed: int
+) -> Figure:
+    """NLL with the variance minus NLL without, paired; arguments as for `pair_figures`."""
+    moderated, plain = (pair_scores(mean, one, label).nll for one in (variance, None))
+    return to_figure(
+        bootstrap_difference(moderated, plain, group, num_resamples=num_bootstrap, generator=_seeded(seed))
+    )
 
 
 def selective_figures(

@@ -3,10 +3,13 @@
 import base64
 import functools
 import gzip
+from collections.abc import Sequence
 from typing import Any
 
 from prudent.evaluation import BestOfNStudy, Curve
+from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, diagrams
 from prudent.reports._extra import need
+from prudent.reports._held_out import HeldOut
 from prudent.reports._style import SCALE_LABELS, look, tick_values, wants_log_axis
 
 __all__ = ["chart_data", "plotly_script"]
@@ -23,12 +26,13 @@ def plotly_script() -> str:
     return base64.b64encode(gzip.compress(source.encode(), 9, mtime=0)).decode()
 
 
-def chart_data(study: BestOfNStudy, scale: str) -> dict[str, Any]:
+def chart_data(study: BestOfNStudy, scale: str, held_out: Sequence[HeldOut] = ()) -> dict[str, Any]:
     """Series of every chart, rounded; the script adds what depends on the reader's theme.
 
     Args:
         study: A best-of-n study.
         scale: The scale of gold that is shown first.
+        held_out: Evaluations on held-out pairs.
     """
     # the two small charts leave out what is hidden at first, for want of room in their legends
     drawn = [curve for curve in study.curves if look(curve, study).shown]
@@ -52,21 +56,7 @@ def chart_data(study: BestOfNStudy, scale: str) -> dict[str, Any]:
                 for s in scales
             ],
         }
-    if study.reliability:
-        charts["reliability"] = {
-            "kind": "reliability",
-            "series": [
-                {
-                    "name": "random pairs" if one.pairs == "random" else "one from the proxy's top tenth",
-                    "x": _rounded(one.confidence),
-                    "y": _rounded(one.share_right.value),
-                    "low": _rounded(one.share_right.low),
-                    "high": _rounded(one.share_right.high),
-                    "count": list(one.count),
-                }
-                for one in study.reliability
-            ],
-        }
+    charts |= {one.name: _diagram(one) for one in diagrams(study, held_out)}
     ticks = tick_values(study.n_values[-1])
     return {"n": list(study.n_values), "ticks": ticks, "onePolicy": study.one_policy, "charts": charts}
 
@@ -83,6 +73,27 @@ def _series(study: BestOfNStudy, curve: Curve, column: str) -> dict[str, Any]:
         "kl": None if curve.kl is None else _rounded(curve.kl),
         "y": _rounded(band.value),
         "band": [_rounded(band.low), _rounded(band.high)] if style.band else None,
+    }
+
+
+def _diagram(one: Diagram) -> dict[str, Any]:
+    return {
+        "kind": one.kind,
+        "y": one.y_label,
+        "series": [
+            {
+                "name": series.name,
+                "colors": list(SERIES_COLORS[series.style]),
+                "marker": SERIES_MARKERS[series.style][1],
+                "beside": series.beside,
+                "x": _rounded(series.x),
+                "y": _rounded(series.y),
+                "low": _rounded(series.low),
+                "high": _rounded(series.high),
+                "count": list(series.count),
+            }
+            for series in one.series
+        ],
     }
 
 

@@ -1,12 +1,14 @@
 """Figures by Matplotlib, drawn without its global state so that any thread may draw."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from prudent.evaluation import BestOfNStudy, Curve
 from prudent.models import atomic_file
+from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, diagrams
 from prudent.reports._extra import need
+from prudent.reports._held_out import HeldOut
 from prudent.reports._style import SCALE_LABELS, Look, axis_label, look, tick_values, wants_log_axis, x_values
 
 __all__ = ["draw_figures", "plot_curves"]
@@ -56,13 +58,14 @@ def plot_curves(
     return _save(figure, path, dpi)
 
 
-def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str) -> dict[str, Path]:
-    """Write `<stem>_gold.png`, `_proxy.png`, `_variance.png` and `_reliability.png`, those that the study can fill.
+def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str, held_out: Sequence[HeldOut] = ()) -> dict[str, Path]:
+    """Write `<stem>_gold.png`, `_proxy.png`, `_variance.png` and a file for each diagram, those that can be filled.
 
     Args:
         study: A best-of-n study.
         stem: Path without the ending.
         scale: Which scale of gold.
+        held_out: Evaluations on held-out pairs.
     """
     drawings: dict[str, Callable[[Any], None]] = {}
     if study.gold_scales:
@@ -77,10 +80,10 @@ def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str) -> dict[str, Pa
         draw(axes)
         _legend(figure, axes, below=False)
         paths[name] = _save(figure, stem.with_name(f"{stem.name}_{name}.png"), 160)
-    if study.reliability:
+    for one in diagrams(study, held_out):
         figure = _figure(6.4, 5.2)
-        _draw_reliability(figure.subplots(), study)
-        paths["reliability"] = _save(figure, stem.with_name(f"{stem.name}_reliability.png"), 160)
+        _draw_diagram(figure.subplots(), one)
+        paths[one.name] = _save(figure, stem.with_name(f"{stem.name}_{one.name}.png"), 160)
     return paths
 
 
@@ -127,23 +130,38 @@ def _draw_curve(axes: Any, study: BestOfNStudy, curve: Curve, style: Look, colum
         axes.fill_between(x, band.low, band.high, color=style.color, alpha=0.13, linewidth=0, zorder=1)
 
 
-def _draw_reliability(axes: Any, study: BestOfNStudy) -> None:
-    diagonal = {"color": "#8a9097", "linewidth": 1.2, "linestyle": _DASHES["dash"]}
-    axes.plot([0.5, 1], [0.5, 1], zorder=1, label="as sure as right", **diagonal)
-    for one, color, marker in zip(study.reliability, ("#0072b2", "#d55e00"), ("o", "s"), strict=False):
-        share = one.share_right
-        below = [max(0.0, v - low) for v, low in zip(share.value, share.low, strict=True)]
-        above = [max(0.0, high - v) for v, high in zip(share.value, share.high, strict=True)]
+def _draw_diagram(axes: Any, diagram: Diagram) -> None:
+    reliability = diagram.kind == "reliability"
+    if reliability:
+        diagonal = {"color": "#8a9097", "linewidth": 1.2, "linestyle": _DASHES["dash"]}
+        axes.plot([0.5, 1], [0.5, 1], zorder=1, label="as sure as right", **diagonal)
+    for one in diagram.series:
+        color, marker = SERIES_COLORS[one.style][0], SERIES_MARKERS[one.style][0]
+        if not reliability:
+            dash = _DASHES["dash" if one.beside else "solid"]
+            axes.plot(one.x, one.y, color=color, linestyle=dash, linewidth=1.8, label=one.name)
+            if not one.beside:
+                axes.fill_between(one.x, one.low, one.high, color=color, alpha=0.13, linewidth=0, zorder=1)
+            continue
+        below = [max(0.0, v - low) for v, low in zip(one.y, one.low, strict=True)]
+        above = [max(0.0, high - v) for v, high in zip(one.y, one.high, strict=True)]
         axes.errorbar(
-            one.confidence, share.value, yerr=[below, above], color=color, marker=marker, markersize=5,
-            linewidth=1.8, elinewidth=1, capsize=2, label=f"{_PAIRS[one.pairs]} ({one.num_pairs:,})",
+            one.x, one.y, yerr=[below, above], color=color, marker=marker, markersize=5,
+            linewidth=1.8, elinewidth=1, capsize=2, label=f"{one.name} ({sum(one.count):,})",
         )  # fmt: skip
-    axes.set_xlim(0.49, 1.01)
-    _dress(axes, "stated confidence, max(P, 1 - P)", "share where the favored one has the higher gold")
-    axes.legend(frameon=False, fontsize=9, loc="upper left", labelcolor=_INK)
+    if reliability:
+        axes.set_xlim(0.49, 1.01)
+    else:
+        axes.set_xlim(0, 1.01)
+        axes.set_ylim(bottom=0)
+    _dress(axes, _X_LABELS[diagram.kind], diagram.y_label)
+    axes.legend(frameon=False, fontsize=9, loc="upper left" if reliability else "lower right", labelcolor=_INK)
 
 
-_PAIRS = {"random": "random pairs", "top": "pairs with one from the proxy's top tenth"}
+_X_LABELS = {
+    "reliability": "stated confidence, max(P, 1 - P)",
+    "risk": "coverage: share of the pairs kept, the surest first",
+}
 
 
 def _dress(axes: Any, x_label: str, y_label: str) -> None:

@@ -3,19 +3,21 @@
 import base64
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from prudent.errors import DataError
-from prudent.evaluation import BestOfNStudy, best_of_n_study
+from prudent.evaluation import BestOfNStudy, Evaluation, best_of_n_study
 from prudent.models import atomic_file
 from prudent.reports._extra import need, need_report_packages
+from prudent.reports._held_out import HeldOut, held_out_pairs
 from prudent.reports._interactive import chart_data, plotly_script
 from prudent.reports._png import draw_figures
 from prudent.reports._style import SCALE_LABELS, axis_label, look
-from prudent.reports._words import headline, interval, number, sentences
+from prudent.reports._words import headline, held_out_sentence, interval, number, sentences
 from prudent.scoring import read_scored
 
 __all__ = ["ReportPaths", "report"]
@@ -30,7 +32,8 @@ class ReportPaths:
 
     html: Path
     figures: dict[str, Path]
-    """`gold`, `proxy`, `variance`, `reliability`: the PNG of each figure that the data could fill."""
+    """`gold`, `proxy`, `variance`, `reliability`, `risk_coverage`, and of evaluations `heldout_reliability` and
+    `heldout_risk_coverage`: the PNG of each figure that the data could fill."""
     study: BestOfNStudy
 
 
@@ -40,21 +43,25 @@ def report(
     *,
     title: str | None = None,
     scale: str = "gold",
+    evaluations: Sequence[str | Path | Evaluation] = (),
     png: bool = True,
     **study_options: Any,
 ) -> ReportPaths:
     """Write a report on best-of-n: one HTML file that opens offline, and PNG figures beside it.
 
     The page says in words what happened, with intervals; shows gold and proxy of the pick against KL (against n for
-    pools of several policies), its variance, and the reliability of the posterior; and lists prompts on which the
-    rules disagree. Without gold it shows proxy and variance only, and says so. Figures can be explored where scripts
-    run and are still pictures where they do not.
+    pools of several policies), its variance, and on pairs of candidates the reliability of the posterior and its risk
+    and coverage; and lists prompts on which the rules disagree. Without gold it shows proxy and variance only, and says
+    so. Evaluations add how well the model predicts held-out pairs. Figures can be explored where scripts run and are
+    still pictures where they do not.
 
     Args:
         data: A scored dataset (folder or Parquet file), or a study made by `prudent.evaluation.best_of_n_study`.
         output: The HTML file, `NAME.html`; figures become `NAME_gold.png` and so on. Existing files are replaced.
         title: Heading of the page. None: made from the name of the data.
         scale: The scale of gold that words and figures use: `gold`, `gold_standardized`, or `gold_length_adjusted`.
+        evaluations: What `prudent.evaluation.evaluate` returned or wrote on held-out pairs, at most six: several
+            posteriors of one model are shown side by side.
         png: Whether to write the figures as files too; the page holds them in any case.
         study_options: Further arguments of `best_of_n_study`, where `data` is a scored dataset.
 
@@ -63,7 +70,8 @@ def report(
 
     Raises:
         prudent.errors.PrudentError: If a package of the extra `report` is not installed.
-        prudent.errors.DataError: If the data is no scored dataset, or has no gold on this scale.
+        prudent.errors.DataError: If the data is no scored dataset, or has no gold on this scale, or an evaluation is
+            none, or there are more than six.
         TypeError: If study options come with a study.
 
     Example:
@@ -76,6 +84,7 @@ def report(
         'small.html'
     """
     need_report_packages()  # before any work
+    held_out = held_out_pairs(evaluations)
     output = Path(output)
     if isinstance(data, BestOfNStudy):
         if study_options:
@@ -88,24 +97,31 @@ def report(
     heading = title or (f"Best-of-n on {Path(source).stem}" if source else "Best-of-n")
     if png:
         stem = output.with_suffix("") if output.suffix.lower() in (".html", ".htm") else output
-        figures = draw_figures(study, stem, scale=scale)
+        figures = draw_figures(study, stem, scale=scale, held_out=held_out)
         images = {name: path.read_bytes() for name, path in figures.items()}
     else:
-        figures, images = {}, _draw_in_memory(study, scale)
-    html = render(study, heading, source, scale, images)
+        figures, images = {}, _draw_in_memory(study, scale, held_out)
+    html = render(study, heading, source, scale, images, held_out)
     with atomic_file(output) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return ReportPaths(output, figures, study)
 
 
-def _draw_in_memory(study: BestOfNStudy, scale: str) -> dict[str, bytes]:
+def _draw_in_memory(study: BestOfNStudy, scale: str, held_out: Sequence[HeldOut]) -> dict[str, bytes]:
     """The figures for the page alone."""
     with tempfile.TemporaryDirectory() as folder:
-        figures = draw_figures(study, Path(folder) / "figure", scale=scale)
+        figures = draw_figures(study, Path(folder) / "figure", scale=scale, held_out=held_out)
         return {name: path.read_bytes() for name, path in figures.items()}
 
 
-def render(study: BestOfNStudy, title: str, source: str | None, scale: str, images: dict[str, bytes]) -> str:
+def render(
+    study: BestOfNStudy,
+    title: str,
+    source: str | None,
+    scale: str,
+    images: dict[str, bytes],
+    held_out: Sequence[HeldOut] = (),
+) -> str:
     """The page as text.
 
     Args:
@@ -114,6 +130,7 @@ def render(study: BestOfNStudy, title: str, source: str | None, scale: str, imag
         source: Where the data came from, if known.
         scale: The scale of gold that the words use.
         images: PNG of each figure, by name; the page shows them until its script has run.
+        held_out: Evaluations on held-out pairs.
     """
     jinja2 = need("jinja2")
     folder = resources.files("prudent.reports") / "templates"
@@ -132,7 +149,8 @@ def render(study: BestOfNStudy, title: str, source: str | None, scale: str, imag
             scales=scales,
             scale_labels=SCALE_LABELS,
             headline=headline(study, scale),
-            sentences=sentences(study, scale),
+            sentences=[*sentences(study, scale), *map(held_out_sentence, held_out)],
+            held_out=held_out,
             looks={curve.rule: look(curve, study) for curve in study.curves},
             axis=axis_label(study),
             fold=_FOLD,
@@ -141,6 +159,6 @@ def render(study: BestOfNStudy, title: str, source: str | None, scale: str, imag
             script=markup((folder / "report.js").read_text(encoding="utf-8")),
             plotly=plotly_script(),
             # "<" as an escape, so that no text of the data can end the script element
-            charts=markup(json.dumps(chart_data(study, scale), allow_nan=False).replace("<", "\\u003c")),
+            charts=markup(json.dumps(chart_data(study, scale, held_out), allow_nan=False).replace("<", "\\u003c")),
         )
     )

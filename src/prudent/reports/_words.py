@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from prudent.evaluation import BestOfNStudy, Curve, Estimate, Reliability
+from prudent.evaluation import BestOfNStudy, Curve, Estimate, Figure, Reliability
+from prudent.reports._held_out import HeldOut
 from prudent.reports._style import SCALE_LABELS
 
-__all__ = ["headline", "interval", "number", "sentences"]
+__all__ = ["headline", "held_out_sentence", "interval", "number", "sentences"]
 
 SIGNIFICANT = 0.05
 
@@ -25,7 +26,7 @@ def number(value: float) -> str:
     return text.replace("-", "\u2212")
 
 
-def interval(estimate: Estimate, *, signed: bool = False) -> str:
+def interval(estimate: Estimate | Figure, *, signed: bool = False) -> str:
     """A value with its interval, such as `+0.31 [0.12, 0.50]`."""
     sign = "+" if signed and estimate.value > 0 else ""
     return f"{sign}{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
@@ -190,7 +191,28 @@ def _reliability_sentence(one: Reliability) -> str:
     else:
         verdict = "as sure as it is right, within the interval"
     rough = "" if one.exact_contrast else " (independent approximation)"
+    half = one.risk.at(one.coverage.index(0.5))
+    sure = interval(Estimate(1 - half.value, 1 - half.high, 1 - half.low))
     return (
         f"{where} the posterior is {verdict}{rough}: the candidate that it favors has the higher gold in "
-        f"{interval(one.accuracy)}, and its confidence differs from that by {interval(gap, signed=True)} on average."
+        f"{interval(one.accuracy)}, in the surer half of them in {sure}, and its confidence differs from the former by "
+        f"{interval(gap, signed=True)} on average."
     )
+
+
+def held_out_sentence(one: HeldOut) -> str:
+    """How well held-out pairs are predicted, and whether the variance makes that better."""
+    found = one.evaluation
+    start = f"On {found.num_pairs:,} held-out pairs, {one.label} ranks {interval(found.accuracy)} as labeled"
+    if found.nll_difference is None or found.area_difference is None:
+        return f"{start}."
+    return (
+        f"{start}; against the mean alone the variance makes its probabilities {_verdict(found.nll_difference)} "
+        f"(negative log-likelihood {interval(found.nll_difference, signed=True)}) and their order by confidence "
+        f"{_verdict(found.area_difference)} (AURC {interval(found.area_difference, signed=True)})."
+    )
+
+
+def _verdict(difference: Figure) -> str:
+    """What is known for sure of a difference whose negative values are good."""
+    return "better" if difference.high < 0 else "worse" if difference.low > 0 else "neither better nor worse for sure"

@@ -27,6 +27,12 @@
     hoverlabel: { font: { size: 13 } }, ...extra,
   });
 
+  const band = (name, color, x, low, high) => ({
+    type: "scatter", mode: "lines", legendgroup: name, showlegend: false, hoverinfo: "skip",
+    x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()],
+    fill: "toself", fillcolor: faded(color), line: { width: 0 },
+  });
+
   const curveTraces = (series, byKl) => series.flatMap((s) => {
     const color = s.colors[dark.matches ? 1 : 0];
     const last = Math.max(...series.flatMap((other) => (other.kl && !other.level ? other.kl : [0])));
@@ -41,12 +47,7 @@
       ]),
       hovertemplate: `<b>${s.name}</b><br>%{customdata[0]}<br>%{y}%{customdata[1]}<extra></extra>`,
     };
-    if (!s.band) return [line];
-    return [{
-      ...shared, type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip",
-      x: [...x, ...[...x].reverse()], y: [...s.band[1], ...[...s.band[0]].reverse()],
-      fill: "toself", fillcolor: faded(color), line: { width: 0 },
-    }, line];
+    return s.band ? [{ ...band(s.name, color, x, ...s.band), ...shared }, line] : [line];
   });
 
   const draw = (name) => {
@@ -54,14 +55,13 @@
     const target = document.getElementById(`chart-${name}`);
     const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
     if (chart.kind === "reliability") {
-      const ink = variable("--soft");
       const traces = [{
         type: "scatter", mode: "lines", x: [0.5, 1], y: [0.5, 1], name: "as sure as right", hoverinfo: "skip",
-        line: { color: ink, dash: "dash", width: 1.5 },
-      }, ...chart.series.map((s, i) => ({
+        line: { color: variable("--soft"), dash: "dash", width: 1.5 },
+      }, ...chart.series.map((s) => ({
         type: "scatter", mode: "lines+markers", name: s.name, x: s.x, y: s.y, customdata: s.count,
-        line: { color: [["#0072b2", "#d55e00"], ["#56b4e9", "#ff8f4a"]][dark.matches ? 1 : 0][i], width: 2 },
-        marker: { size: 8, symbol: ["circle", "square"][i] },
+        line: { color: s.colors[dark.matches ? 1 : 0], width: 2 },
+        marker: { size: 8, symbol: s.marker },
         error_y: {
           type: "data", symmetric: false, thickness: 1, width: 3,
           array: s.y.map((y, k) => s.high[k] - y), arrayminus: s.y.map((y, k) => y - s.low[k]),
@@ -69,8 +69,24 @@
         hovertemplate: `<b>${s.name}</b><br>stated %{x:.3f}, right %{y:.3f}<br>%{customdata:,} pairs<extra></extra>`,
       }))];
       Plotly.react(target, traces, layout(
-        axis("stated confidence, max(P, 1 − P)", { range: [0.49, 1.01] }),
-        axis("share that has the higher gold"), { height: 460 },
+        axis("stated confidence, max(P, 1 − P)", { range: [0.49, 1.01] }), axis(chart.y), { height: 500 },
+      ), options);
+      return;
+    }
+    if (chart.kind === "risk") {
+      const traces = chart.series.flatMap((s) => {
+        const color = s.colors[dark.matches ? 1 : 0];
+        const line = {
+          type: "scatter", mode: "lines", name: s.name, legendgroup: s.name, x: s.x, y: s.y,
+          line: { color, width: s.beside ? 1.6 : 2.4, dash: s.beside ? "dash" : "solid" },
+          customdata: s.y.map((_, k) => [s.low[k], s.high[k]]),
+          hovertemplate: `<b>${s.name}</b><br>kept %{x:.0%}, wrong %{y:.3f} [%{customdata[0]}, %{customdata[1]}]<extra></extra>`,
+        };
+        return s.beside ? [line] : [band(s.name, color, s.x, s.low, s.high), line];
+      });
+      Plotly.react(target, traces, layout(
+        axis("coverage: share of the pairs kept, the surest first", { range: [0, 1.01], tickformat: ".0%" }),
+        axis(chart.y, { rangemode: "tozero" }), { height: 500 },
       ), options);
       return;
     }

@@ -1,0 +1,144 @@
+"""What reliability and risk-coverage diagrams show, of a study and of held-out pairs, before anything is drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from prudent.evaluation import BestOfNStudy, Reliability, SelectiveFigures
+from prudent.reports._held_out import HeldOut
+
+__all__ = ["SERIES_COLORS", "SERIES_MARKERS", "Diagram", "Series", "diagrams"]
+
+SERIES_COLORS = (
+    ("#0072b2", "#56b4e9"),
+    ("#d55e00", "#ff8f4a"),
+    ("#00805e", "#2fcf9f"),
+    ("#a8518a", "#e79fca"),
+    ("#8a7400", "#e0c13a"),
+    ("#333333", "#dddddd"),
+)
+"""Colors of the series on white and on a dark background, from the palette of the rules."""
+
+SERIES_MARKERS = (
+    ("o", "circle"),
+    ("s", "square"),
+    ("^", "triangle-up"),
+    ("D", "diamond"),
+    ("v", "triangle-down"),
+    ("X", "x"),
+)
+"""Their markers, as Matplotlib and as Plotly call them."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points with intervals."""
+
+    name: str
+    style: int
+    """Which color and marker."""
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    count: tuple[int, ...]
+    """Pairs behind each point; empty for curves of all of them."""
+    beside: bool = False
+    """Only to compare with: dashed, without intervals."""
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """One picture."""
+
+    name: str
+    """Names the chart of the page and the file."""
+    kind: Literal["reliability", "risk"]
+    y_label: str
+    series: tuple[Series, ...]
+
+
+def diagrams(study: BestOfNStudy, held_out: Sequence[HeldOut]) -> list[Diagram]:
+    """Those that there is something to show in.
+
+    Args:
+        study: A best-of-n study.
+        held_out: Evaluations on held-out pairs.
+    """
+    found = []
+    if study.reliability:
+        judged = list(enumerate(study.reliability))
+        found += [
+            Diagram(
+                "reliability",
+                "reliability",
+                "share where the favored one has the higher gold",
+                tuple(_reliability(one, place) for place, one in judged),
+            ),
+            Diagram(
+                "risk_coverage",
+                "risk",
+                "share where the favored one has the lower gold",
+                tuple(_risk(one, place) for place, one in judged),
+            ),
+        ]
+    if held_out:
+        found += [
+            Diagram(
+                "heldout_reliability",
+                "reliability",
+                "share where the favored one is the labeled one",
+                tuple(_held_out_reliability(one, place) for place, one in enumerate(held_out)),
+            ),
+            Diagram("heldout_risk_coverage", "risk", "share ranked against the label", _held_out_risk(held_out)),
+        ]
+    return found
+
+
+_PAIRS = {"random": "random pairs", "top": "one from the proxy's top tenth"}
+
+
+def _reliability(one: Reliability, place: int) -> Series:
+    share = one.share_right
+    return Series(_PAIRS[one.pairs], place, one.confidence, share.value, share.low, share.high, one.count)
+
+
+def _risk(one: Reliability, place: int) -> Series:
+    return Series(_PAIRS[one.pairs], place, one.coverage, one.risk.value, one.risk.low, one.risk.high, ())
+
+
+def _held_out_reliability(one: HeldOut, place: int) -> Series:
+    bins = one.evaluation.reliability
+    return Series(
+        one.label,
+        place,
+        tuple(row.confidence for row in bins),
+        tuple(row.frequency for row in bins),
+        tuple(row.frequency_low for row in bins),
+        tuple(row.frequency_high for row in bins),
+        tuple(row.count for row in bins),
+    )
+
+
+def _held_out_risk(held_out: Sequence[HeldOut]) -> tuple[Series, ...]:
+    """A curve for each evaluation, and of a single one also the order by the mean alone."""
+    found = []
+    for place, one in enumerate(held_out):
+        evaluation = one.evaluation
+        found.append(_curve(one.label, place, evaluation.selective_moderated or evaluation.selective_map))
+        if len(held_out) == 1 and evaluation.selective_moderated is not None:
+            found.append(_curve("by the mean alone", 1, evaluation.selective_map, beside=True))
+    return tuple(found)
+
+
+def _curve(name: str, style: int, figures: SelectiveFigures, *, beside: bool = False) -> Series:
+    return Series(
+        name,
+        style,
+        figures.coverage,
+        tuple(one.value for one in figures.risk),
+        tuple(one.low for one in figures.risk),
+        tuple(one.high for one in figures.risk),
+        (),
+        beside,
+    )
