@@ -1,13 +1,16 @@
 """`prudent fit`."""
 
+import math
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
 from prudent.cli._options import (
+    FILES,
+    EvalSplitOption,
     MaxLengthOption,
     ModelOption,
     OutputFolderOption,
@@ -20,13 +23,23 @@ from prudent.cli._options import (
     TokensPerBatchOption,
 )
 
+if TYPE_CHECKING:
+    from prudent.posteriors import FitResult, PriorChoice
+
+__all__ = ["HeadName", "PoolingName", "PosteriorName", "describe", "fit"]
+
 POSTERIOR = "Posterior"
+LORA = "Posterior over LoRA weights"
 
 
 class PosteriorName(StrEnum):
     """The kinds of posterior that can be fitted."""
 
     last_layer = "last_layer"
+    kron = "kron"
+    ekfac = "ekfac"
+    diag = "diag"
+    full = "full"
 
 
 class PoolingName(StrEnum):
@@ -46,8 +59,8 @@ class HeadName(StrEnum):
 @verb(
     panel="Make",
     example="""
-    prudent fit --model rm --data pairs.jsonl --posterior last_layer --output rm-posterior
-    prudent fit --model org/reward-model --data pairs.jsonl --head kept --output rm-posterior
+    prudent fit --model rm --data pairs.jsonl --posterior ekfac --eval-data heldout.jsonl --output rm-posterior
+    prudent fit --model org/reward-model --data pairs.jsonl --posterior last_layer --head kept --output rm-posterior
     """,
 )
 def fit(
@@ -56,45 +69,39 @@ def fit(
     model: ModelOption,
     data: PreferencesOption,
     output: OutputFolderOption,
+    eval_data: Annotated[
+        str | None,
+        typer.Option(
+            "--eval-data",
+            metavar="FILE|NAME",
+            help="Held-out preferences: which prior precision they prefer, and how well they are predicted. No prompt"
+            " may stand in both.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     split: SplitOption = "train",
+    eval_split: EvalSplitOption = None,
     skip_bad: SkipBadOption = False,
     overwrite: OverwriteOption = False,
     posterior: Annotated[
-        PosteriorName, typer.Option("--posterior", help="The kind of posterior.", rich_help_panel=POSTERIOR)
+        PosteriorName,
+        typer.Option(
+            "--posterior",
+            help="Over the weights of the last layer, or over those of a LoRA adapter and the head, by what is kept of"
+            " their curvature.",
+            rich_help_panel=POSTERIOR,
+        ),
     ] = PosteriorName.last_layer,
-    pooling: Annotated[
-        PoolingName,
-        typer.Option(
-            "--pooling",
-            help="What the last layer reads: what the model's own head reads, or the mean over tokens.",
-            rich_help_panel=POSTERIOR,
-        ),
-    ] = PoolingName.head,
-    head: Annotated[
-        HeadName,
-        typer.Option(
-            "--head",
-            help="Move the head to the mode of the posterior (and save it), or keep it as trained.",
-            rich_help_panel=POSTERIOR,
-        ),
-    ] = HeadName.refit,
-    standardize: Annotated[
-        bool,
-        typer.Option(
-            "--standardize/--no-standardize",
-            help="Put the prior on features of unit variance.",
-            rich_help_panel=POSTERIOR,
-        ),
-    ] = True,
     prior_precision: Annotated[
-        float | None,
+        str,
         typer.Option(
             "--prior-precision",
-            min=1e-12,
-            help="By default, the one of highest marginal likelihood.",
+            metavar="NUMBER|evidence|held_out",
+            help="A number; the one of highest marginal likelihood; or the one under which the held-out pairs are most"
+            " likely.",
             rich_help_panel=POSTERIOR,
         ),
-    ] = None,
+    ] = "evidence",
     posterior_temperature: Annotated[
         float,
         typer.Option(
@@ -104,6 +111,57 @@ def fit(
             rich_help_panel=POSTERIOR,
         ),
     ] = 1.0,
+    head: Annotated[
+        HeadName | None,
+        typer.Option(
+            "--head",
+            help="Move the head to the mode of the posterior (and save it), or keep it as trained. By default"
+            " last_layer moves it; the other kinds always keep it.",
+            rich_help_panel=POSTERIOR,
+        ),
+    ] = None,
+    pooling: Annotated[
+        PoolingName,
+        typer.Option(
+            "--pooling",
+            help="What last_layer reads: what the model's own head reads, or the mean over tokens.",
+            rich_help_panel=POSTERIOR,
+        ),
+    ] = PoolingName.head,
+    standardize: Annotated[
+        bool,
+        typer.Option(
+            "--standardize/--no-standardize",
+            help="For last_layer: put the prior on features of unit variance.",
+            rich_help_panel=POSTERIOR,
+        ),
+    ] = True,
+    per_layer: Annotated[
+        bool,
+        typer.Option(
+            "--per-layer",
+            help="A prior precision of its own for each weight matrix; not for full.",
+            rich_help_panel=LORA,
+        ),
+    ] = False,
+    max_rank: Annotated[
+        int,
+        typer.Option(
+            "--max-rank",
+            min=1,
+            help="For kron and ekfac: directions kept of the longer side of a weight matrix.",
+            rich_help_panel=LORA,
+        ),
+    ] = 512,
+    center_rewards_coefficient: Annotated[
+        float,
+        typer.Option(
+            "--center-rewards-coefficient",
+            min=0,
+            help="The one that the model was trained with.",
+            rich_help_panel=LORA,
+        ),
+    ] = 0.0,
     max_length: MaxLengthOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
     strict: StrictOption = False,
@@ -111,8 +169,9 @@ def fit(
 ) -> Outcome:
     """Fit how sure a reward model is, from preferences, in one pass over their texts.
 
-    The model may be one that prudent trained or any reward model with one output. The folder written holds both the
-    model and its posterior.
+    The model may be one that prudent trained or any reward model with one output; kinds other than last_layer are for
+    LoRA adapters. The folder written holds both the model and its posterior. Under `torchrun`, processes share the
+    pairs of a LoRA kind.
     """
     from prudent.posteriors import fit as fit_posterior
 
@@ -121,11 +180,16 @@ def fit(
         data,
         output,
         split=split,
+        eval_data=eval_data,
+        eval_split=eval_split,
         posterior=posterior.value,
         pooling=pooling.value,
-        head=head.value,
+        head=None if head is None else head.value,
         standardize=standardize,
-        prior_precision=prior_precision,
+        prior_precision=_prior_precision(prior_precision),
+        per_layer=per_layer,
+        max_rank=max_rank,
+        center_rewards_coefficient=center_rewards_coefficient,
         posterior_temperature=posterior_temperature,
         max_length=max_length,
         tokens_per_batch=tokens_per_batch,
@@ -135,14 +199,68 @@ def fit(
         seed=seed,
         progress=common.progress,
     )
-    text = (
-        f"posterior of {result.num_pairs:,} pairs in {output}: prior precision {result.posterior.prior_precision:.4g}, "
-        f"log marginal likelihood {result.posterior.log_marginal_likelihood:.4g}, "
+    return Outcome(result.to_dict(), f"{describe(result, prior_precision)}; model and posterior in {output}")
+
+
+def describe(result: "FitResult", prior_precision: str = "evidence") -> str:
+    """What was fitted, for a person, on one line.
+
+    Args:
+        result: of `prudent.posteriors.fit`.
+        prior_precision: as it was asked for.
+    """
+    posterior, figures = result.posterior, result.held_out
+    prior = posterior.state()[1]["prior_precision"]
+    if figures is None:
+        by = "as given" if prior_precision not in ("evidence", "held_out") else "by evidence"
+        told = f"prior precision {_amount(prior)} {by}"
+    else:
+        chosen = prior_precision == "held_out"
+        # The figures hold the factor from one to the other; the posterior holds the one that was chosen.
+        factor = figures.prior_precision_scale
+        unscaled, scaled = (1 / factor, 1.0) if chosen else (1.0, factor)
+        first = "as given" if prior_precision not in ("evidence", "held_out") else "by evidence"
+        told = (
+            f"prior precision {_amount(prior, unscaled)} {first} ({figures.nll_unscaled:.4f} nats a held-out pair), "
+            f"{_amount(prior, scaled)} by held-out pairs ({figures.nll_scaled:.4f} nats), "
+            f"of which the {'second' if chosen else 'first'} is saved"
+        )
+    parts = [
+        f"posterior {posterior.kind} of {result.num_pairs:,} pairs: {told}; "
+        f"log marginal likelihood {posterior.log_marginal_likelihood:.4g} nats, "
         f"accuracy on these pairs {result.train_accuracy:.3f}"
-    )
+    ]
+    if figures is not None:
+        parts.append(
+            f"on {figures.num_pairs:,} held-out pairs accuracy {figures.accuracy:.3f}, negative log-likelihood "
+            f"{figures.nll:.4f} nats ({figures.nll_map:.4f} by the mean alone), calibration error {figures.ece:.3f}"
+        )
     remarks = {
         f"{result.num_truncated:,} responses cut": result.num_truncated,
+        f"{result.num_prompt_truncated:,} prompts cut": result.num_prompt_truncated,
         f"{result.num_skipped:,} pairs skipped as not valid": result.num_skipped,
     }
-    told = [text, *(remark for remark, holds in remarks.items() if holds), *result.notes]
-    return Outcome(result.to_dict(), "; ".join(told))
+    return "; ".join([*parts, *(remark for remark, holds in remarks.items() if holds), *result.notes])
+
+
+def _amount(prior: Any, factor: float = 1.0) -> str:
+    """A prior precision, or the range of those of several layers."""
+    if isinstance(prior, list):
+        return f"{factor * min(prior):.4g} to {factor * max(prior):.4g}"
+    return f"{factor * prior:.4g}"
+
+
+def _prior_precision(text: str) -> "float | PriorChoice":
+    if text == "evidence":
+        return "evidence"
+    if text == "held_out":
+        return "held_out"
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise typer.BadParameter(
+            f"{text!r} is none of: a positive number, evidence, held_out", param_hint="'--prior-precision'"
+        )
+    return number

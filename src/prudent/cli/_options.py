@@ -7,6 +7,7 @@ import typer
 
 __all__ = [
     "CenteredOption",
+    "EvalSplitOption",
     "MaxLengthOption",
     "ModelOption",
     "NumBootstrapOption",
@@ -76,6 +77,16 @@ SkipBadOption = Annotated[
 ]
 SplitOption = Annotated[
     str, typer.Option("--split", metavar="NAME", help="The split of data that have several.", rich_help_panel=FILES)
+]
+EvalSplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--eval-split",
+        metavar="NAME",
+        help="The split of the held-out data, by default as in `evaluate`; without --eval-data, the split of --data to"
+        " hold out.",
+        rich_help_panel=FILES,
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="The seed of everything drawn at random.", min=0)]
 MaxLengthOption = Annotated[

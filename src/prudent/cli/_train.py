@@ -8,6 +8,7 @@ from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
 from prudent.cli._options import (
     FILES,
+    EvalSplitOption,
     MaxLengthOption,
     ModelOption,
     OutputFolderOption,
@@ -48,16 +49,7 @@ def train(
         ),
     ] = None,
     split: SplitOption = "train",
-    eval_split: Annotated[
-        str | None,
-        typer.Option(
-            "--eval-split",
-            metavar="NAME",
-            help="The split of the evaluation data, by default as in `evaluate`; without --eval-data, the split of"
-            " --data to evaluate on.",
-            rich_help_panel=FILES,
-        ),
-    ] = None,
+    eval_split: EvalSplitOption = None,
     streaming: Annotated[
         bool,
         typer.Option(
