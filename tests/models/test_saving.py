@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,34 @@ def test_a_move_cut_short_is_not_taken_for_a_whole_model(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="No space"):
         overwrite(target, config__json="new", model__safetensors="new")
     assert not (target / "config.json").exists()
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_move_that_a_killed_process_began_is_ended(moved: int, tmp_path: Path) -> None:
+    target = fill(tmp_path / "rm", config__json="old", model__safetensors="old", vocab__txt="old", notes__txt="mine")
+    program = f"""
+import os, signal
+from prudent.models import _saving
+replace, done = os.replace, []
+def dying(source, place):
+    if len(done) == {moved}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(replace(source, place))
+_saving.os.replace = dying
+with _saving.atomic_folder({str(target)!r}, overwrite=True) as folder:
+    for name in ("config.json", "posterior_config.json", "model.safetensors", "README.md"):
+        (folder / name).write_text("new")
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    assert (target / "config.json").exists() == (moved == 3)
+    with pytest.raises(RuntimeError):
+        overwrite(target, fail=True)
+    names = ["config.json", "model.safetensors", "README.md", *(["posterior_config.json"] if moved < 3 else [])]
+    assert {path.name: path.read_text() for path in target.iterdir()} == {
+        **dict.fromkeys(names, "new"),
+        "notes.txt": "mine",
+    }
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_adapter_does_not_replace_its_own_base(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ __all__ = ["MODEL_FILES", "atomic_file", "atomic_folder"]
 
 # A folder with one of these is taken for a model or a posterior: they go first and come last.
 _MARKS = ("posterior_config.json", "adapter_config.json", "config.json")
+_JOURNAL = ".written.json"
 MODEL_FILES = (
     *_MARKS,
     "posterior.safetensors",
@@ -57,7 +58,7 @@ def atomic_folder(path: str | Path | None, *, overwrite: bool = False) -> Iterat
     An existing folder that may be overwritten gets the new files moved over its own, each by an atomic rename. Files of
     an older model or posterior there are removed, also where the block wrote none of that name; all others stay. The
     configurations are removed first and moved last, so that a folder caught in between is not taken for a whole one.
-    What dead processes left of such temporary folders is cleared away.
+    What dead processes left is cleared away; a move that one of them died in is ended first, so that no model is lost.
 
     Args:
         path: the folder to make, or None to yield None and write nothing.
@@ -88,31 +89,37 @@ def atomic_folder(path: str | Path | None, *, overwrite: bool = False) -> Iterat
     try:
         yield temporary
         if target.exists():
-            _replace_model(temporary, target)
+            _require_other_base(temporary, target)
+            written = [str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file()]
+            (temporary / _JOURNAL).write_text(json.dumps(written), encoding="utf-8")
+            _move_model(temporary, target)
         else:
             os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replace_model(temporary: Path, target: Path) -> None:
+def _require_other_base(temporary: Path, target: Path) -> None:
     adapter = temporary / "adapter_config.json"
     base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") if adapter.exists() else None
     if base and Path(base).resolve() == target.resolve():
         raise PrudentError(f"{target} holds the base of the adapter to be saved there; give another output folder")
-    sources = [path for path in temporary.rglob("*") if path.is_file()]
-    written = {path.relative_to(temporary) for path in sources}
+
+
+def _move_model(temporary: Path, target: Path) -> None:
+    """Move what is not moved yet; the journal names all that was written, also what an earlier attempt moved."""
+    written = json.loads((temporary / _JOURNAL).read_text(encoding="utf-8"))
     for name in _MARKS:
         (target / name).unlink(missing_ok=True)
     for path in [path for pattern in MODEL_FILES for path in target.glob(pattern)]:
-        if path.is_file() and path.relative_to(target) not in written:
+        if path.is_file() and path.name not in written:
             path.unlink(missing_ok=True)
-    marks = [temporary / name for name in reversed(_MARKS)]
-    rest = sorted(path for path in sources if path not in marks)
-    for source in [*rest, *(path for path in marks if path in sources)]:
-        place = target / source.relative_to(temporary)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, place)
+    first = sorted(name for name in written if name not in _MARKS)
+    for name in [*first, *(mark for mark in reversed(_MARKS) if mark in written)]:
+        source, place = temporary / name, target / name
+        if source.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, place)
 
 
 def _clear_leftovers(target: Path) -> None:
@@ -125,6 +132,9 @@ def _clear_leftovers(target: Path) -> None:
         try:
             os.kill(int(found[1]), 0)
         except ProcessLookupError:
+            # Without any mark the target is neither the old model nor the new one, nor another made since.
+            if (path / _JOURNAL).is_file() and target.is_dir() and not any((target / mark).exists() for mark in _MARKS):
+                _move_model(path, target)
             shutil.rmtree(path, ignore_errors=True)
         except (PermissionError, OverflowError):
             continue  # another user's process is alive; a number too large is none of ours
