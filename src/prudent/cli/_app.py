@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ P = ParamSpec("P")
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 DEBUG_KEY = "prudent.debug"
-RESUMES = {"train", "score", "demo"}
+RESUMES = {"train", "fit", "score", "demo"}
 # How tokenizers and safetensors, written in Rust, report a full disk or a lacking permission: in any type.
 RUST_OS_ERROR = re.compile(r"\(os error \d+\)")
 # What other libraries raise for the user's own files or machine, by name, so that nothing heavy is imported for it.
@@ -229,9 +230,12 @@ def verb(*, panel: str, example: str) -> Callable[[Callable[Concatenate[Common, 
             options.pop("config")
             as_json, quiet, debug = (options.pop(name) for name in ("as_json", "quiet", "debug"))
             # Libraries print to stdout (the Trainer prints its metrics), which belongs to the result.
-            with calm_libraries(quiet=quiet, debug=debug), contextlib.redirect_stdout(sys.stderr):
+            # Of the processes that `torchrun` or `accelerate launch` starts, one speaks.
+            speaks = os.environ.get("RANK", "0") == "0"
+            with calm_libraries(quiet=quiet or not speaks, debug=debug), contextlib.redirect_stdout(sys.stderr):
                 outcome = function(Common(progress=not quiet), **options)  # type: ignore[call-arg]
-            show(outcome, as_json=as_json)
+            if speaks:
+                show(outcome, as_json=as_json)
 
         own = list(inspect.signature(function).parameters.values())[1:]
         parameters = [*own, *SHARED_OPTIONS]

@@ -26,7 +26,7 @@ from prudent.cli._options import (
 if TYPE_CHECKING:
     from prudent.posteriors import FitResult, PriorChoice
 
-__all__ = ["HeadName", "PoolingName", "PosteriorName", "describe", "fit"]
+__all__ = ["POSTERIOR", "HeadName", "PoolingName", "PosteriorName", "describe", "fit"]
 
 POSTERIOR = "Posterior"
 LORA = "Posterior over LoRA weights"

@@ -1,11 +1,12 @@
 """`prudent train`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
+from prudent.cli._fit import POSTERIOR, PosteriorName, describe
 from prudent.cli._options import (
     FILES,
     EvalSplitOption,
@@ -20,6 +21,9 @@ from prudent.cli._options import (
     StrictOption,
 )
 
+if TYPE_CHECKING:
+    from prudent.training import TrainingConfig
+
 STEPS = "Steps and batches"
 OPTIMIZER = "Loss and optimizer"
 ADAPTER = "Adapter"
@@ -30,6 +34,7 @@ MACHINE = "Machine and logging"
     panel="Make",
     example="""
     prudent train --model org/base --data pairs.jsonl --eval-data heldout.jsonl --output rm
+    prudent train --model org/base --data pairs.jsonl --posterior ekfac --output rm
     prudent train --config train.yaml --max-steps 20
     """,
 )
@@ -60,6 +65,15 @@ def train(
     ] = False,
     skip_bad: SkipBadOption = False,
     overwrite: OverwriteOption = False,
+    posterior: Annotated[
+        PosteriorName | None,
+        typer.Option(
+            "--posterior",
+            help="Fit a posterior of this kind to the trained model, on the same pairs and into the same folder. `fit`"
+            " has all its options.",
+            rich_help_panel=POSTERIOR,
+        ),
+    ] = None,
     num_train_epochs: Annotated[
         float, typer.Option("--num-train-epochs", help="Passes over the pairs.", rich_help_panel=STEPS)
     ] = 1.0,
@@ -173,8 +187,9 @@ def train(
     """Train a reward model on preferences, from a base model or from a reward model.
 
     A run that was cut off, even killed, goes on from its last checkpoint when the same command is started again. The
-    folder written is an ordinary PEFT or Transformers folder.
+    folder written is an ordinary PEFT or Transformers folder; with --posterior, its posterior lies beside it.
     """
+    from prudent.posteriors import saved_posterior
     from prudent.training import TrainingConfig
     from prudent.training import train as train_model
 
@@ -208,19 +223,26 @@ def train(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    _require_fittable(posterior, streaming=streaming, lora=lora)
+    fitted = None if posterior is None else _of_kind(saved_posterior(output), posterior)
+    source: dict[str, Any] = {
+        "eval_data": eval_data,
+        "split": split,
+        "eval_split": eval_split,
+        "strict": strict,
+        "skip_bad": skip_bad,
+        "progress": common.progress,
+    }
     result = train_model(
         model,
         data,
         output,
-        eval_data=eval_data,
-        split=split,
-        eval_split=eval_split,
         streaming=streaming,
         config=config,
-        strict=strict,
-        skip_bad=skip_bad,
         overwrite=overwrite,
-        progress=common.progress,
+        # A run that was killed after training lacks its posterior alone.
+        keep_same=posterior is not None and fitted is None,
+        **source,
     )
     verb = "had trained" if result.already_finished else "trained"
     text = (
@@ -234,4 +256,51 @@ def train(
         f"{result.num_truncated:,} responses cut": result.num_truncated,
         f"{result.num_skipped:,} pairs skipped as not valid": result.num_skipped,
     }
-    return Outcome(result.to_dict(), "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))
+    told = "; ".join([text, *(remark for remark, holds in remarks.items() if holds)])
+    if posterior is None:
+        return Outcome(result.to_dict(), told)
+    if result.already_finished and fitted is not None:
+        return Outcome({**result.to_dict(), "posterior": fitted}, f"{told}; its posterior {posterior.value} was there")
+    entries, more = _fit_trained(output, data, posterior, config, source)
+    return Outcome({**result.to_dict(), "posterior": entries}, f"{told}\n{more}")
+
+
+def _require_fittable(posterior: PosteriorName | None, *, streaming: bool, lora: bool) -> None:
+    """What cannot be fitted is said before hours of training."""
+    if posterior is not None and streaming:
+        raise typer.BadParameter(
+            "a posterior is fitted to pairs held in memory; leave --streaming or --posterior out, and run `prudent fit`"
+            " on a file of the pairs afterwards"
+        )
+    if posterior not in (None, PosteriorName.last_layer) and not lora:
+        raise typer.BadParameter(
+            f"posterior {posterior.value} is about LoRA weights, which --full does not train; take last_layer"
+        )
+
+
+def _of_kind(saved: dict[str, Any] | None, posterior: PosteriorName) -> dict[str, Any] | None:
+    return saved if saved is not None and saved.get("kind") == posterior.value else None
+
+
+def _fit_trained(
+    output: str, data: str, posterior: PosteriorName, config: "TrainingConfig", source: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Fit to the model that was trained, in its own folder."""
+    from prudent.errors import PrudentError
+    from prudent.posteriors import fit
+
+    try:
+        result = fit(
+            output,
+            data,
+            output,
+            posterior=posterior.value,
+            center_rewards_coefficient=config.center_rewards_coefficient,
+            max_length=config.max_length,
+            seed=config.seed,
+            overwrite=True,
+            **source,
+        )
+    except PrudentError as error:
+        raise type(error)(f"the model is trained and lies in {output}, its posterior is not fitted: {error}") from error
+    return result.to_dict(), describe(result)

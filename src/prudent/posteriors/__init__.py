@@ -9,7 +9,7 @@ from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._pair_texts import PairTexts, encode_pairs
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Center, Posterior, Prediction
-from prudent.posteriors._store import load_model_and_posterior, load_posterior, save_posterior
+from prudent.posteriors._store import load_model_and_posterior, load_posterior, save_posterior, saved_posterior
 
 __all__ = [
     "Center",
@@ -34,4 +34,5 @@ __all__ = [
     "load_posterior",
     "maximize_evidence",
     "save_posterior",
+    "saved_posterior",
 ]

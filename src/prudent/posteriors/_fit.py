@@ -157,7 +157,7 @@ def fit(
             if isinstance(model, RewardModel)
             else RewardModel.from_pretrained(
                 model,
-                device=process.device if process.num_processes > 1 else None,
+                device=process.device,
                 max_length=max_length,
                 seed=seed,
             )
@@ -211,6 +211,7 @@ def fit(
             output=None if output is None else Path(output),
             notes=tuple(_notes(fitted.posterior, loaded)),
         )
+        process.wait_for_everyone()  # others may still be reading the model from the folder to be replaced
         if folder is not None:
             loaded.save_pretrained(folder)
             _write_card(folder, source, loaded, result, preferences.summary.source)

@@ -13,7 +13,7 @@ from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Posterior
 
-__all__ = ["load_model_and_posterior", "load_posterior", "save_posterior"]
+__all__ = ["load_model_and_posterior", "load_posterior", "save_posterior", "saved_posterior"]
 
 _FORMAT_VERSION = 1
 _CONFIG = "posterior_config.json"
@@ -54,6 +54,25 @@ def save_posterior(
         "calibration": calibration,
     }
     (Path(folder) / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def saved_posterior(folder: str | Path) -> dict[str, Any] | None:
+    """What `posterior_config.json` says of the posterior in a folder; None where there is none, or not a whole one.
+
+    Args:
+        folder: of a reward model; it need not exist.
+
+    Raises:
+        PosteriorError: the configuration is damaged, or of a newer format.
+
+    Example:
+        >>> import tempfile
+        >>> saved_posterior(tempfile.mkdtemp()) is None
+        True
+    """
+    if not (Path(folder) / _CONFIG).is_file() or not (Path(folder) / _TENSORS).is_file():
+        return None
+    return _read_config(Path(folder) / _CONFIG)
 
 
 def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:

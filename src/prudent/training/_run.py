@@ -78,8 +78,12 @@ class RunFolder:
         """An unfinished run with these settings is here, to be continued even where an earlier model is overwritten."""
         if (self.output / _RESULT_NAME).exists() or not self._run_file.exists():
             return False
-        before = _read_json(self._run_file)
-        return all(before.get(name) == settings.get(name) for name in {*before, *settings} - HARMLESS)
+        return not _changed(_read_json(self._run_file), settings)
+
+    def holds(self, settings: dict[str, Any]) -> bool:
+        """A finished run with these settings is here."""
+        result_file = self.output / _RESULT_NAME
+        return result_file.exists() and not _changed(_read_json(result_file).get("settings", {}), settings)
 
     def clear(self) -> None:
         """Delete what an earlier run made, finished or not; a folder that no run made is left alone.
@@ -152,16 +156,16 @@ class RunFolder:
             _write_json(self._run_file, {"overwritten": True})
 
     def _require_same(self, before: dict[str, Any], now: dict[str, Any], what: str) -> None:
-        changed = [
-            f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
-            for name in sorted({*before, *now} - HARMLESS)
-            if before.get(name) != now.get(name)
-        ]
+        changed = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in _changed(before, now)]
         if changed:
             raise ModelError(
                 f"{self.output} holds {what} with other settings ({'; '.join(changed[:3])}); "
                 "name another output folder, or discard that run with overwrite"
             )
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [name for name in sorted({*before, *now} - HARMLESS) if before.get(name) != now.get(name)]
 
 
 def run_settings(

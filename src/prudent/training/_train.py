@@ -38,6 +38,7 @@ def train(
     skip_bad: bool = False,
     strict: bool = False,
     overwrite: bool = False,
+    keep_same: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
     """Train a reward model on preference pairs by the Bradley-Terry loss, or continue training one.
@@ -67,6 +68,7 @@ def train(
         strict: a text over the length limit is an error instead of being cut.
         overwrite: discard what an earlier run left in `output`, but for an unfinished run with the same settings, which
             is continued.
+        keep_same: with `overwrite`, keep a finished run with the same settings too, instead of training it again.
         progress: show progress with rate and time left on standard error.
 
     Returns:
@@ -102,7 +104,7 @@ def train(
         streaming=isinstance(pairs.rows, IterableDataset),
     )
     arguments = training_arguments(config, folder.checkpoints, evaluate=eval_pairs is not None)
-    if overwrite and not folder.resumes(settings):
+    if overwrite and not folder.resumes(settings) and not (keep_same and folder.holds(settings)):
         with arguments.main_process_first(local=False):
             if arguments.should_save:
                 folder.clear()
