@@ -121,13 +121,23 @@ def test_evaluate_says_all_that_it_measures(made, files):
     text = CliRunner().invoke(app, [*map(str, arguments), "--quiet"]).stdout
     shown = {line.split("  ")[0] for line in text.splitlines()}
     assert {
-        "accuracy", "calibration error", "accuracy of the surest 80 %", "area under risk-coverage", "elsewhere",
+        "accuracy", "calibration error", "accuracy of the surest 80%", "area under risk-coverage", "elsewhere",
         "coverage of 90% intervals", "coverage of 90% intervals, within prompts",
     } <= shown  # fmt: skip
     assert "mean over 2" in text.splitlines()[0]
     assert f"AUROC of the contrast std, elsewhere above evaluated: {printed['shift']['auroc']['value']:.3f} [" in text
     line = refused("evaluate", "--model", root / "rmp", "--data", files["heldout"], "--scored", files["pool"])
     assert files["pool"] in line
+
+
+def test_report_shows_an_evaluation(made, tmp_path):
+    root, _ = made
+    arguments = ["--data", root / "scored.parquet", "--num-bootstrap", "10", "--output", tmp_path / "page.html"]
+    printed = run_json("report", *arguments, "--evaluation", root / "evaluation.json")
+    assert {"heldout_reliability", "heldout_risk_coverage"} <= set(printed["figures"])
+    assert "Held-out pairs" in (tmp_path / "page.html").read_text()
+    line = refused("report", *arguments, "--evaluation", root / "rmp" / "posterior_config.json")
+    assert "posterior_config.json is not what" in line
 
 
 def test_without_json_a_sentence_is_printed(made):

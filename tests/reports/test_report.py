@@ -250,7 +250,10 @@ def test_evaluations_are_shown_side_by_side(study, tmp_path):
 def test_one_evaluation_is_shown_beside_its_mean(study, tmp_path):
     page = Page(report(study, tmp_path / "page.html", evaluations=[evaluation()]).html.read_text(encoding="utf-8"))
     series = json.loads(page.scripts["charts"])["charts"]["heldout_risk_coverage"]["series"]
-    assert [(one["name"], one["beside"]) for one in series] == [("kron", False), ("by the mean alone", True)]
+    assert [(one["name"], one["dashed"], one["band"]) for one in series] == [
+        ("kron", False, True),
+        ("by the mean alone", True, False),
+    ]
 
 
 def test_evaluations_of_one_kind_are_told_apart_by_their_file(study, tmp_path):

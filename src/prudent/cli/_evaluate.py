@@ -125,8 +125,8 @@ def _pairs(found: "Evaluation") -> str:
         "negative log-likelihood, nats": [kind.nll for kind in kinds],
         "Brier score": [kind.brier for kind in kinds],
         "calibration error": [kind.ece for kind in kinds],
-        "accuracy of the surest 80 %": [one.accuracy_at_80 for one in selective],
-        "accuracy of the surest 50 %": [one.accuracy_at_50 for one in selective],
+        "accuracy of the surest 80%": [one.accuracy_at_80 for one in selective],
+        "accuracy of the surest 50%": [one.accuracy_at_50 for one in selective],
         "area under risk-coverage": [one.area for one in selective],
         "area above the best order's": [one.excess_area for one in selective],
     }

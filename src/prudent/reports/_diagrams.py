@@ -43,8 +43,9 @@ class Series:
     high: tuple[float, ...]
     count: tuple[int, ...]
     """Pairs behind each point; empty for curves of all of them."""
-    beside: bool = False
-    """Only to compare with: dashed, without intervals."""
+    dashed: bool = False
+    band: bool = True
+    """Whether the intervals of a curve are drawn; where many curves lie together nobody could tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Diagram:
     """Names the chart of the page and the file."""
     kind: Literal["reliability", "risk"]
     y_label: str
+    """For reliability it is the favored one of a pair that has this."""
     series: tuple[Series, ...]
 
 
@@ -72,13 +74,13 @@ def diagrams(study: BestOfNStudy, held_out: Sequence[HeldOut]) -> list[Diagram]:
             Diagram(
                 "reliability",
                 "reliability",
-                "share where the favored one has the higher gold",
+                "share that has the higher gold",
                 tuple(_reliability(one, place) for place, one in judged),
             ),
             Diagram(
                 "risk_coverage",
                 "risk",
-                "share where the favored one has the lower gold",
+                "share that has the lower gold",
                 tuple(_risk(one, place) for place, one in judged),
             ),
         ]
@@ -87,7 +89,7 @@ def diagrams(study: BestOfNStudy, held_out: Sequence[HeldOut]) -> list[Diagram]:
             Diagram(
                 "heldout_reliability",
                 "reliability",
-                "share where the favored one is the labeled one",
+                "share that is the labeled one",
                 tuple(_held_out_reliability(one, place) for place, one in enumerate(held_out)),
             ),
             Diagram("heldout_risk_coverage", "risk", "share ranked against the label", _held_out_risk(held_out)),
@@ -125,13 +127,15 @@ def _held_out_risk(held_out: Sequence[HeldOut]) -> tuple[Series, ...]:
     found = []
     for place, one in enumerate(held_out):
         evaluation = one.evaluation
-        found.append(_curve(one.label, place, evaluation.selective_moderated or evaluation.selective_map))
-        if len(held_out) == 1 and evaluation.selective_moderated is not None:
-            found.append(_curve("by the mean alone", 1, evaluation.selective_map, beside=True))
+        figures = evaluation.selective_moderated or evaluation.selective_map
+        found.append(_curve(one.label, place, figures, band=len(held_out) <= 2))
+    first = held_out[0].evaluation
+    if len(held_out) == 1 and first.selective_moderated is not None:
+        found.append(_curve("by the mean alone", 1, first.selective_map, dashed=True, band=False))
     return tuple(found)
 
 
-def _curve(name: str, style: int, figures: SelectiveFigures, *, beside: bool = False) -> Series:
+def _curve(name: str, style: int, figures: SelectiveFigures, *, dashed: bool = False, band: bool) -> Series:
     return Series(
         name,
         style,
@@ -140,5 +144,6 @@ def _curve(name: str, style: int, figures: SelectiveFigures, *, beside: bool = F
         tuple(one.low for one in figures.risk),
         tuple(one.high for one in figures.risk),
         (),
-        beside,
+        dashed,
+        band,
     )

@@ -138,9 +138,9 @@ def _draw_diagram(axes: Any, diagram: Diagram) -> None:
     for one in diagram.series:
         color, marker = SERIES_COLORS[one.style][0], SERIES_MARKERS[one.style][0]
         if not reliability:
-            dash = _DASHES["dash" if one.beside else "solid"]
+            dash = _DASHES["dash" if one.dashed else "solid"]
             axes.plot(one.x, one.y, color=color, linestyle=dash, linewidth=1.8, label=one.name)
-            if not one.beside:
+            if one.band:
                 axes.fill_between(one.x, one.low, one.high, color=color, alpha=0.13, linewidth=0, zorder=1)
             continue
         below = [max(0.0, v - low) for v, low in zip(one.y, one.low, strict=True)]
@@ -154,6 +154,7 @@ def _draw_diagram(axes: Any, diagram: Diagram) -> None:
     else:
         axes.set_xlim(0, 1.01)
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(need("matplotlib.ticker").PercentFormatter(1.0, decimals=0))
     _dress(axes, _X_LABELS[diagram.kind], diagram.y_label)
     axes.legend(frameon=False, fontsize=9, loc="upper left" if reliability else "lower right", labelcolor=_INK)
 

@@ -78,11 +78,11 @@
         const color = s.colors[dark.matches ? 1 : 0];
         const line = {
           type: "scatter", mode: "lines", name: s.name, legendgroup: s.name, x: s.x, y: s.y,
-          line: { color, width: s.beside ? 1.6 : 2.4, dash: s.beside ? "dash" : "solid" },
+          line: { color, width: s.dashed ? 1.6 : 2.4, dash: s.dashed ? "dash" : "solid" },
           customdata: s.y.map((_, k) => [s.low[k], s.high[k]]),
           hovertemplate: `<b>${s.name}</b><br>kept %{x:.0%}, wrong %{y:.3f} [%{customdata[0]}, %{customdata[1]}]<extra></extra>`,
         };
-        return s.beside ? [line] : [band(s.name, color, s.x, s.low, s.high), line];
+        return s.band ? [band(s.name, color, s.x, s.low, s.high), line] : [line];
       });
       Plotly.react(target, traces, layout(
         axis("coverage: share of the pairs kept, the surest first", { range: [0, 1.01], tickformat: ".0%" }),
