@@ -52,9 +52,9 @@ class BlockCurvature:
         return 0 if self.remainder is None else max(self.shape) - self.eigenvalues.shape[1]
 
     def to(self, like: Tensor) -> Self:
-        """The same on another device or in another floating type."""
+        """The same on another device or in another floating type, laid out as it is read from a file."""
         moved = {
-            name: None if tensor is None else tensor.to(like)
+            name: None if tensor is None else tensor.to(like).contiguous()
             for name, tensor in (
                 ("eigenvalues", self.eigenvalues),
                 ("small_basis", self.small_basis),

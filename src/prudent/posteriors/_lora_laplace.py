@@ -110,10 +110,13 @@ class LoraLaplacePosterior:
         """
         reader = Reader(self, model, with_factor, tokens_per_batch, advance)
         known = dict(centers or {})
+        # Where a centre is given, the reference responses here are but a part of those it averages.
+        given = torch.tensor(list(known), dtype=group.dtype)
+        is_reference = (reference_weight > 0) & ~torch.isin(group, given)
         size = len(encoded)
         found = Found(size, self.factor_size if with_factor else 0, reader.dtype)
-        for prompts in self._chunks(group, reference_weight, known):
-            references = prompts[reference_weight[prompts] > 0]
+        for prompts in self._chunks(group, is_reference, known):
+            references = prompts[is_reference[prompts]]
             if len(references):
                 held = torch.empty(len(references), reader.width, dtype=reader.dtype)
                 reader.read(encoded, references, found, held=held)
@@ -127,7 +130,7 @@ class LoraLaplacePosterior:
                     difference = held[rows] - known[key].factor
                     found.centered[references[rows]] = difference.square().sum(1)
                 del held
-            others = prompts[reference_weight[prompts] <= 0]
+            others = prompts[~is_reference[prompts]]
             reader.read(encoded, others, found, group=group, centers=known)
             for key in torch.unique(group[prompts]).tolist():
                 if key in known:
@@ -223,7 +226,7 @@ class LoraLaplacePosterior:
             tensors |= {f"{block.name}/{name}": part for name, part in parts.items() if part is not None}
         return tensors
 
-    def _chunks(self, group: Tensor, reference_weight: Tensor, known: Mapping[int, Center]) -> Iterator[Tensor]:
+    def _chunks(self, group: Tensor, is_reference: Tensor, known: Mapping[int, Center]) -> Iterator[Tensor]:
         """Texts of a few prompts at a time, so that the held gradients of their references fit in memory."""
         order = torch.argsort(group, stable=True)
         _, sizes = torch.unique_consecutive(group[order], return_counts=True)
@@ -231,7 +234,7 @@ class LoraLaplacePosterior:
         held = 0
         chunk: list[Tensor] = []
         for rows in torch.split(order, sizes.tolist()):
-            count = int((reference_weight[rows] > 0).sum())
+            count = int(is_reference[rows].sum())
             count += int(count > 0 or int(group[rows[0]]) in known)
             if chunk and held + count > rows_at_once:
                 yield torch.cat(chunk)

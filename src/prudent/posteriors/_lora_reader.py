@@ -133,8 +133,9 @@ class Reader:
         return rows
 
     def _whiten(self, index: int, gradients: Tensor) -> Tensor:
-        prior = self._posterior.prior_precisions[index]
-        return self._curvatures[index].whiten(gradients, prior) * self._posterior.posterior_temperature**0.5
+        whitened = self._curvatures[index].whiten(gradients, self._posterior.prior_precisions[index])
+        scaled: Tensor = whitened * self._posterior.posterior_temperature**0.5
+        return scaled
 
 
 class _Sums:
