@@ -176,6 +176,20 @@ def test_the_scaled_mean(folder):
             evaluate(folder, rows, logit_temperature=wrong, progress=False)
 
 
+def test_the_temperature_that_fit_found_is_used(tiny_models, tmp_path):
+    held_out = [{**row, "prompt": f"please {row['prompt']}"} for row in pairs(31)]  # other prompts, as fit demands
+    fit(tiny_models("llama"), pairs(60), tmp_path / "rm", eval_data=held_out, progress=False)
+    saved = json.loads((tmp_path / "rm" / "posterior_config.json").read_text())["calibration"]["logit_temperature"]
+    found = evaluate(tmp_path / "rm", pairs(20), num_bootstrap=5, progress=False)
+    assert found.logit_temperature == saved
+    assert found.scaled is not None
+    assert evaluate(
+        tmp_path / "rm", held_out, num_bootstrap=5, progress=False
+    ).optimal_logit_temperature == pytest.approx(saved, rel=5e-3)
+    given = evaluate(tmp_path / "rm", pairs(20), logit_temperature=3.0, num_bootstrap=5, progress=False)
+    assert given.logit_temperature == 3.0
+
+
 def test_shift_is_the_share_of_pairs_of_pairs(folder, tmp_path):
     rows, other = pairs(30), pairs(25)
     elsewhere = tmp_path / "elsewhere"

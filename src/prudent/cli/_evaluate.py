@@ -71,7 +71,7 @@ def evaluate(
         typer.Option(
             "--logit-temperature",
             min=1e-12,
-            help="Also show the mean over this temperature, one found on other pairs (optimal_logit_temperature).",
+            help="Also show the mean over this temperature, found on other pairs; by default that of fit --eval-data.",
         ),
     ] = None,
     max_length: MaxLengthOption = None,

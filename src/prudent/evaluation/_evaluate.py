@@ -24,7 +24,7 @@ from prudent.evaluation._pair_figures import (
 from prudent.metrics import fit_logit_temperature, pair_scores
 from prudent.metrics import reliability as reliability_table
 from prudent.models import EncodedTexts, RewardModel, atomic_file, progress_bar
-from prudent.posteriors import Posterior, load_model_and_posterior
+from prudent.posteriors import Posterior, load_model_and_posterior, saved_posterior
 from prudent.scoring import ScoredPool, read_scored
 
 __all__ = ["evaluate"]
@@ -86,7 +86,8 @@ def evaluate(
             the standard deviation of a pair's difference between them and `data`.
         scored: what `prudent.scoring.score` made of a pool with gold by this model and posterior.
         logit_temperature: the temperature, fitted on other pairs (the `optimal_logit_temperature` of an evaluation of
-            them), for figures of the temperature-scaled mean.
+            them), for figures of the temperature-scaled mean; by default the one that `prudent.posteriors.fit` saved
+            from its held-out pairs beside the model, if there is one.
         num_bootstrap: resamples of the prompts.
         max_length: tokens a text may have.
         tokens_per_batch: padded tokens of a batch.
@@ -116,6 +117,8 @@ def evaluate(
     pool = scored if scored is None or isinstance(scored, ScoredPool) else read_scored(scored)
     if pool is not None:
         check_gold(pool)
+    if logit_temperature is None and posterior is None and not isinstance(model, RewardModel):
+        logit_temperature = ((saved_posterior(model) or {}).get("calibration") or {}).get("logit_temperature")
     loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
     if elsewhere is not None and not posterior.has_variance:
         raise PosteriorError(
