@@ -136,6 +136,8 @@ def fit(
         raise PosteriorError(f"there is no posterior {posterior!r}; known: {', '.join(get_args(PosteriorKind))}")
     if isinstance(prior_precision, str) and prior_precision not in get_args(PriorChoice):
         raise ValueError(f"prior_precision is {prior_precision!r}; a positive number, 'evidence' or 'held_out'")
+    if not isinstance(prior_precision, str) and not prior_precision > 0:
+        raise ValueError(f"prior_precision is {prior_precision}; it must be positive")
     if prior_precision == "held_out" and eval_data is None and eval_split is None:
         raise PosteriorError("a prior precision chosen by held-out pairs needs such pairs: give eval_data")
     if posterior != "last_layer":
