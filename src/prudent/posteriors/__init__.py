@@ -2,6 +2,7 @@
 
 from prudent.posteriors._fit import FitResult, PosteriorKind, PriorChoice, fit
 from prudent.posteriors._held_out import HeldOutFigures
+from prudent.posteriors._joint import joint_rewards
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximize_evidence
 from prudent.posteriors._lora_fit import fit_lora_laplace
@@ -30,6 +31,7 @@ __all__ = [
     "fit",
     "fit_logistic",
     "fit_lora_laplace",
+    "joint_rewards",
     "load_model_and_posterior",
     "load_posterior",
     "maximize_evidence",

@@ -1,0 +1,132 @@
+"""The exact joint posterior of a few candidates to each prompt."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prudent.errors import UnsupportedError
+from prudent.models import Message, RewardModel, as_messages, as_response
+from prudent.posteriors._protocol import Posterior
+from prudent.posteriors._store import load_model_and_posterior
+from prudent.rewards import GaussianRewards
+
+__all__ = ["joint_rewards"]
+
+_MAX_RESPONSES = 64
+_MAX_TEXTS = 4096
+_COLUMNS_AT_ONCE = 65_536
+
+
+def joint_rewards(
+    model: str | Path | RewardModel,
+    prompts: Sequence[str | Sequence[Message]],
+    responses: Sequence[str | Sequence[Message]],
+    *,
+    posterior: Posterior | None = None,
+    max_length: int | None = None,
+) -> GaussianRewards:
+    """Rewards of up to 64 responses to each prompt, with all their covariances exact.
+
+    `score` stores factors of 256 columns, which for a posterior over many weights are random projections, right on
+    average. Here the exact factor `Z [n, F]` of a prompt's n responses (F may be the number of weights) becomes one of
+    n columns with the same `Z Z^T`: the eigenvectors of that matrix, scaled. Contrasts, joint draws and the probability
+    of being best are then exact but for rounding, and for the draws.
+
+    Responses to different prompts are taken to be independent: their covariances are not computed. A Bradley-Terry
+    reward is known up to a constant per prompt, so nothing is to be compared across prompts.
+
+    Args:
+        model: a loaded model, a folder, or a hub name.
+        prompts: N prompts, texts or messages; equal ones are one prompt.
+        responses: N responses; equal ones to a prompt have one reward.
+        posterior: instead of the one beside the model; needed for a loaded model. Any kind that knows variances.
+        max_length: tokens a text may have, for a model that is loaded here.
+
+    Returns:
+        N rewards, float64; `group` numbers prompts as they first come, `text_id` equal responses. The factor is
+        `[N, K]` with a column for each different text, and its `basis_id` is that of these texts alone.
+
+    Raises:
+        ValueError: as many prompts as responses are needed; a loaded model without a posterior.
+        UnsupportedError: more than 64 responses to a prompt, more than 4,096 texts, or a model without a posterior.
+        ModelError: the model cannot be loaded.
+        PosteriorError: the posterior does not belong to the model.
+
+    Example:
+        >>> from prudent.posteriors import joint_rewards
+        >>> rewards = joint_rewards("rm", ["Name a fruit."] * 2, ["A pear.", "A plum."])  # doctest: +SKIP
+        >>> rewards.prob_best()  # doctest: +SKIP
+        tensor([0.3125, 0.6875], dtype=torch.float64)
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses; each response needs its prompt")
+    keys = [json.dumps(as_messages(prompt)) for prompt in prompts]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    group = torch.tensor([numbers[key] for key in keys], dtype=torch.int64)
+    counts = torch.bincount(group, minlength=1)
+    if int(counts.max()) > _MAX_RESPONSES:
+        row = int((group == counts.argmax()).nonzero()[0])
+        raise UnsupportedError(
+            f"the prompt of row {row} has {int(counts.max())} responses, and exact joint posteriors are for at most "
+            f"{_MAX_RESPONSES} to a prompt; score a larger pool with `prudent score --factor`"
+        )
+    texts = [(key, json.dumps(as_response(response))) for key, response in zip(keys, responses, strict=True)]
+    first: dict[tuple[str, str], int] = {}
+    for row, text in enumerate(texts):
+        first.setdefault(text, row)
+    places = {text: place for place, text in enumerate(first)}
+    if len(places) > _MAX_TEXTS:
+        raise UnsupportedError(f"{len(places)} texts at once; at most {_MAX_TEXTS}, so take fewer prompts in a call")
+    text_id = torch.tensor([places[text] for text in texts], dtype=torch.int64)
+    loaded, known = load_model_and_posterior(model, posterior, max_length=max_length)
+    if not known.has_variance:
+        raise UnsupportedError(
+            "the model has no posterior, so its rewards have no variance; fit one with `prudent fit`"
+        )
+    known.check_model(loaded)
+    rows_read = list(first.values())
+    encoded = loaded.encode([prompts[row] for row in rows_read], [responses[row] for row in rows_read])
+    size = len(places)
+    mean, variance = (torch.empty(size, dtype=torch.float64) for _ in range(2))
+    factor = torch.zeros(size, size, dtype=torch.float64)
+    owner = group[torch.tensor(rows_read, dtype=torch.int64)]
+    for number in range(len(numbers)):
+        rows = (owner == number).nonzero().flatten()
+        found, exact = known.exact(loaded, encoded.select(rows.numpy()))
+        covariance = _inner_products(exact)
+        mean[rows] = found.double()
+        variance[rows] = covariance.diagonal()
+        factor[rows.unsqueeze(1), rows] = _root(covariance)
+    return GaussianRewards(
+        mean[text_id],
+        variance[text_id],
+        group=group,
+        factor=factor[text_id],
+        text_id=text_id,
+        basis_id=_name(known, encoded.input_ids),
+    )
+
+
+def _inner_products(factor: Tensor) -> Tensor:
+    """`Z Z^T` in float64, a part of the columns at a time."""
+    total = torch.zeros(len(factor), len(factor), dtype=torch.float64)
+    for part in torch.split(factor, _COLUMNS_AT_ONCE, dim=1):
+        wide = part.double().cpu()
+        total += wide @ wide.T
+    return total
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """`[n, n]` with the covariance as the inner products of its rows."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root: Tensor = vectors * values.clamp_min(0).sqrt()
+    return root
+
+
+def _name(posterior: Posterior, input_ids: list[list[int]]) -> str:
+    """Names the basis: columns mean something for these texts under this posterior alone."""
+    return hashlib.sha256(f"{posterior.basis_id} {input_ids}".encode()).hexdigest()[:16]
