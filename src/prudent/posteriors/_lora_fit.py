@@ -18,7 +18,7 @@ from prudent.posteriors._sums import DenseSum, EigenvalueSums, FactorSums, MeanG
 
 __all__ = ["DEFAULT_MAX_RANK", "fit_lora_laplace", "pairs_read", "scale_prior"]
 
-DEFAULT_MAX_RANK = 512
+DEFAULT_MAX_RANK = 64
 _MAX_DENSE_PARAMETERS = 8192
 _BASIS_PAIRS = 256
 
