@@ -74,8 +74,8 @@ def test_any_statistic_agrees_with_the_fast_mean() -> None:
 
 
 def test_strata_keep_their_number_of_prompts() -> None:
-    group = torch.tensor([0, 0, 1, 2, 3, 3, 4])
-    stratum = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    group = torch.tensor([3, 0, 1, 0, 2, 3, 4])
+    stratum = torch.tensor([1, 0, 0, 0, 0, 1, 1])
     seen = set()
 
     def statistic(rows: torch.Tensor) -> float:
@@ -88,7 +88,7 @@ def test_strata_keep_their_number_of_prompts() -> None:
     bootstrap_statistic(statistic, group, stratum=stratum, num_resamples=50)
     assert seen == {(3, 2)}
     with pytest.raises(ValueError, match="two strata"):
-        bootstrap_statistic(statistic, group, stratum=torch.tensor([0, 1, 0, 0, 1, 1, 1]))
+        bootstrap_statistic(statistic, group, stratum=torch.tensor([0, 0, 0, 0, 0, 1, 1]))
     with pytest.raises(ValueError, match="rows"):
         bootstrap_statistic(statistic, group, stratum=stratum[:2])
 

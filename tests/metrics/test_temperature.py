@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from prudent.metrics import fit_logit_temperature, pair_scores
-from prudent.metrics._temperature import MAX_LOGIT_TEMPERATURE, MIN_LOGIT_TEMPERATURE
+from prudent.metrics import MAX_LOGIT_TEMPERATURE, MIN_LOGIT_TEMPERATURE, fit_logit_temperature, pair_scores
 
 
 def drawn(truth: float, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

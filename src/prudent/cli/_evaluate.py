@@ -109,6 +109,8 @@ def evaluate(
 
 def _pairs(found: "Evaluation") -> str:
     """The figures by the mean alone, by the scaled mean and by the whole posterior, with their intervals."""
+    from prudent.metrics import MAX_LOGIT_TEMPERATURE, MIN_LOGIT_TEMPERATURE
+
     of_split = f" of {found.split}" if found.split else ""
     header = [f"{found.num_pairs:,} pairs{of_split}, {found.num_prompts:,} prompts", "mean alone"]
     kinds, selective = [found.map], [found.selective_map]
@@ -133,8 +135,12 @@ def _pairs(found: "Evaluation") -> str:
     text = table(header, [[name, *map(_interval, row)] for name, row in figures.items()])
     if found.nll_difference is not None and found.area_difference is not None:
         text += "\nwhole posterior minus mean alone, paired: "
-        text += f"negative log-likelihood {_interval(found.nll_difference)}, area {_interval(found.area_difference)}"
-    return f"{text}\nlogit temperature that suits these pairs: {found.optimal_logit_temperature:.4g}"
+        differences = {"negative log-likelihood": found.nll_difference, "area": found.area_difference}
+        text += ", ".join(f"{name} {_interval(one, digits=4)}" for name, one in differences.items())
+    temperature = found.optimal_logit_temperature
+    known = 1.01 * MIN_LOGIT_TEMPERATURE < temperature < 0.99 * MAX_LOGIT_TEMPERATURE
+    shown = f"{temperature:.4g}" if known else "these pairs do not determine one"
+    return f"{text}\nlogit temperature that suits these pairs: {shown}"
 
 
 def _shift(found: "Evaluation", shift: "ShiftFigures") -> str:
@@ -158,11 +164,11 @@ def _gold(gold: "GoldFigures") -> str:
             [f"coverage of {gold.level:.0%} intervals{name}", *(_interval(kind.coverage) for kind in kinds)],
             [f"width{name}", *(_interval(kind.width) for kind in kinds)],
             [f"negative log density, nats{name}", *(_interval(kind.nll) for kind in kinds)],
-            [f"difference of these{name}", _interval(one.nll_difference), None],
+            [f"variance minus constant, paired{name}", _interval(one.nll_difference), None],
         ]
     error = "undefined" if gold.error_correlation is None else _interval(gold.error_correlation)
     return f"{table(header, rows)}\nrank correlation of std and size of the error, within prompts: {error}"
 
 
-def _interval(figure: "Figure") -> str:
-    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+def _interval(figure: "Figure", digits: int = 3) -> str:
+    return f"{figure.value:.{digits}f} [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"

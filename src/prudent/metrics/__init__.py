@@ -7,10 +7,12 @@ from prudent.metrics._gold import GoldCalibration, GoldCoverage, fit_gold_calibr
 from prudent.metrics._pairs import PairMetrics, PairScores, pair_metrics, pair_scores
 from prudent.metrics._risk_coverage import RiskCoverage, area_under_risk_coverage, risk_coverage
 from prudent.metrics._search import golden_section
-from prudent.metrics._temperature import fit_logit_temperature
+from prudent.metrics._temperature import MAX_LOGIT_TEMPERATURE, MIN_LOGIT_TEMPERATURE, fit_logit_temperature
 from prudent.metrics._within import partial_out, spearman_within, zscore_within
 
 __all__ = [
+    "MAX_LOGIT_TEMPERATURE",
+    "MIN_LOGIT_TEMPERATURE",
     "GoldCalibration",
     "GoldCoverage",
     "Interval",

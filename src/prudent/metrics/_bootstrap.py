@@ -157,8 +157,10 @@ def bootstrap_statistic(
     if len(group) == 0:
         raise ValueError("there is nothing to resample")
     generator = _check(num_resamples, level, generator)
-    rows = index_groups(group).rows()
-    strata = [torch.arange(len(rows))] if stratum is None else _strata(stratum, rows)
+    index = index_groups(group)
+    order = torch.arange(len(group), device=group.device) if index.order is None else index.order
+    ends = index.counts.cumsum(0)
+    strata = [torch.arange(len(ends))] if stratum is None else _strata(stratum, index.rows())
     estimate = torch.as_tensor(statistic(torch.arange(len(group)))).double()
     resampled = []
     for _ in range(num_resamples):
@@ -166,8 +168,12 @@ def bootstrap_statistic(
             prompts[torch.randint(len(prompts), (len(prompts),), generator=generator, device=generator.device)]
             for prompts in strata
         ]
-        chosen = torch.cat([rows[prompt] for prompt in torch.cat(drawn).tolist()])
-        resampled.append(torch.as_tensor(statistic(chosen)).double())
+        prompts_drawn = torch.cat(drawn).to(group.device)
+        counts = index.counts[prompts_drawn]
+        # the rows of the prompts one after the other: those of a prompt end where it ends in the order
+        places = torch.arange(int(counts.sum()), device=group.device)
+        shift = (ends[prompts_drawn] - counts.cumsum(0)).repeat_interleave(counts)
+        resampled.append(torch.as_tensor(statistic(order[places + shift])).double())
     return _interval(estimate, torch.stack(resampled), level)
 
 
