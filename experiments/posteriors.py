@@ -2,8 +2,8 @@
 
 Nine LoRA reward models (all-MiniLM-L6-v2, rank 8 on query and value; three preference sets, three seeds, 500 pairs,
 three epochs). For each, the gradients of pair differences are read once; every posterior is then made from them by
-prudent's own code, and compared with the exact posterior of all weights, which 500 pairs allow in its dual form (a matrix
-of 500 x 500).
+prudent's own code, and compared with the exact posterior of all weights, which 500 pairs allow in its dual form (a
+matrix of 500 x 500).
 
     python experiments/posteriors.py --data DATA         # trains what is missing, measures, writes the tables
     python experiments/posteriors.py --data DATA --fast  # seconds: a tiny language model, few pairs, no table
@@ -41,6 +41,7 @@ from prudent.posteriors._gradients import RewardGradients, weight_gradients
 from prudent.posteriors._held_out import PRIOR_SCALES
 from prudent.posteriors._lora_fit import _BASIS_PAIRS, DEFAULT_MAX_RANK
 from prudent.posteriors._pair_pass import PairBatch, PairSums
+from prudent.posteriors._projection import Projection
 from prudent.posteriors._sums import EigenvalueSums, FactorSums
 from prudent.training import TrainingConfig, train
 
@@ -240,6 +241,43 @@ def rank_correlation(first: Tensor, second: Tensor) -> float:
     return float(torch.corrcoef(ranks)[0, 1])
 
 
+def projection_row(place: Path, name: str, data: Path, fast: bool) -> dict[str, Any]:
+    """Error of the contrast variances that a stored factor of 256 columns gives, over all pairs of some texts."""
+    model = RewardModel.from_pretrained(place)
+    blocks = find_blocks(model)
+    rows = rows_of(data / (FAST_SETS if fast else SETS)[name][0], 40 if fast else 256, 0)
+    posterior, _ = fit_lora_laplace(model, encode_pairs(model, rows), "ekfac")
+    count = 15 if fast else 250
+    part = Gradients(
+        model, blocks, encode_pairs(model, rows_of(data / SETS[name][1], count, 100) if not fast else rows)
+    )
+    exact = torch.zeros(2 * len(part.contrast), 2 * len(part.contrast), dtype=torch.float64)
+    sketch = torch.zeros(len(exact), posterior.factor_size)
+    for seed, (block, gradients, prior) in enumerate(
+        zip(posterior.blocks, part.parts, posterior.prior_precisions, strict=True)
+    ):
+        whitened = block.whiten(gradients.flatten(0, 1), prior)
+        exact += (whitened @ whitened.T).double()
+        sketch += Projection(whitened.shape[1], posterior.factor_size, seed, whitened)(whitened)
+    stored = (sketch @ sketch.T).double()
+    first, second = torch.triu_indices(len(exact), len(exact), 1)
+    variances = [m.diagonal()[first] + m.diagonal()[second] - 2 * m[first, second] for m in (exact, stored)]
+    apart = variances[0] > 1e-6 * variances[0].max()  # equal texts have no contrast
+    ratio = (variances[1] / variances[0])[apart]
+    return {
+        "trained_on": name,
+        "texts": len(exact),
+        "contrasts": len(ratio),
+        "columns": posterior.factor_size,
+        "mean_ratio": float(ratio.mean()),
+        "std_ratio": float(ratio.std()),
+        "bound": (2 / posterior.factor_size) ** 0.5,
+        "smallest": float(ratio.min()),
+        "largest": float(ratio.max()),
+        "top_1_percent_ratio": float(ratio[variances[1][apart].topk(max(1, len(ratio) // 100)).indices].mean()),
+    }
+
+
 def structure_rows(results: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
     """How near each structure's contrast variance is to the exact posterior's, model by model."""
     own = PRIOR_SCALES.index(1.0)
@@ -373,9 +411,14 @@ def main() -> None:
             results[name, seed] = measure(arguments.models / f"{name}-{seed}", name, seed, arguments)
             print(f"measured {name}-{seed}", flush=True)
     structures, calibration = structure_rows(results), calibration_rows(results)
-    show(structures)
-    show(calibration)
+    sets = FAST_SETS if arguments.fast else SETS
+    projections = [
+        projection_row(arguments.models / f"{name}-0", name, arguments.data, arguments.fast) for name in sets
+    ]
+    for table in (structures, calibration, projections):
+        show(table)
     if not arguments.fast:
+        write(projections, "projection.csv")
         write(structures, "structures.csv")
         write(calibration, "calibration.csv")
 

@@ -86,7 +86,7 @@ class SideSum:
         norm = float(torch.linalg.matrix_norm(self.total))
         if norm == 0:
             return self.total.new_zeros(self.total.shape[1]), self._test, 0.0
-        relative = self._size**0.5 * torch.finfo(torch.float32).eps
+        relative = float(torch.finfo(torch.float32).eps)
         # Sums of float32 products are not quite positive semi-definite: a shift, taken off again at the end.
         while True:
             shift = relative * norm
