@@ -28,7 +28,7 @@ def test_two_processes_fit_the_posterior_of_one(lora_folders, lora_pairs, lora_t
         check=False,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-6000:]
     told = [line.split() for line in done.stdout.splitlines() if line.startswith(STRUCTURES)]
     model = RewardModel.from_pretrained(folder)
     encoded = model.encode(*lora_texts)

@@ -93,6 +93,8 @@ class RewardModel:
             ModelError: nothing loadable there, several outputs, or weights that are not finite.
         """
         chosen = torch.device(device) if device is not None else _best_device()
+        if chosen.type == "cpu":
+            chosen = torch.device("cpu")  # Accelerate numbers the CPU, which safetensors does not know
         model, new_modules = load_model(str(name_or_path), dtype=dtype, device=chosen, revision=revision, seed=seed)
         tokenizer = load_tokenizer(str(name_or_path), revision=revision)
         return cls(model, tokenizer, max_length=max_length, new_modules=new_modules)

@@ -17,6 +17,7 @@ from prudent.posteriors._logistic import MAX_PRIOR_PRECISION
 from prudent.posteriors._lora_fit import DEFAULT_MAX_RANK
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior
 from prudent.posteriors._pair_texts import encode_pairs
+from prudent.posteriors._processes import process_state
 from prudent.posteriors._store import save_posterior
 
 __all__ = ["FitResult", "PosteriorKind", "PriorChoice", "fit"]
@@ -130,8 +131,6 @@ def fit(
             kind without LoRA layers.
         UnsupportedError: an adapter that is not LoRA, or an option that the kind does not have.
     """
-    from accelerate import PartialState
-
     if posterior not in get_args(PosteriorKind):
         raise PosteriorError(f"there is no posterior {posterior!r}; known: {', '.join(get_args(PosteriorKind))}")
     if isinstance(prior_precision, str) and prior_precision not in get_args(PriorChoice):
@@ -152,7 +151,7 @@ def fit(
     if len(rows) < 2:
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(rows)}")
     source = None if isinstance(model, RewardModel) else Path(model)
-    process = PartialState()
+    process = process_state()
     with atomic_folder(output if process.is_main_process else None, overwrite=overwrite) as folder:
         loaded = (
             model

@@ -14,6 +14,7 @@ from prudent.models import RewardModel
 from prudent.posteriors._blocks import LinearBlock
 from prudent.posteriors._gradients import RewardGradients
 from prudent.posteriors._pair_texts import PairTexts
+from prudent.posteriors._processes import process_state
 
 __all__ = ["PairBatch", "PairSums", "run_pass"]
 
@@ -76,10 +77,9 @@ def run_pass(
     Raises:
         PosteriorError: a reward or gradient is not finite; the row is named.
     """
-    from accelerate import PartialState
     from accelerate.utils import reduce
 
-    state = PartialState()
+    state = process_state()
     likelihood = torch.zeros((), dtype=torch.float64)
     contrast = torch.zeros(len(pairs), dtype=torch.float64)
     with RewardGradients(model, blocks) as gradients:
