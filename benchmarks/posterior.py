@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -292,22 +292,36 @@ def peak(options: argparse.Namespace, stage: Stage, name: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
+def memory_tables(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Peak memory of every way at a quarter of the workload and at all of it."""
     ways: list[tuple[str, str]] = [("predict", PADDED)]
     ways += [(way.stage, way.name) for way in all_ways(lora_model(options.model))]
     rows = []
     for stage, name in ways:
-        row: dict[str, Any] = {"stage": stage, "way": name}
-        for share in (0.25, 1.0):
+        row: dict[str, Any] = {"stage": stage, "way": name, "rows": options.pairs if stage == "fit" else options.texts}
+        for share, title in ((0.25, "mib_at_a_quarter"), (1.0, "mib_at_all")):
             part = {key: max(8, round(share * getattr(options, key))) for key in ("pairs", "texts")}
             settings = [f"--{key}={value}" for key, value in {**part, "tokens": options.tokens}.items()]
             settings += [f"--model={options.model}"] if options.model else []
             command = [sys.executable, __file__, *settings, f"--peak={stage}:{name}"]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            row[f"mib_at_{part['pairs' if stage == 'fit' else 'texts']}"] = int(done.stdout.split()[-1])
+            row[title] = int(done.stdout.split()[-1])
         rows.append(row)
-    return rows
+    yield f"peak resident memory, {options.tokens} tokens", rows
+
+
+def time_tables(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The tables of each workload, as they come."""
+    model = lora_model(options.model)
+    ways = all_ways(model)
+    workloads = [made_up(options.pairs, options.texts, options.tokens)]
+    if options.data:
+        workloads.append(real(options.data, options.pairs, options.texts, model))
+    for workload in workloads:
+        tables, results = measure(model, ways, workload, options.rounds)
+        for stage, rows in tables.items():
+            yield f"{workload.name}, {stage}", rows
+        yield f"{workload.name}, agreement", agreement(model, ways, workload, results)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -317,7 +331,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = [row.get(name, "") for name in names]
         print("| " + " | ".join(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |")
-    print()
+    print(flush=True)
 
 
 def main() -> None:
@@ -341,27 +355,13 @@ def main() -> None:
     if not laplace_torch_is_there():
         print(HOW_TO_INSTALL, file=sys.stderr)
     found: dict[str, Any] = {"threads": options.threads}
-    if options.memory:
-        found["memory"] = memory(options)
-    else:
-        model = lora_model(options.model)
-        ways = all_ways(model)
-        workloads = [made_up(options.pairs, options.texts, options.tokens)]
-        if options.data:
-            workloads.append(real(options.data, options.pairs, options.texts, model))
-        for workload in workloads:
-            tables, results = measure(model, ways, workload, options.rounds)
-            found[workload.name] = {**tables, "agreement": agreement(model, ways, workload, results)}
+    for title, rows in memory_tables(options) if options.memory else time_tables(options):
+        found[title] = rows
+        if not options.json:
+            print(f"{title}\n")
+            show(rows)
     if options.json:
         print(json.dumps(found))
-        return
-    for name, part in found.items():
-        if isinstance(part, list):
-            show(part)
-        elif isinstance(part, dict):
-            for table, rows in part.items():
-                print(f"{name}, {table}\n")
-                show(rows)
 
 
 if __name__ == "__main__":
