@@ -5,6 +5,7 @@ from prudent.models._encoding import EncodedTexts, TextEncoder
 from prudent.models._head import Pooling, find_head
 from prudent.models._hub import find_model_file
 from prudent.models._loading import add_lora
+from prudent.models._manifest import manifest_changes, read_manifest, write_manifest
 from prudent.models._progress import progress_bar
 from prudent.models._reward_model import RewardModel
 from prudent.models._saving import atomic_file, atomic_folder
@@ -25,9 +26,12 @@ __all__ = [
     "find_head",
     "find_model_file",
     "iterate_batches",
+    "manifest_changes",
     "pad_batch",
     "progress_bar",
+    "read_manifest",
     "render_plain",
     "template_hash",
     "token_budget_batches",
+    "write_manifest",
 ]

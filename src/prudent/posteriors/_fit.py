@@ -18,6 +18,7 @@ from prudent.posteriors._lora_fit import DEFAULT_MAX_RANK
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior
 from prudent.posteriors._pair_texts import encode_pairs
 from prudent.posteriors._processes import process_state
+from prudent.posteriors._resume import SumsCheckpoint
 from prudent.posteriors._store import save_posterior
 
 __all__ = ["FitResult", "PosteriorKind", "PriorChoice", "fit"]
@@ -90,6 +91,9 @@ def fit(
     """Fit a posterior to a reward model, made by prudent or not, from preferences.
 
     Started by `accelerate launch` or `torchrun`, processes share the pairs of a LoRA kind, and the first one writes.
+    Such a fit keeps its sums over the pairs in `output.partial` once a minute: killed and called again in the same way,
+    it goes on from there and ends at the same posterior, bit for bit. Only what the sums depend on must be the same;
+    the prior precision, for one, may be another.
 
     Args:
         model: a loaded model, a folder, or a hub name. A loaded model whose head is refitted is changed.
@@ -127,8 +131,8 @@ def fit(
     Raises:
         DataError: the preferences are faulty, or held-out prompts are among those fitted on.
         ModelError: the model cannot be loaded.
-        PosteriorError: fewer than two pairs, features or gradients not finite, a new head that would be kept, or a LoRA
-            kind without LoRA layers.
+        PosteriorError: fewer than two pairs, features or gradients not finite, a new head that would be kept, a LoRA
+            kind without LoRA layers, or an unfinished fit with other settings that is not to be overwritten.
         UnsupportedError: an adapter that is not LoRA, or an option that the kind does not have.
     """
     if posterior not in get_args(PosteriorKind):
@@ -152,6 +156,7 @@ def fit(
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(rows)}")
     source = None if isinstance(model, RewardModel) else Path(model)
     process = process_state()
+    checkpoint = None if output is None else SumsCheckpoint(output, overwrite=overwrite)
     with atomic_folder(output if process.is_main_process else None, overwrite=overwrite) as folder:
         loaded = (
             model
@@ -198,6 +203,7 @@ def fit(
                 max_rank=max_rank,
                 center_rewards_coefficient=center_rewards_coefficient,
                 seed=seed,
+                checkpoint=checkpoint,
                 **common,
             )
         contrast = fitted.contrast
@@ -224,6 +230,8 @@ def fit(
                 fitted_on={"data": preferences.summary.source, **figures},
                 calibration=None if fitted.held_out is None else fitted.held_out.to_dict(),
             )
+    if checkpoint is not None and process.is_main_process:
+        checkpoint.remove()
     process.wait_for_everyone()
     return result
 

@@ -11,6 +11,7 @@ from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._lora_fit import fit_lora_laplace, pairs_read, scale_prior
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._pair_texts import PairTexts
+from prudent.posteriors._resume import SumsCheckpoint
 
 __all__ = ["Fitted", "HeldOut", "fit_last_layer", "fit_lora"]
 
@@ -99,6 +100,7 @@ def fit_lora(
     posterior_temperature: float,
     center_rewards_coefficient: float,
     seed: int,
+    checkpoint: SumsCheckpoint | None,
     tokens_per_batch: int | None,
     progress: bool,
 ) -> Fitted:
@@ -116,6 +118,7 @@ def fit_lora(
             center_rewards_coefficient=center_rewards_coefficient,
             seed=seed,
             tokens_per_batch=tokens_per_batch,
+            checkpoint=checkpoint,
             advance=advance,
         )
     figures = None

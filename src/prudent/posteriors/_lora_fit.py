@@ -1,5 +1,6 @@
 """Fitting a Laplace posterior over LoRA weights: passes over the pairs, then the prior precision."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,9 +12,11 @@ from prudent.models import RewardModel
 from prudent.posteriors._blocks import LinearBlock, find_blocks
 from prudent.posteriors._curvature import BlockCurvature
 from prudent.posteriors._evidence import log_evidence, maximize_prior_precision
+from prudent.posteriors._gradients import gradient_tokens_per_batch
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._pair_pass import PairSums, run_pass
 from prudent.posteriors._pair_texts import PairTexts
+from prudent.posteriors._resume import SumsCheckpoint
 from prudent.posteriors._sums import DenseSum, EigenvalueSums, FactorSums, MeanGradient, TokenFactorSums
 
 __all__ = ["DEFAULT_MAX_RANK", "fit_lora_laplace", "pairs_read", "scale_prior"]
@@ -40,6 +43,7 @@ def fit_lora_laplace(
     center_rewards_coefficient: float = 0.0,
     seed: int = 0,
     tokens_per_batch: int | None = None,
+    checkpoint: SumsCheckpoint | None = None,
     advance: Callable[[int], None] = lambda amount: None,
 ) -> tuple[LoraLaplacePosterior, Tensor]:
     """The Laplace posterior around the weights that the model has, and each pair's reward difference `[M]`.
@@ -58,6 +62,7 @@ def fit_lora_laplace(
             curvature in the common direction.
         seed: of the pairs that `ekfac` finds its bases from, and of sketches.
         tokens_per_batch: padded tokens of a batch.
+        checkpoint: where sums are kept for a fit that is killed to go on from; the caller removes it at the end.
         advance: called with the number of pairs done.
 
     Raises:
@@ -82,7 +87,22 @@ def fit_lora_laplace(
         )
     like = torch.zeros((), device=model.device, dtype=torch.promote_types(model.head.weight.dtype, torch.float32))
 
-    def read(sums: PairSums, subset: Tensor) -> tuple[float, Tensor]:
+    if checkpoint is not None:
+        checkpoint.begin(
+            {
+                "pairs": pairs.digest(),
+                "model": model.fingerprint(),
+                "head": hashlib.sha256(model.head_values()[0].numpy().tobytes()).hexdigest()[:16],
+                "dtype": str(like.dtype),
+                "posterior": structure,
+                "max_rank": max_rank,
+                "center_rewards_coefficient": center_rewards_coefficient,
+                "seed": seed,
+                "tokens_per_batch": gradient_tokens_per_batch(model, tokens_per_batch),
+            }
+        )
+
+    def read(sums: PairSums, subset: Tensor, name: str = "sums") -> tuple[float, Tensor]:
         return run_pass(
             model,
             blocks,
@@ -92,6 +112,9 @@ def fit_lora_laplace(
             center_rewards_coefficient=center_rewards_coefficient,
             tokens_per_batch=tokens_per_batch,
             advance=advance,
+            checkpoint=checkpoint,
+            name=name,
+            more_follow=name == "bases",
         )
 
     everything = torch.arange(len(pairs))
@@ -112,7 +135,7 @@ def fit_lora_laplace(
         if structure == "ekfac":
             drawn = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:_BASIS_PAIRS]
             factors = FactorSums(blocks, max_rank, like)
-            read(factors, drawn.sort().values)
+            read(factors, drawn.sort().values, "bases")
             bases, jitter = factors.curvatures()
         eigenvalues = EigenvalueSums(blocks, bases, like)
         log_likelihood, contrast = read(eigenvalues, everything)

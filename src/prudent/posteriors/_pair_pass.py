@@ -15,6 +15,7 @@ from prudent.posteriors._blocks import LinearBlock
 from prudent.posteriors._gradients import RewardGradients
 from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._processes import process_state
+from prudent.posteriors._resume import SumsCheckpoint
 
 __all__ = ["PairBatch", "PairSums", "run_pass"]
 
@@ -66,8 +67,14 @@ def run_pass(
     center_rewards_coefficient: float,
     tokens_per_batch: int | None,
     advance: Callable[[int], None],
+    checkpoint: SumsCheckpoint | None,
+    name: str,
+    more_follow: bool,
 ) -> tuple[float, Tensor]:
     """Add the pairs of a subset to sums; those of other processes are added too, so that all hold the same.
+
+    With a checkpoint, what was summed before under the pass's name is taken from there, and the end of the pass is kept
+    for certain where another follows that builds on it.
 
     Returns:
         Log-likelihood of the labels at the model's weights, nats, over the subset (with a centring loss its penalty
@@ -82,9 +89,12 @@ def run_pass(
     state = process_state()
     likelihood = torch.zeros((), dtype=torch.float64)
     contrast = torch.zeros(len(pairs), dtype=torch.float64)
+    kept = [likelihood, contrast, *sums.tensors()]
+    done = 0 if checkpoint is None else checkpoint.restore(name, kept)
+    number = -1
     with RewardGradients(model, blocks) as gradients:
         for number, (positions, batch) in enumerate(pairs.batches(model, subset, tokens_per_batch)):
-            if number % state.num_processes == state.process_index:
+            if number >= done and number % state.num_processes == state.process_index:
                 rewards = gradients.forward(batch)
                 chosen, rejected = rewards.double().cpu().chunk(2)
                 _require_finite(chosen + rejected, pairs, positions, "reward")
@@ -110,7 +120,11 @@ def run_pass(
                 gradients.backward(consume)
                 one, other = largest.cpu().chunk(2)
                 _require_finite(one + other, pairs, positions, "gradient")
+            if checkpoint is not None and number >= done:
+                checkpoint.save(name, kept, number + 1)
             advance(len(positions))
+    if checkpoint is not None and more_follow and number >= done:
+        checkpoint.save(name, kept, number + 1, force=True)
     if state.num_processes > 1:
         likelihood, contrast = likelihood.to(state.device), contrast.to(state.device)
         for tensor in (likelihood, contrast, *sums.tensors()):

@@ -1,5 +1,6 @@
 """Preference pairs as texts that a model reads, each text once."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,17 @@ class PairTexts:
 
     def __len__(self) -> int:
         return len(self.chosen)
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that name the pairs as the model reads them."""
+        digest = hashlib.sha256()
+        types = self.encoded.token_type_ids
+        for part in (self.encoded.input_ids, [] if types is None else types):
+            for ids in part:
+                digest.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
+        for tensor in (self.chosen, self.rejected, self.label, self.margin):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def batches(
         self, model: RewardModel, subset: Tensor, tokens_per_batch: int | None

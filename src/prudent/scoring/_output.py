@@ -5,7 +5,6 @@ renamed to `<output>`. A manifest records what the parts were made from, so that
 Arrow, pandas and `datasets` read the folder at the output path as one dataset.
 """
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prudent.errors import PrudentError
-from prudent.models import atomic_file
+from prudent.models import atomic_file, manifest_changes, read_manifest, write_manifest
 
 __all__ = ["PartedOutput"]
 
@@ -61,7 +60,7 @@ class PartedOutput:
         # A run killed before its manifest was written has left an empty folder.
         self._partial.mkdir(parents=True, exist_ok=True)
         if not (self._partial / _MANIFEST).exists():
-            self._write_manifest(self._manifest)
+            write_manifest(self._partial / _MANIFEST, self._manifest)
 
     def schema(self) -> pa.Schema | None:
         """The schema of the parts already written, or None before the first."""
@@ -79,7 +78,7 @@ class PartedOutput:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Give the dataset its final name, with the figures of the run in its manifest."""
-        self._write_manifest({**self._manifest, "summary": summary})
+        write_manifest(self._partial / _MANIFEST, {**self._manifest, "summary": summary})
         if self.path.exists():
             # Only now does the old dataset go, so that there is a whole one at every moment but this.
             shutil.rmtree(self.path)
@@ -87,7 +86,7 @@ class PartedOutput:
 
     def summary(self) -> dict[str, Any]:
         """The figures of the finished run."""
-        summary: dict[str, Any] = read_manifest(self.path)["summary"]
+        summary: dict[str, Any] = read_manifest(self.path / _MANIFEST)["summary"]
         return summary
 
     def _require_ours(self, folder: Path) -> None:
@@ -97,13 +96,7 @@ class PartedOutput:
     def _differences(self, folder: Path) -> list[str]:
         """What the parts in a folder were made with otherwise."""
         self._require_ours(folder)
-        try:
-            found = read_manifest(folder)
-        except (OSError, json.JSONDecodeError) as error:
-            raise PrudentError(f"{folder / _MANIFEST} is damaged ({error}); remove {folder} and score again") from error
-        # Compared as JSON, in which the file holds it.
-        wanted = json.loads(json.dumps(self._manifest))
-        return sorted(key for key in wanted if found.get(key) != wanted[key])
+        return manifest_changes(folder / _MANIFEST, self._manifest)
 
     def _matches(self, folder: Path) -> bool:
         """True for the same manifest; an error that names what differs otherwise."""
@@ -114,10 +107,6 @@ class PartedOutput:
             )
         return True
 
-    def _write_manifest(self, manifest: dict[str, Any]) -> None:
-        with atomic_file(self._partial / _MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
     def __enter__(self) -> Self:
         return self
 
@@ -125,12 +114,6 @@ class PartedOutput:
         # An output without any part says nothing worth resuming.
         if not self.finished and self._partial.exists() and self.num_parts == 0:
             shutil.rmtree(self._partial)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in a folder."""
-    manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    return manifest
 
 
 def _part_name(number: int) -> str:
