@@ -51,6 +51,26 @@ def test_sketch_of_nothing_is_nothing():
     torch.testing.assert_close(found.vectors.T @ found.vectors, torch.eye(4, dtype=torch.float64))
 
 
+def test_a_sketch_never_overstates_where_eigenvalues_fall_slowly():
+    rows = drawn(1200, 1100).float() / torch.arange(1, 1101)
+    exact = torch.linalg.eigvalsh(rows.double().T @ rows.double()).flip(0)
+    sums = SideSum(1100, 60, seed=0, like=rows)
+    sums.add(rows)
+    found = sums.eigenspace()
+    assert (found.values <= exact[:60] * (1 + 1e-5)).all()
+    torch.testing.assert_close(found.values[:5], exact[:5], rtol=0.1, atol=0)
+    kept = float(found.values.sum()) + found.average_rest * (1100 - 60)
+    assert kept == pytest.approx(float(exact.sum()), rel=1e-4)
+
+
+def test_a_factor_that_is_not_positive_is_mended_and_said_to_be():
+    sums = SideSum(3, 3, seed=0, like=torch.zeros(1))
+    sums.total += torch.diag(torch.tensor([2.0, 1.0, -0.1]))
+    found = sums.eigenspace()
+    assert found.jitter == pytest.approx(0.05)
+    assert found.values.tolist() == pytest.approx([2.0, 1.0, 0.0])
+
+
 def block(rows: int, columns: int, rank: int, seed: int) -> tuple[BlockCurvature, torch.Tensor]:
     """A block in eigen form and its dense curvature over the rows and columns of the weight in a row."""
     short, long = min(rows, columns), max(rows, columns)
@@ -102,6 +122,14 @@ def test_projection_keeps_inner_products_in_expectation_and_within_its_bound():
     truth = float(vectors[0] @ vectors[1])
     error = torch.tensor(inner).std() / len(inner) ** 0.5
     assert abs(sum(inner) / len(inner) - truth) < 4 * float(error)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000))
+def test_every_weight_goes_to_one_column_with_a_sign(size, columns, seed):
+    matrix = Projection(size, columns, seed, torch.zeros(()))(torch.eye(size))
+    assert torch.equal(matrix.abs().sum(1), torch.ones(size))
+    assert matrix.abs().sum(0).max() <= -(-size // columns)
 
 
 def test_evidence_is_highest_at_the_prior_found():
