@@ -182,7 +182,7 @@ def _run_seed(
     return pool.table, {
         "seed": seed,
         "stages": {name: round(value, 1) for name, value in seconds.items()},
-        "prior_precision": fitted.posterior.prior_precision,
+        "prior_precision": fitted.to_dict()["prior_precision"],
         "held_out": {name: figures[name] for name in ("num_pairs", "accuracy", "map", "moderated")},
         "outcomes": _outcomes(study),
         "picks": _picks(world, num_prompts, pool, num_std),

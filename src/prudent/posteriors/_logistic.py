@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prudent.errors import PosteriorError
+from prudent.metrics import golden_section
 
 __all__ = ["MAX_PRIOR_PRECISION", "LogisticPosterior", "fit_logistic", "maximize_evidence"]
 
@@ -159,21 +160,9 @@ def maximize_evidence(
             best, position = fitted, index
     assert best is not None
     left, right = logs[max(position - 1, 0)], logs[min(position + 1, len(logs) - 1)]
-    golden = (5**0.5 - 1) / 2
-    inner = {
-        point: at(point, best.weight) for point in (right - golden * (right - left), left + golden * (right - left))
-    }
-    while right - left > 0.01:
-        first, second = sorted(inner)
-        if inner[first].log_marginal_likelihood >= inner[second].log_marginal_likelihood:
-            right = second
-            point = right - golden * (right - left)
-        else:
-            left = first
-            point = left + golden * (right - left)
-        inner = {key: value for key, value in inner.items() if left < key < right}
-        inner[point] = at(point, best.weight)
-    return max([best, *inner.values()], key=lambda fitted: fitted.log_marginal_likelihood)
+    near = best.weight
+    found = golden_section(lambda point: -at(point, near).log_marginal_likelihood, left, right, 0.01)
+    return max([best, at(found, near)], key=lambda fitted: fitted.log_marginal_likelihood)
 
 
 def _log_likelihood(logit: Tensor, target: Tensor) -> Tensor:
