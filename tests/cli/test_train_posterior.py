@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from prudent.cli import app
+from prudent.data import load_pools
 from prudent.models import RewardModel
-from prudent.posteriors import load_posterior
+from prudent.posteriors import joint_rewards, load_posterior
 
 WORDS = ["apple", "pear", "plum", "river", "stone", "bird", "house", "door", "window"]
 
@@ -144,6 +145,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_posterior(
 import os, pkgutil, signal, sys
 import prudent.posteriors._lora_fit, prudent.training._trainer, prudent.models._saving
 from prudent.cli import app
+from prudent.data import load_pools
 owner = pkgutil.resolve_name({owner!r})
 living = getattr(owner, {name!r})
 def die(*arguments, **options):
@@ -190,3 +192,35 @@ def test_a_posterior_that_fails_leaves_the_trained_model(
     assert f"the model is trained and lies in {output}, its posterior is not fitted: posterior 'full'" in line
     assert RewardModel.from_pretrained(output).rewards(["name"], ["plum"]).isfinite().all()
     assert run(command, output, "--posterior", "diag")["already_finished"]
+
+
+def test_a_small_llama_on_real_pairs_and_a_real_pool(shared_data: Path, tmp_path: Path) -> None:
+    output, slices = tmp_path / "rm", shared_data / "ci"
+    command = [
+        "train", "--model", str(shared_data / "tiny_lm_stories260K"), "--data", str(slices / "hh_helpful_256.jsonl"),
+        "--max-steps", "3", "--lora-r", "2", "--max-length", "64", "--skip-bad", "--quiet",
+    ]  # fmt: skip
+    printed = run(command, output, "--posterior", "ekfac")
+    assert printed["posterior"]["num_pairs"] == printed["num_pairs"] > 200
+    pool = load_pools(slices / "ae_bon_12x16.jsonl").rows[0]
+    rewards = joint_rewards(output, [pool["prompt"]] * len(pool["responses"]), pool["responses"])
+    assert (rewards.variance > 0).all()
+    assert rewards.prob_best(256).sum().item() == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_fit_and_one_speaks(command: list[str], tmp_path: Path) -> None:
+    arguments = [*command, "--output", str(tmp_path / "rm"), "--posterior", "last_layer", "--use-cpu"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "prudent"]
+    for verb in ("trained", "had trained"):
+        done = subprocess.run(
+            [*start, *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.startswith(f"{verb} 4 steps")
+        assert done.stdout.count("posterior last_layer") == 1
+    load_posterior(tmp_path / "rm", RewardModel.from_pretrained(tmp_path / "rm"))
