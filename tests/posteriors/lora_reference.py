@@ -22,6 +22,7 @@ class Block:
     name: str
     module: nn.Linear
     bias: bool
+    is_head: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -54,9 +55,9 @@ def parameter_blocks(model: nn.Module) -> list[Block]:
         if "original_module" in parts:
             continue
         if module is head or "lora_A" in parts or "lora_B" in parts:
-            blocks.append(Block(name, module, bias=False))
+            blocks.append(Block(name, module, bias=False, is_head=module is head))
         elif "modules_to_save" in parts:
-            blocks.append(Block(name, module, bias=module.bias is not None))
+            blocks.append(Block(name, module, bias=module.bias is not None, is_head=False))
     return blocks
 
 
@@ -135,7 +136,7 @@ def token_terms(model: nn.Module, blocks: Sequence[Block], encoded: Any) -> list
             for place, gradient in enumerate(torch.autograd.grad(reward, outputs)):
                 inputs = seen[place][0].flatten(0, -2)
                 gradient = gradient.flatten(0, -2)
-                if blocks[place].shape[0] == 1:
+                if blocks[place].is_head:
                     inputs, gradient = inputs[-1:], gradient[-1:]
                 if blocks[place].bias:
                     inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
@@ -252,12 +253,12 @@ def ekfac_block(block_ggn: Tensor, inputs: Tensor, outputs: Tensor, max_rank: in
     one for each direction of the shorter factor.
     """
     basis = torch.kron(torch.linalg.eigh(outputs).eigenvectors, torch.linalg.eigh(inputs).eigenvectors)
-    diagonal = torch.diagonal(basis.T @ block_ggn @ basis).reshape(len(outputs), len(inputs)).clone()
+    diagonal = ((block_ggn @ basis) * basis).sum(0).reshape(len(outputs), len(inputs)).clone()
     longer = diagonal if len(inputs) >= len(outputs) else diagonal.T
     cut = 0 if max_rank is None else longer.shape[1] - max_rank
     if cut > 0:
         longer[:, :cut] = longer[:, :cut].mean(1, keepdim=True)
-    return basis @ torch.diag(diagonal.flatten()) @ basis.T
+    return (basis * diagonal.flatten()) @ basis.T
 
 
 @dataclass(frozen=True)
@@ -275,14 +276,6 @@ class Dense:
 
     def covariance(self) -> Tensor:
         return self.temperature * torch.linalg.inv(self.precision())
-
-    def joint(self, rows: Tensor) -> Tensor:
-        """`[N, N]` covariance of linear functions of the parameters."""
-        return rows @ self.covariance() @ rows.T
-
-    def contrast(self, rows: Tensor, first: int, second: int) -> float:
-        difference = rows[first] - rows[second]
-        return float(difference @ self.covariance() @ difference)
 
     def log_determinant(self) -> float:
         """Of I + prior^-1/2 curvature prior^-1/2."""

@@ -21,11 +21,11 @@ CASES = [
 def batch_gradients(model, encoded, tokens_per_batch=None):
     """Rewards `[N]` and by block `[N, m, n]`, in the order of the texts."""
     blocks = find_blocks(model)
-    rewards = torch.empty(len(encoded))
+    rewards = torch.empty(len(encoded), dtype=torch.float64)
     found = [torch.empty(len(encoded), *block.shape, dtype=torch.float64) for block in blocks]
     with RewardGradients(model, blocks) as gradients:
         for batch in model.batches(encoded, tokens_per_batch=tokens_per_batch):
-            rewards[batch.index] = gradients.forward(batch).cpu()
+            rewards[batch.index] = gradients.forward(batch).double()
 
             def consume(block, inputs, gradient, batch=batch):
                 found[block][batch.index] = weight_gradients(blocks[block], inputs, gradient).double()
@@ -41,7 +41,7 @@ def test_gradients_are_those_of_autograd(kind, options, reference, lora_model, l
     expected_blocks = reference.parameter_blocks(model.model)
     expected_rewards, jacobian = reference.gradients(model.model, expected_blocks, encoded)
     blocks, rewards, found = batch_gradients(model, encoded)
-    torch.testing.assert_close(rewards, expected_rewards.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rewards, expected_rewards, rtol=1e-6, atol=1e-6)
     by_module = {id(block.module): gradient for block, gradient in zip(blocks, found, strict=True)}
     assert by_module.keys() == {id(block.module) for block in expected_blocks}
     assert blocks[-1].is_head

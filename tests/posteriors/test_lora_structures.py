@@ -1,17 +1,21 @@
 """Every structure of curvature against the dense reference: variance, contrast, log-determinant, evidence."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from prudent.posteriors import fit
 from prudent.posteriors._blocks import find_blocks
 
-PRIOR = 0.03
-KINDS = ["llama", "bert", "roberta", "gpt2", "qwen2"]
+PRIOR = 0.01
+STRUCTURES = ["full", "kron", "ekfac", "diag"]
 OPTIONS = {
+    "llama": {},
     "bert": {"modules_to_save": ["classifier", "pooler"]},
-    "gpt2": {"r": 3, "use_rslora": True},
-    "llama": {"r": 2},
+    "roberta": {"r": 1},
+    "gpt2": {"r": 3, "use_rslora": True, "target_modules": ["c_attn"]},
+    "qwen2": {"r": 1},
 }
 
 
@@ -26,12 +30,14 @@ def check(posterior, model, truth, dense, texts, rtol=1e-6):
     mean, factor = posterior.exact(model, model.encode(*texts))
     factor = factor.double()
     torch.testing.assert_close(mean.double(), rewards, rtol=1e-5, atol=1e-5)
-    expected = dense.joint(jacobian - truth.gradient_mean)
+    covariance = dense.covariance()
+    rows = jacobian - truth.gradient_mean
+    expected = rows @ covariance @ rows.T
     scale = float(expected.diagonal().max())
     torch.testing.assert_close(factor @ factor.T, expected, rtol=rtol, atol=rtol * scale)
     first, second = torch.triu_indices(len(rewards), len(rewards), 1)
     difference = jacobian[first] - jacobian[second]
-    contrast = ((difference @ dense.covariance()) * difference).sum(1)
+    contrast = ((difference @ covariance) * difference).sum(1)
     torch.testing.assert_close((factor[first] - factor[second]).square().sum(1), contrast, rtol=rtol, atol=rtol * scale)
     assert posterior.log_likelihood == pytest.approx(dense.log_likelihood, rel=1e-9)
     assert posterior.log_marginal_likelihood == pytest.approx(dense.log_marginal_likelihood(), rel=rtol)
@@ -48,26 +54,27 @@ def truths(reference, lora_model, lora_pairs):
 
     def make(kind):
         if kind not in made:
-            model = lora_model(kind, **OPTIONS.get(kind, {}))
+            model = lora_model(kind, **OPTIONS[kind])
             made[kind] = (model, truth_of(reference, model, lora_pairs))
         return made[kind]
 
     return make
 
 
-@pytest.mark.parametrize("structure", ["full", "kron", "ekfac", "diag"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("kind", list(OPTIONS))
 def test_float64_agrees_with_the_dense_reference(kind, structure, truths, lora_pairs, lora_texts):
     model, truth = truths(kind)
-    posterior = fit(model, lora_pairs, posterior=structure, prior_precision=PRIOR, progress=False).posterior
+    options = {"prior_precision": PRIOR, "max_rank": 512, "progress": False}
+    posterior = fit(model, lora_pairs, posterior=structure, **options).posterior
     assert posterior.kind == posterior.structure == structure
     assert posterior.num_parameters == truth.jacobian.shape[1]
     torch.testing.assert_close(posterior.gradient_mean.double(), truth.gradient_mean, rtol=1e-6, atol=1e-8)
     check(posterior, model, truth, truth.dense(structure, PRIOR), lora_texts)
     # the curvature matters: without it the variance would be that of the prior
     rows = truth.gradients(*lora_texts)[1] - truth.gradient_mean
-    variance = posterior.exact(model, model.encode(*lora_texts))[1].square().sum(1).double()
-    assert (variance < 0.95 * rows.square().sum(1) / PRIOR).any()
+    variance = posterior.exact(model, model.encode(*lora_texts))[1].square().sum(1)
+    assert (variance < 0.99 * rows.square().sum(1) / PRIOR).any()
 
 
 @pytest.mark.parametrize("max_rank", [1, 5, 20])
@@ -82,7 +89,7 @@ def test_directions_left_out_share_their_average(structure, max_rank, truths, lo
     assert sum(block.trace() for block in posterior.blocks) == pytest.approx(float(whole.trace()))
 
 
-@pytest.mark.parametrize("structure", ["full", "kron", "ekfac", "diag"])
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_margins_and_centering_enter_the_curvature_and_labels_do_not(
     structure, reference, lora_model, lora_pairs, lora_texts
 ):
@@ -99,7 +106,7 @@ def test_margins_and_centering_enter_the_curvature_and_labels_do_not(
     assert other.log_likelihood != posterior.log_likelihood
 
 
-@pytest.mark.parametrize("structure", ["full", "kron", "ekfac", "diag"])
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_the_prior_of_highest_evidence_is_found(structure, truths, lora_pairs):
     model, truth = truths("llama")
     posterior = fit(model, lora_pairs, posterior=structure, progress=False).posterior
@@ -171,8 +178,6 @@ def test_kron_counts_what_the_pair_shares_as_known_and_ekfac_does_not(lora_model
     for structure in ("full", "ekfac", "kron"):
         posterior = fit(model, lora_pairs, posterior=structure, prior_precision=PRIOR, progress=False).posterior
         zero = torch.zeros_like(posterior.gradient_mean)
-        from dataclasses import replace
-
         raw = replace(posterior, gradient_mean=zero)
         variance[structure] = raw.exact(model, model.encode(*lora_texts))[1].square().sum(1).mean()
     assert variance["kron"] < variance["ekfac"]
