@@ -201,3 +201,14 @@ def test_two_processes_are_killed_and_end_as_one(files: dict[str, str], tmp_path
     expected = load_file(tmp_path / "one" / "posterior.safetensors")
     found = load_file(tmp_path / "two" / "posterior.safetensors")
     torch.testing.assert_close(found["gradient_mean"], expected["gradient_mean"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_preference_at_the_end_of_the_range_is_told(files: dict[str, str], tmp_path: Path) -> None:
+    """Pairs labelled the other way round deserve no trust at all."""
+    rows = [json.loads(line) for line in Path(files["heldout"]).read_text().splitlines()]
+    wrong = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    (tmp_path / "wrong.jsonl").write_text("".join(json.dumps(row) + "\n" for row in wrong))
+    result = fit(files, tmp_path / "rm", "--eval-data", str(tmp_path / "wrong.jsonl"))
+    note = "the held-out pairs prefer the weakest prior tried"
+    assert note in result.stdout
+    assert note in (tmp_path / "rm" / "README.md").read_text()

@@ -200,7 +200,7 @@ def test_a_small_llama_on_real_pairs_and_a_real_pool(shared_data: Path, tmp_path
         "train", "--model", str(shared_data / "tiny_lm_stories260K"), "--data", str(slices / "hh_helpful_256.jsonl"),
         "--max-steps", "3", "--lora-r", "2", "--max-length", "64", "--skip-bad", "--quiet",
     ]  # fmt: skip
-    printed = run(command, output, "--posterior", "ekfac")
+    printed = run(command, output, "--posterior", "diag")
     assert printed["posterior"]["num_pairs"] == printed["num_pairs"] > 200
     pool = load_pools(slices / "ae_bon_12x16.jsonl").rows[0]
     rewards = joint_rewards(output, [pool["prompt"]] * len(pool["responses"]), pool["responses"])

@@ -11,7 +11,7 @@ from prudent.models import Pooling, RewardModel, atomic_folder
 from prudent.posteriors._blocks import find_blocks, held_fixed
 from prudent.posteriors._card import card_with_posterior
 from prudent.posteriors._fit_kinds import HeldOut, fit_last_layer, fit_lora
-from prudent.posteriors._held_out import HeldOutFigures
+from prudent.posteriors._held_out import PRIOR_SCALES, HeldOutFigures
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._logistic import MAX_PRIOR_PRECISION
 from prudent.posteriors._lora_fit import DEFAULT_MAX_RANK
@@ -216,7 +216,7 @@ def fit(
             train_accuracy=float((contrast > 0).float().mean() + 0.5 * (contrast == 0).float().mean()),
             held_out=fitted.held_out,
             output=None if output is None else Path(output),
-            notes=tuple(_notes(fitted.posterior, loaded)),
+            notes=(*_notes(fitted.posterior, loaded), *_held_out_notes(fitted.held_out)),
         )
         process.wait_for_everyone()  # others may still be reading the model from the folder to be replaced
         if folder is not None:
@@ -284,6 +284,12 @@ def _notes(posterior: LastLayerPosterior | LoraLaplacePosterior, model: RewardMo
             f"new and never trained below the head: {', '.join(below)}; the features pass through weights drawn by the "
             "seed, so train the model first, or take mean pooling"
         )
+
+
+def _held_out_notes(figures: HeldOutFigures | None) -> Iterator[str]:
+    if figures is not None and figures.prior_precision_scale in (min(PRIOR_SCALES), max(PRIOR_SCALES)):
+        end = "weakest" if figures.prior_precision_scale < 1 else "strongest"
+        yield f"the held-out pairs prefer the {end} prior tried; what suits them best may lie further off"
 
 
 def _lora_notes(posterior: LoraLaplacePosterior, model: RewardModel) -> Iterator[str]:
