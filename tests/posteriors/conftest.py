@@ -90,6 +90,12 @@ def lora_pairs() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def many_pairs() -> list[dict[str, Any]]:
+    """Some three hundred pairs of the same kind."""
+    return [row for row in make_pairs(300, seed=5) if row["chosen"] != row["rejected"]]
+
+
+@pytest.fixture(scope="session")
 def lora_texts() -> tuple[list[str], list[str]]:
     """Prompts and responses not fitted on: six responses to each of two prompts."""
     generator = np.random.default_rng(7)

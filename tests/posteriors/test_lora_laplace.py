@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from prudent.data import load_preferences
 from prudent.evaluation import evaluate
 from prudent.models import RewardModel
 from prudent.posteriors import _lora_laplace as module
-from prudent.posteriors import fit, load_posterior
+from prudent.posteriors import fit, joint_rewards, load_posterior
 from prudent.posteriors._blocks import find_blocks
+from prudent.posteriors._held_out import PRIOR_SCALES, lora_contrasts
+from prudent.posteriors._pair_texts import encode_pairs
 from prudent.posteriors._protocol import Center
 from prudent.scoring import _score as score_module
 from prudent.scoring import read_scored, score, select
@@ -301,3 +304,87 @@ def test_a_narrow_factor_is_stored_as_it_is(lora_model, lora_pairs, lora_texts):
     torch.testing.assert_close(
         stored @ stored.T, exact @ exact.T, rtol=1e-5, atol=1e-6 * float((exact @ exact.T).max())
     )
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_joint_covariances_are_the_dense_ones_within_a_prompt(structure, case, lora_texts):
+    model, truth, fitted, dense = case
+    found = joint_rewards(model, *lora_texts, posterior=fitted[structure])
+    rows = truth.gradients(*lora_texts)[1] - truth.gradient_mean
+    expected = rows @ dense[structure].covariance() @ rows.T
+    inside = found.group.unsqueeze(1) == found.group
+    scale = float(expected.diagonal().max())
+    torch.testing.assert_close(found.covariance(), expected * inside, rtol=1e-6, atol=1e-6 * scale)
+    assert inside.sum() == 72
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_held_out_pairs_see_every_prior_precision(structure, case, lora_pairs):
+    model, truth, fitted, _ = case
+    held_out = [{**row, "prompt": "name a fruit please"} for row in lora_pairs[4:]]
+    texts = encode_pairs(model, load_preferences(held_out).rows)
+    mean, variance = lora_contrasts(fitted[structure], model, texts)
+    sides = [
+        truth.gradients([row["prompt"] for row in held_out], [row[side] for row in held_out])
+        for side in ("chosen", "rejected")
+    ]
+    difference = sides[0][1] - sides[1][1]
+    for place in (0, PRIOR_SCALES.index(1.0), len(PRIOR_SCALES) - 1):
+        dense = truth.dense(structure, PRIOR * PRIOR_SCALES[place], temperature=0.7)
+        expected = ((difference @ dense.covariance()) * difference).sum(1)
+        torch.testing.assert_close(variance[:, place], expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(mean[:, place], sides[0][0] - sides[1][0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("structure", ["full", "ekfac"])
+def test_the_prior_precision_that_held_out_pairs_prefer(structure, case, lora_pairs):
+    model, truth, _, _ = case
+    held_out = [{**row, "prompt": "name a fruit please"} for row in lora_pairs[4:]]
+    options = {"posterior": structure, "eval_data": held_out, "progress": False}
+    by_evidence = fit(model, lora_pairs, **options)
+    chosen = fit(model, lora_pairs, prior_precision="held_out", **options)
+    (prior,) = set(chosen.posterior.prior_precisions)
+    scale = chosen.held_out.prior_precision_scale
+    assert prior == pytest.approx(by_evidence.posterior.prior_precisions[0] * scale)
+    expected = truth.dense(structure, prior).log_marginal_likelihood()
+    assert chosen.posterior.log_marginal_likelihood == pytest.approx(expected, rel=1e-6)
+    assert chosen.posterior.log_marginal_likelihood <= by_evidence.posterior.log_marginal_likelihood + 1e-9
+    given = fit(model, lora_pairs, prior_precision=prior, posterior=structure, progress=False).posterior
+    assert given.log_marginal_likelihood == pytest.approx(chosen.posterior.log_marginal_likelihood)
+    assert chosen.held_out.nll_scaled <= by_evidence.held_out.nll + 1e-9
+
+
+def test_bases_from_a_part_of_the_pairs_keep_all_of_the_curvature(lora_model, lora_texts, many_pairs):
+    # beyond 256 pairs the eigenvectors of `ekfac` come from 256 of them, the eigenvalues from all
+    model = lora_model("llama", r=1, dtype=torch.float32)
+    options = {"posterior": "ekfac", "prior_precision": PRIOR, "progress": False}
+    posterior = fit(model, many_pairs, **options).posterior
+    diagonal = fit(model, many_pairs, **{**options, "posterior": "diag"}).posterior
+    exact = fit(model, many_pairs, **{**options, "posterior": "full"}).posterior
+    trace = sum(block.trace() for block in exact.blocks)
+    for other in (posterior, diagonal):
+        assert sum(block.trace() for block in other.blocks) == pytest.approx(trace, rel=1e-4)
+    truth = predict(exact, model, lora_texts, weight=torch.ones(12)).centered_variance
+    error = {
+        kind: (predict(one, model, lora_texts, weight=torch.ones(12)).centered_variance / truth).log().abs().mean()
+        for kind, one in (("ekfac", posterior), ("diag", diagonal))
+    }
+    assert error["ekfac"] < error["diag"]
+    same = fit(model, many_pairs, **options).posterior
+    assert same.basis_id == posterior.basis_id
+    assert fit(model, many_pairs, seed=1, **options).posterior.basis_id != posterior.basis_id
+
+
+@pytest.mark.parametrize("structure", ["kron", "ekfac"])
+def test_cut_ranks_and_priors_by_layer_are_saved(structure, lora_folders, lora_pairs, lora_texts, tmp_path):
+    options = {"posterior": structure, "per_layer": True, "max_rank": 3, "progress": False}
+    result = fit(lora_folders("llama"), lora_pairs, tmp_path / "rm", **options)
+    model = RewardModel.from_pretrained(tmp_path / "rm")
+    loaded = load_posterior(tmp_path / "rm", model)
+    assert loaded.prior_precisions == result.posterior.prior_precisions
+    assert all(block.num_left_out > 0 for block in loaded.blocks)
+    first, second = (
+        predict(one, model, lora_texts, weight=torch.ones(12), with_factor=True) for one in (result.posterior, loaded)
+    )
+    for name in ("variance", "centered_variance", "factor"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
