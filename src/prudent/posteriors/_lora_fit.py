@@ -34,7 +34,7 @@ def pairs_read(structure: Structure, num_pairs: int) -> int:
 def fit_lora_laplace(
     model: RewardModel,
     pairs: PairTexts,
-    structure: Structure,
+    structure: Structure = "ekfac",
     *,
     per_layer: bool = False,
     max_rank: int = DEFAULT_MAX_RANK,
@@ -53,7 +53,7 @@ def fit_lora_laplace(
     Args:
         model: a reward model with a LoRA adapter and a trained head.
         pairs: M preference pairs.
-        structure: what is kept of the curvature.
+        structure: what is kept of the curvature; `ekfac` was the nearest to the exact posterior of those that scale.
         per_layer: a prior precision of its own for each weight matrix; not with `full`.
         max_rank: directions kept of the longer side of a weight matrix.
         prior_precision: fixed, or None to maximise the evidence.
