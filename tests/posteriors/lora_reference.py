@@ -46,7 +46,7 @@ class Terms:
 
 
 def parameter_blocks(model: nn.Module) -> list[Block]:
-    """Every lora_A and lora_B, the head's weight, and the other linear layers trained in full, as PEFT names them."""
+    """Every lora_A and lora_B, the head's weight, and other linear layers trained in full, by PEFT's names."""
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     head = [module for name, module in linear if module.out_features == 1 and "original_module" not in name][-1]
     blocks = []
@@ -54,9 +54,9 @@ def parameter_blocks(model: nn.Module) -> list[Block]:
         parts = name.split(".")
         if "original_module" in parts:
             continue
-        if module is head or "lora_A" in parts or "lora_B" in parts:
-            blocks.append(Block(name, module, bias=False, is_head=module is head))
-        elif "modules_to_save" in parts:
+        if module is head:
+            blocks.append(Block(name, module, bias=False, is_head=True))
+        elif {"lora_A", "lora_B", "modules_to_save"} & set(parts):
             blocks.append(Block(name, module, bias=module.bias is not None, is_head=False))
     return blocks
 

@@ -14,6 +14,7 @@ CASES = [
     ("bert", {"target_modules": ["query", "dense"], "bias": "lora_only"}),
     ("roberta", {}),
     ("gpt2", {"r": 4}),
+    ("gpt2", {"lora_bias": True}),
     ("qwen2", {}),
 ]
 

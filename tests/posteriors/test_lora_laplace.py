@@ -388,3 +388,45 @@ def test_cut_ranks_and_priors_by_layer_are_saved(structure, lora_folders, lora_p
     )
     for name in ("variance", "centered_variance", "factor"):
         assert torch.equal(getattr(first, name), getattr(second, name))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_text_that_overflows_spoils_no_other(structure, lora_model, lora_pairs, lora_texts):
+    model = lora_model("llama", dtype=torch.float32)
+    posterior = fit(model, lora_pairs, posterior=structure, prior_precision=PRIOR, progress=False).posterior
+    weight = torch.tensor([1.0] * 3 + [0.0] * 9)
+    clean = predict(posterior, model, lora_texts, weight=weight)
+    with torch.no_grad():
+        model.model.get_input_embeddings().weight[model.tokenizer.convert_tokens_to_ids("quickly")] = torch.inf
+    texts = lora_texts[0], [*lora_texts[1][:5], lora_texts[1][5] + " quickly", *lora_texts[1][6:]]
+    found = predict(posterior, model, texts, weight=weight)
+    others = torch.arange(12) != 5
+    for name in ("mean", "variance", "centered_variance"):
+        assert not getattr(found, name)[5].isfinite()
+        expected = getattr(clean, name)[others]
+        torch.testing.assert_close(
+            getattr(found, name)[others], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+        )
+
+
+def test_the_name_of_the_adapter_does_not_matter(lora_folders, tiny_models, lora_pairs, lora_texts):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    usual = RewardModel.from_pretrained(lora_folders("llama"))
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_models("llama"))
+    named = RewardModel(PeftModel.from_pretrained(base, lora_folders("llama"), adapter_name="reward"), usual.tokenizer)
+    posterior = fit(usual, lora_pairs, posterior="ekfac", progress=False).posterior
+    same = fit(named, lora_pairs, posterior="ekfac", progress=False).posterior
+    assert same.basis_id == posterior.basis_id
+    torch.testing.assert_close(
+        predict(posterior, named, lora_texts).variance, predict(posterior, usual, lora_texts).variance
+    )
+
+
+def test_what_was_trained_along_and_is_held_fixed_is_said(lora_folders, lora_pairs):
+    folder = lora_folders("bert", modules_to_save=["classifier", "embeddings.LayerNorm"])
+    (note,) = fit(folder, lora_pairs, posterior="diag", progress=False).notes
+    assert "held fixed" in note
+    assert "embeddings.LayerNorm.weight" in note
+    assert fit(lora_folders("bert"), lora_pairs, posterior="diag", progress=False).notes == ()
