@@ -152,7 +152,7 @@ def fit(
             help="For kron and ekfac: directions kept of the longer side of a weight matrix.",
             rich_help_panel=LORA,
         ),
-    ] = 512,
+    ] = 64,
     center_rewards_coefficient: Annotated[
         float,
         typer.Option(
