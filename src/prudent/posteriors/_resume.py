@@ -3,7 +3,8 @@
     output.partial/fit.json                   what the sums are of
     output.partial/PASS-PROCESS.safetensors   the sums of one process after a number of batches
 
-Sums are additive and batches always the same, so the end is the same to the last bit as without a break.
+Sums are additive and batches always the same, so the end is that of a fit without a break: to the last bit where the
+machine computes the same twice, as CPUs do.
 """
 
 import shutil
