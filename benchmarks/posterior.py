@@ -9,7 +9,7 @@ length. Variances of the ways are compared in the same run.
     python benchmarks/posterior.py                                      # small: a few minutes
     python benchmarks/posterior.py --pairs 1000 --texts 2000 --rounds 1 # the whole workload
     python benchmarks/posterior.py --data pairs.parquet                 # and real texts
-    python benchmarks/posterior.py --memory --tokens 32 --texts 2000    # peak memory instead, a process for each way
+    python benchmarks/posterior.py --memory                              # peak memory instead, a process for each way
 
 laplace-torch is run where it is installed. With glibc's defaults its allocations cost page faults; this steadies times
 (but not memory): GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592
@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from _posterior_rivals import (
@@ -39,7 +40,7 @@ from _posterior_workload import Workload, in_bf16, lora_model, made_up, padded_r
 from torch import Tensor
 
 from prudent.models import RewardModel
-from prudent.posteriors import fit
+from prudent.posteriors import _lora_fit, fit
 
 PRIOR_PRECISION = 1.0
 CANDIDATES = 16
@@ -80,6 +81,16 @@ def prudent_fit(model: RewardModel, posterior: str, **options: Any) -> Callable[
     return run
 
 
+def fit_with_fewer_basis_pairs(model: RewardModel) -> Callable[[Workload, Any], Any]:
+    """`ekfac` finds its bases from at most 256 pairs: a small workload is given the proportion of a larger one."""
+
+    def run(workload: Workload, _: Any) -> Any:
+        with patch.object(_lora_fit, "_BASIS_PAIRS", max(2, len(workload.pairs) // 4)):
+            return prudent_fit(model, "ekfac")(workload, None)
+
+    return run
+
+
 def prudent_predict(model: RewardModel, *, everything: bool = False) -> Callable[[Workload, Any], Any]:
     """Mean and variance; with everything, variances centred on 4 of 16 candidates and the stored factor as well."""
 
@@ -113,6 +124,7 @@ def all_ways(model: RewardModel) -> list[Way]:
         Way("prudent last_layer", "fit", prudent_fit(model, "last_layer", standardize=False)),
         Way("prudent kron", "fit", prudent_fit(model, "kron")),
         Way("prudent ekfac", "fit", prudent_fit(model, "ekfac")),
+        Way("prudent ekfac, bases from a quarter of the pairs", "fit", fit_with_fewer_basis_pairs(model)),
         Way("prudent diag", "fit", prudent_fit(model, "diag")),
         Way(
             "RewardUQ-style head",
@@ -293,9 +305,9 @@ def peak(options: argparse.Namespace, stage: Stage, name: str) -> int:
 
 
 def memory_tables(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Peak memory of every way at a quarter of the workload and at all of it."""
-    ways: list[tuple[str, str]] = [("predict", PADDED)]
-    ways += [(way.stage, way.name) for way in all_ways(lora_model(options.model))]
+    """Peak memory of the ways with Kronecker factors, at a quarter of the workload and at all of it."""
+    chosen = [way for way in all_ways(lora_model(options.model)) if "kron" in way.name or "ekfac" in way.name]
+    ways: list[tuple[str, str]] = [("predict", PADDED), *((way.stage, way.name) for way in chosen)]
     rows = []
     for stage, name in ways:
         row: dict[str, Any] = {"stage": stage, "way": name, "rows": options.pairs if stage == "fit" else options.texts}

@@ -18,6 +18,7 @@ def benchmark(monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_tables_and_agreement_without_laplace_torch(benchmark, tiny_models):
     model = benchmark.lora_model(str(tiny_models("bert")))
     workload = benchmark.made_up(10, 24, tokens=40)
