@@ -30,13 +30,14 @@ from prudent.metrics import (
     bootstrap_difference,
     expected_calibration_error,
     fit_logit_temperature,
+    minimize_on_log_scale,
     pair_scores,
 )
 from prudent.models import RewardModel
 from prudent.posteriors import LastLayerPosterior, PairTexts, encode_pairs, fit_lora_laplace
 from prudent.posteriors._blocks import LinearBlock, find_blocks
 from prudent.posteriors._curvature import BlockCurvature
-from prudent.posteriors._evidence import log_evidence, maximize_prior_precision, minimize_on_log_scale
+from prudent.posteriors._evidence import log_evidence, maximize_prior_precision
 from prudent.posteriors._gradients import RewardGradients, weight_gradients
 from prudent.posteriors._held_out import PRIOR_SCALES
 from prudent.posteriors._lora_fit import _BASIS_PAIRS, DEFAULT_MAX_RANK

@@ -79,7 +79,7 @@ def test_pairs_that_the_model_does_not_tell_apart(lora_model, lora_pairs):
     with torch.no_grad():
         # features of zero everywhere: neither the head nor an adapter moves a reward
         model.model.get_base_model().model.norm.weight.zero_()
-    with pytest.raises(PosteriorError, match="equal in every pair"):
+    with pytest.raises(PosteriorError, match="in every pair; the model tells none apart"):
         fit(model, lora_pairs, posterior="diag", progress=False)
 
 
@@ -124,9 +124,9 @@ def test_gradients_that_are_not_finite_name_the_row(structure, tokens_per_batch,
 
 def test_options_that_these_kinds_do_not_have(lora_folders, lora_pairs):
     folder = lora_folders("llama")
-    with pytest.raises(UnsupportedError, match=r"'kron'.*head is kept"):
+    with pytest.raises(UnsupportedError, match=r"'kron' has no option head 'refit'"):
         fit(folder, lora_pairs, posterior="kron", head="refit", progress=False)
-    with pytest.raises(UnsupportedError, match=r"'ekfac'.*mean pooling"):
+    with pytest.raises(UnsupportedError, match=r"'ekfac' has no option pooling 'mean'"):
         fit(folder, lora_pairs, posterior="ekfac", pooling="mean", progress=False)
     with pytest.raises(UnsupportedError, match="per_layer"):
         fit(folder, lora_pairs, posterior="full", per_layer=True, progress=False)

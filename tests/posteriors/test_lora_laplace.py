@@ -12,7 +12,8 @@ from prudent.models import RewardModel
 from prudent.posteriors import _lora_laplace as module
 from prudent.posteriors import fit, joint_rewards, load_posterior
 from prudent.posteriors._blocks import find_blocks
-from prudent.posteriors._held_out import PRIOR_SCALES, lora_contrasts
+from prudent.posteriors._held_out import PRIOR_SCALES
+from prudent.posteriors._lora_contrasts import lora_contrasts
 from prudent.posteriors._pair_texts import encode_pairs
 from prudent.posteriors._protocol import Center
 from prudent.scoring import _score as score_module
@@ -164,16 +165,21 @@ def test_float32_is_near_the_float64_reference(structure, case, lora_model, lora
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
 
 
+@pytest.mark.parametrize(("dtype", "median", "largest"), [(torch.bfloat16, 0.02, 0.2), (torch.float16, 3e-3, 0.02)])
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_bfloat16_is_within_a_few_percent(structure, lora_folders, lora_pairs, lora_texts):
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        model = RewardModel.from_pretrained(lora_folders("bert"), dtype=dtype)
+def test_contrasts_of_half_precision_models(structure, dtype, median, largest, lora_folders, lora_pairs, lora_texts):
+    variance = {}
+    for chosen in (torch.float32, dtype):
+        model = RewardModel.from_pretrained(lora_folders("bert"), dtype=chosen)
         posterior = fit(model, lora_pairs, posterior=structure, prior_precision=PRIOR, progress=False).posterior
         assert all(block.eigenvalues.dtype == torch.float32 for block in posterior.blocks)
-        found[dtype] = predict(posterior, model, lora_texts, weight=torch.ones(12)).centered_variance.sqrt()
-    ratio = found[torch.bfloat16] / found[torch.float32]
-    assert (ratio.log().abs().median()) < 0.05
+        factor = posterior.exact(model, model.encode(*lora_texts))[1].double()
+        first, second = torch.triu_indices(12, 12, 1)
+        variance[chosen] = (factor[first] - factor[second]).square().sum(1)
+    kept = variance[torch.float32] > 1e-9 * variance[torch.float32].max()  # not the equal texts
+    ratio = (variance[dtype] / variance[torch.float32])[kept].log().abs()
+    assert ratio.median() < median
+    assert ratio.max() < largest
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -323,7 +329,7 @@ def test_held_out_pairs_see_every_prior_precision(structure, case, lora_pairs):
     model, truth, fitted, _ = case
     held_out = [{**row, "prompt": "name a fruit please"} for row in lora_pairs[4:]]
     texts = encode_pairs(model, load_preferences(held_out).rows)
-    mean, variance = lora_contrasts(fitted[structure], model, texts)
+    mean, variance = lora_contrasts(fitted[structure], model, texts, prior_scales=PRIOR_SCALES)
     sides = [
         truth.gradients([row["prompt"] for row in held_out], [row[side] for row in held_out])
         for side in ("chosen", "rejected")
@@ -333,7 +339,7 @@ def test_held_out_pairs_see_every_prior_precision(structure, case, lora_pairs):
         dense = truth.dense(structure, PRIOR * PRIOR_SCALES[place], temperature=0.7)
         expected = ((difference @ dense.covariance()) * difference).sum(1)
         torch.testing.assert_close(variance[:, place], expected, rtol=1e-6, atol=0)
-        torch.testing.assert_close(mean[:, place], sides[0][0] - sides[1][0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(mean, sides[0][0] - sides[1][0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("structure", ["full", "ekfac"])

@@ -231,7 +231,7 @@ def verb(*, panel: str, example: str) -> Callable[[Callable[Concatenate[Common, 
             as_json, quiet, debug = (options.pop(name) for name in ("as_json", "quiet", "debug"))
             # Libraries print to stdout (the Trainer prints its metrics), which belongs to the result.
             # Of the processes that `torchrun` or `accelerate launch` starts, one speaks.
-            speaks = os.environ.get("RANK", "0") == "0"
+            speaks = os.environ.get("RANK", "0") == "0" or int(os.environ.get("WORLD_SIZE", "1")) < 2
             with calm_libraries(quiet=quiet or not speaks, debug=debug), contextlib.redirect_stdout(sys.stderr):
                 outcome = function(Common(progress=not quiet), **options)  # type: ignore[call-arg]
             if speaks:

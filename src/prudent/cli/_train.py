@@ -295,7 +295,8 @@ def _fit_trained(
             data,
             output,
             posterior=posterior.value,
-            center_rewards_coefficient=config.center_rewards_coefficient,
+            # A last layer's pairs say nothing of the constant that the centring loss fixes, and it keeps none.
+            center_rewards_coefficient=0.0 if posterior == "last_layer" else config.center_rewards_coefficient,
             max_length=config.max_length,
             seed=config.seed,
             overwrite=True,

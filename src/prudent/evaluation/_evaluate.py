@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prudent.data import choose_split, load_preferences
-from prudent.errors import DataError, ModelError, PosteriorError
+from prudent.errors import DataError, PosteriorError
 from prudent.evaluation._evaluation_types import Evaluation, ShiftFigures
 from prudent.evaluation._gold_figures import check_gold, gold_figures
 from prudent.evaluation._pair_figures import (
@@ -23,8 +22,8 @@ from prudent.evaluation._pair_figures import (
 )
 from prudent.metrics import fit_logit_temperature, pair_scores
 from prudent.metrics import reliability as reliability_table
-from prudent.models import EncodedTexts, RewardModel, atomic_file, progress_bar
-from prudent.posteriors import Posterior, load_model_and_posterior, saved_posterior
+from prudent.models import RewardModel, atomic_file, progress_bar
+from prudent.posteriors import Posterior, encode_pairs, load_model_and_posterior, saved_calibration
 from prudent.scoring import ScoredPool, read_scored
 
 __all__ = ["evaluate"]
@@ -101,9 +100,10 @@ def evaluate(
 
     Raises:
         DataError: the preferences are faulty, or have several splits and none of them is held out; or the scored pool
-            has no gold, no variances or too few prompts.
-        ModelError: the model cannot be loaded, its head was never trained, or a reward is not finite.
-        PosteriorError: the posterior does not belong to the model, or `shift_data` comes with a model that has none.
+            has no gold, no variances or too few prompts, or was scored by another posterior.
+        ModelError: the model cannot be loaded or its head was never trained.
+        PosteriorError: the posterior does not belong to the model, a reward or its gradient is not finite, or
+            `shift_data` comes with a model that has no posterior.
         ValueError: `logit_temperature` is not a positive number.
 
     Example:
@@ -118,8 +118,12 @@ def evaluate(
     if pool is not None:
         check_gold(pool)
     if logit_temperature is None and posterior is None and not isinstance(model, RewardModel):
-        logit_temperature = ((saved_posterior(model) or {}).get("calibration") or {}).get("logit_temperature")
+        logit_temperature = saved_calibration(model).get("logit_temperature")
     loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
+    if pool is not None and pool.basis_id is not None and pool.basis_id != posterior.basis_id:
+        raise DataError(
+            f"{pool.source} was scored by another posterior than this model's; score it again with this one"
+        )
     if elsewhere is not None and not posterior.has_variance:
         raise PosteriorError(
             "shift is measured by the variance of pairs, and the model has no posterior; fit one (prudent fit), or "
@@ -208,35 +212,15 @@ def _contrasts(
     means: list[Tensor] = []
     variances: list[Tensor] = []
     num_truncated = 0
-    with progress_bar("Evaluating", 2 * len(pairs.rows), unit="texts", enabled=progress) as advance:
-        for rows, encoded in _encoded_chunks(model, pairs, strict):
-            count = len(encoded) // 2
-            # The rejected response is the whole reference set of its pair: the centred variance of the chosen one
-            # then is that of their difference, exactly, for every kind of posterior.
-            prediction = posterior.predict(
-                model,
-                encoded,
-                group=torch.arange(count).repeat(2),
-                reference_weight=torch.cat([torch.zeros(count), torch.ones(count)]),
-                tokens_per_batch=tokens_per_batch,
-                advance=advance,
-            )
-            mean = prediction.mean[:count] - prediction.mean[count:]
-            if not bool(mean.isfinite().all()):
-                row = rows[int((~mean.isfinite()).nonzero()[0])]
-                raise ModelError(
-                    f"{pairs.source}, row {row}: the reward of a response is not finite; load the model in float32"
-                )
-            means.append(mean.double())
-            variances.append(prediction.centered_variance[:count].double())
-            num_truncated += int(encoded.truncated.sum())
+    with progress_bar("Evaluating", len(pairs.rows), unit="pairs", enabled=progress) as advance:
+        for start in range(0, len(pairs.rows), _PAIRS_PER_CHUNK):
+            rows = pairs.rows.select(range(start, min(start + _PAIRS_PER_CHUNK, len(pairs.rows))))
+            try:
+                texts = encode_pairs(model, rows, strict=strict)
+                mean, variance = posterior.contrasts(model, texts, tokens_per_batch=tokens_per_batch, advance=advance)
+            except (DataError, PosteriorError) as error:
+                raise type(error)(f"{pairs.source}: {error}") from error
+            means.append(mean)
+            variances.append(variance)
+            num_truncated += int(texts.encoded.truncated.sum())
     return torch.cat(means), torch.cat(variances), num_truncated
-
-
-def _encoded_chunks(model: RewardModel, pairs: _Pairs, strict: bool) -> Iterator[tuple[list[int], EncodedTexts]]:
-    """Chosen then rejected texts of some pairs, with the rows of the source that the pairs come from."""
-    for start in range(0, len(pairs.rows), _PAIRS_PER_CHUNK):
-        chunk = pairs.rows[start : start + _PAIRS_PER_CHUNK]
-        names = [f"{pairs.source}, row {row}, {side}" for side in ("chosen", "rejected") for row in chunk["row"]]
-        texts = chunk["chosen"] + chunk["rejected"]
-        yield chunk["row"], model.encode(chunk["prompt"] * 2, texts, strict=strict, names=names)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-__all__ = ["golden_section"]
+__all__ = ["golden_section", "minimize_on_log_scale"]
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -44,3 +44,27 @@ def golden_section(function: Callable[[float], float], low: float, high: float, 
             right = low + _GOLDEN * (high - low)
             at_right = function(right)
     return left if at_left <= at_right else right
+
+
+def minimize_on_log_scale(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function of a positive number is smallest: a grid of two points each factor of ten, then a search.
+
+    Args:
+        function: what is minimised; called between the bounds and at them.
+        low: lower bound, positive.
+        high: upper bound.
+
+    Returns:
+        The place of the lowest value found, to 0.1 %.
+
+    Example:
+        >>> round(minimize_on_log_scale(lambda x: x + 4 / x, 1e-3, 1e3), 2)
+        2.0
+    """
+    steps = max(1, round(2 * math.log10(high / low)))
+    logs = [math.log(low) + step / steps * math.log(high / low) for step in range(steps + 1)]
+    values = [function(math.exp(point)) for point in logs]
+    place = values.index(min(values))
+    left, right = logs[max(place - 1, 0)], logs[min(place + 1, steps)]
+    found = math.exp(golden_section(lambda point: function(math.exp(point)), left, right, 1e-3))
+    return min([found, math.exp(logs[place])], key=function)

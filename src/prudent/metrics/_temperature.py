@@ -1,18 +1,14 @@
 """The scale of the logits that makes probabilities come true."""
 
-import math
-
 from torch import Tensor
 
 from prudent.metrics._pairs import pair_scores
-from prudent.metrics._search import golden_section
+from prudent.metrics._search import minimize_on_log_scale
 
 __all__ = ["MAX_LOGIT_TEMPERATURE", "MIN_LOGIT_TEMPERATURE", "fit_logit_temperature"]
 
 MIN_LOGIT_TEMPERATURE, MAX_LOGIT_TEMPERATURE = 1e-3, 1e3
 """Where the search ends: pairs that are all ranked as labelled want no temperature at all."""
-
-_GRID_STEPS = 24
 
 
 def fit_logit_temperature(mean: Tensor, label: Tensor | None = None, variance: Tensor | None = None) -> float:
@@ -45,11 +41,7 @@ def fit_logit_temperature(mean: Tensor, label: Tensor | None = None, variance: T
         raise ValueError("there are no pairs to fit a temperature to")
     m, v = mean.double(), None if variance is None else variance.double()
 
-    def loss(log_t: float) -> float:
-        t = math.exp(log_t)
+    def loss(t: float) -> float:
         return pair_scores(m / t, None if v is None else v / t**2, label).nll.mean().item()
 
-    low, high = math.log(MIN_LOGIT_TEMPERATURE), math.log(MAX_LOGIT_TEMPERATURE)
-    step = (high - low) / _GRID_STEPS
-    best = min(range(_GRID_STEPS + 1), key=lambda place: loss(low + place * step))
-    return math.exp(golden_section(loss, max(low, low + (best - 1) * step), min(high, low + (best + 1) * step), 1e-3))
+    return minimize_on_log_scale(loss, MIN_LOGIT_TEMPERATURE, MAX_LOGIT_TEMPERATURE)

@@ -10,7 +10,13 @@ from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._pair_texts import PairTexts, encode_pairs
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Center, Posterior, Prediction
-from prudent.posteriors._store import load_model_and_posterior, load_posterior, save_posterior, saved_posterior
+from prudent.posteriors._store import (
+    load_model_and_posterior,
+    load_posterior,
+    save_posterior,
+    saved_calibration,
+    saved_posterior,
+)
 
 __all__ = [
     "Center",
@@ -36,5 +42,6 @@ __all__ = [
     "load_posterior",
     "maximize_evidence",
     "save_posterior",
+    "saved_calibration",
     "saved_posterior",
 ]

@@ -66,10 +66,15 @@ def card_with_posterior(existing: str | None, result: "FitResult", *, library: s
 
 
 def _held_out(figures: "HeldOutFigures") -> list[str]:
+    choice = f"these pairs prefer {figures.prior_precision_scale:.2g} times this prior precision"
+    if figures.chose_prior:
+        choice = (
+            "these pairs chose the prior precision, so their figures flatter it: "
+            f"{figures.prior_precision_scale:.2g} times that of highest evidence"
+        )
     return [
         f"- {figures.num_pairs:,} held-out pairs of `{Path(figures.data).name}`: accuracy {figures.accuracy:.3f}, "
         f"negative log-likelihood {figures.nll:.4f} nats by the whole posterior, {figures.nll_map:.4f} by the mean, "
         f"calibration error {figures.ece:.3f}",
-        f"- these pairs prefer {figures.prior_precision_scale:.2g} times the prior precision fitted "
-        f"({figures.nll_scaled:.4f} against {figures.nll_unscaled:.4f} nats)",
+        f"- {choice} ({figures.nll_scaled:.4f} against {figures.nll_unscaled:.4f} nats)",
     ]

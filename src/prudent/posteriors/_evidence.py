@@ -1,14 +1,14 @@
 """The prior precision of highest evidence, for curvature in eigen form."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from prudent.metrics import golden_section
+from prudent.metrics import minimize_on_log_scale
 from prudent.posteriors._curvature import BlockCurvature
 
-__all__ = ["log_evidence", "maximize_prior_precision", "minimize_on_log_scale"]
+__all__ = ["PRIOR_BOUNDS", "log_evidence", "maximize_prior_precision"]
 
-_LOW, _HIGH = 1e-4, 1e8
+PRIOR_BOUNDS = (1e-4, 1e8)
+"""Where the search for the evidence's maximum ends."""
 
 
 def log_evidence(
@@ -51,19 +51,10 @@ def maximize_prior_precision(
     def best(chosen: Sequence[int]) -> float:
         parts = [blocks[place] for place in chosen]
         norms = [squared_norms[place] for place in chosen]
-        return minimize_on_log_scale(lambda prior: -log_evidence(parts, norms, 0.0, [prior] * len(parts)), _LOW, _HIGH)
+        return minimize_on_log_scale(
+            lambda prior: -log_evidence(parts, norms, 0.0, [prior] * len(parts)), *PRIOR_BOUNDS
+        )
 
     if per_layer:
         return tuple(best([place]) for place in range(len(blocks)))
     return (best(range(len(blocks))),) * len(blocks)
-
-
-def minimize_on_log_scale(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function of a positive number is smallest: a grid of a point each factor of ten, then 0.1 % by search."""
-    steps = max(1, round(math.log10(high / low)))
-    logs = [math.log(low) + step / steps * math.log(high / low) for step in range(steps + 1)]
-    values = [function(math.exp(point)) for point in logs]
-    place = values.index(min(values))
-    left, right = logs[max(place - 1, 0)], logs[min(place + 1, steps)]
-    found = math.exp(golden_section(lambda point: function(math.exp(point)), left, right, 1e-3))
-    return min([found, math.exp(logs[place])], key=function)

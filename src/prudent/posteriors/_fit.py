@@ -10,12 +10,13 @@ from prudent.errors import PosteriorError, UnsupportedError
 from prudent.models import Pooling, RewardModel, atomic_folder
 from prudent.posteriors._blocks import find_blocks, held_fixed
 from prudent.posteriors._card import card_with_posterior
+from prudent.posteriors._evidence import PRIOR_BOUNDS
 from prudent.posteriors._fit_kinds import HeldOut, fit_last_layer, fit_lora
 from prudent.posteriors._held_out import PRIOR_SCALES, HeldOutFigures
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._logistic import MAX_PRIOR_PRECISION
 from prudent.posteriors._lora_fit import DEFAULT_MAX_RANK
-from prudent.posteriors._lora_laplace import LoraLaplacePosterior
+from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._pair_texts import encode_pairs
 from prudent.posteriors._processes import process_state
 from prudent.posteriors._resume import SumsCheckpoint
@@ -25,6 +26,8 @@ __all__ = ["FitResult", "PosteriorKind", "PriorChoice", "fit"]
 
 PosteriorKind = Literal["last_layer", "kron", "ekfac", "diag", "full"]
 """`last_layer`: a Bayesian head on the features. The others: Laplace over LoRA weights and head, by structure."""
+
+_LAST_LAYER = ("last_layer",)
 
 PriorChoice = Literal["evidence", "held_out"]
 """The prior precision of highest evidence, or that under which held-out pairs are most likely."""
@@ -92,8 +95,8 @@ def fit(
 
     Started by `accelerate launch` or `torchrun`, processes share the pairs of a LoRA kind, and the first one writes.
     Such a fit keeps its sums over the pairs in `output.partial` once a minute: killed and called again in the same way,
-    it goes on from there and ends at the same posterior, bit for bit. Only what the sums depend on must be the same;
-    the prior precision, for one, may be another.
+    it goes on from there and ends at the same posterior, on a CPU bit for bit. Only what the sums depend on must be the
+    same; the prior precision, for one, may be another.
 
     Args:
         model: a loaded model, a folder, or a hub name. A loaded model whose head is refitted is changed.
@@ -143,13 +146,17 @@ def fit(
         raise ValueError(f"prior_precision is {prior_precision}; it must be positive")
     if prior_precision == "held_out" and eval_data is None and eval_split is None:
         raise PosteriorError("a prior precision chosen by held-out pairs needs such pairs: give eval_data")
-    if posterior != "last_layer":
-        if head == "refit":
-            raise UnsupportedError(f"posterior {posterior!r} is about the weights as they are; its head is kept")
-        if pooling != "head":
-            raise UnsupportedError(
-                f"posterior {posterior!r} reads the model's own head; mean pooling is for last_layer"
-            )
+    _require_options_of(
+        posterior,
+        {
+            "pooling 'mean'": pooling != "head" and _LAST_LAYER,
+            "head 'refit'": head == "refit" and _LAST_LAYER,
+            "standardize False": not standardize and _LAST_LAYER,
+            "max_rank": max_rank != DEFAULT_MAX_RANK and ("kron", "ekfac"),
+            "per_layer": per_layer and ("kron", "ekfac", "diag"),
+            "center_rewards_coefficient": center_rewards_coefficient != 0 and get_args(Structure),
+        },
+    )
     preferences, held_out = _load(data, split, eval_data, eval_split, on_bad="skip" if skip_bad else "error")
     rows = preferences.rows
     if len(rows) < 2:
@@ -236,6 +243,13 @@ def fit(
     return result
 
 
+def _require_options_of(posterior: PosteriorKind, given: dict[str, tuple[str, ...] | Literal[False]]) -> None:
+    """Refuse options, said with the kinds that have them, which this kind would ignore."""
+    for option, kinds in given.items():
+        if kinds and posterior not in kinds:
+            raise UnsupportedError(f"posterior {posterior!r} has no option {option}; it is for {', '.join(kinds)}")
+
+
 def _load(
     data: Any, split: str, eval_data: Any, eval_split: str | None, *, on_bad: OnBad
 ) -> tuple[Preferences, Preferences | None]:
@@ -297,6 +311,13 @@ def _lora_notes(posterior: LoraLaplacePosterior, model: RewardModel) -> Iterator
     if fixed:
         more = f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
         yield f"trained along but held fixed in the posterior: {', '.join(fixed[:3])}{more}"
+    low, high = PRIOR_BOUNDS
+    ends = sum(not 1.1 * low < prior < high / 1.1 for prior in posterior.prior_precisions)
+    if ends:
+        yield (
+            f"the evidence has no maximum within {low:g} to {high:g} for the prior precision of {ends} of "
+            f"{len(posterior.prior_precisions)} weight matrices; what these contribute to the variance means little"
+        )
     if posterior.jitter > 1e-5:
         yield (
             f"ill-conditioned curvature: a factor was mended by {posterior.jitter:.1g} of its largest eigenvalue; "

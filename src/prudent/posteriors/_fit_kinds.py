@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from prudent.models import Pooling, RewardModel, progress_bar
-from prudent.posteriors._held_out import HeldOutFigures, held_out_figures, last_layer_contrasts, lora_contrasts
+from prudent.posteriors._held_out import PRIOR_SCALES, HeldOutFigures, held_out_figures, last_layer_contrasts
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
+from prudent.posteriors._lora_contrasts import lora_contrasts
 from prudent.posteriors._lora_fit import fit_lora_laplace, pairs_read, scale_prior
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._pair_texts import PairTexts
@@ -124,10 +125,15 @@ def fit_lora(
     figures = None
     if held_out is not None:
         with progress_bar("Reading held-out pairs", len(held_out.pairs), unit="pairs", enabled=progress) as advance:
-            contrasts = lora_contrasts(
-                fitted, model, held_out.pairs, tokens_per_batch=tokens_per_batch, advance=advance
+            mean, variance = lora_contrasts(
+                fitted,
+                model,
+                held_out.pairs,
+                prior_scales=PRIOR_SCALES,
+                tokens_per_batch=tokens_per_batch,
+                advance=advance,
             )
-        figures = _figures(held_out, contrasts)
+        figures = _figures(held_out, (mean.unsqueeze(1).expand_as(variance), variance))
         if held_out.choose_prior:
             fitted = scale_prior(fitted, model, figures.prior_precision_scale)
     return Fitted(fitted, contrast, figures)

@@ -45,6 +45,9 @@ class RewardGradients:
         self._consume: Consume | None = None
         self._used: set[int] = set()
         self._size = 0
+        # Gradients of float16 layers would underflow.
+        half = any(block.module.weight.dtype == torch.float16 for block in blocks)
+        self._scale = 1024.0 if half else 1.0
 
     def __enter__(self) -> Self:
         module = self._model.model
@@ -73,9 +76,9 @@ class RewardGradients:
         """Rewards `[b]` of a batch; what `backward` needs is kept until it is called."""
         self._used.clear()
         self._size = len(batch)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             features, rewards = self._model.forward(batch)
-            self._total = rewards.sum()
+            self._total = rewards.sum() * self._scale
         self._features = features.detach()
         idle = [block.name for index, block in enumerate(self._blocks) if not block.is_head and index not in self._used]
         if idle:
@@ -89,7 +92,8 @@ class RewardGradients:
         features = self._features.unsqueeze(1)
         consume(len(self._blocks) - 1, features, torch.ones_like(features[:, :, :1]))
         self._consume = consume
-        self._total.backward()  # type: ignore[no-untyped-call]
+        with torch.inference_mode(False):
+            self._total.backward()  # type: ignore[no-untyped-call]
         self._total = self._features = self._consume = None
 
     def _hook(self, index: int, block: LinearBlock) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -114,7 +118,10 @@ class RewardGradients:
         if self._consume is not None:
             if inputs.dim() == 2:
                 inputs, gradient = inputs.unsqueeze(1), gradient.unsqueeze(1)
-            self._consume(index, inputs, gradient.detach())
+            # Layers of a model that is spread over several devices meet where the head is.
+            place, dtype = self._model.device, torch.promote_types(gradient.dtype, torch.float32)
+            gradient = gradient.detach().to(place, dtype)
+            self._consume(index, inputs.to(place), gradient if self._scale == 1 else gradient / self._scale)
 
 
 def weight_gradients(block: LinearBlock, inputs: Tensor, gradients: Tensor) -> Tensor:

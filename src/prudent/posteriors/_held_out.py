@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prudent.metrics import expected_calibration_error, fit_logit_temperature, pair_scores
-from prudent.models import RewardModel
-from prudent.posteriors._gradients import RewardGradients, each_gradient
+from prudent.metrics import (
+    MAX_LOGIT_TEMPERATURE,
+    MIN_LOGIT_TEMPERATURE,
+    expected_calibration_error,
+    fit_logit_temperature,
+    pair_scores,
+)
 from prudent.posteriors._last_layer import LastLayerPosterior
-from prudent.posteriors._lora_laplace import LoraLaplacePosterior
-from prudent.posteriors._pair_texts import PairTexts
 
-__all__ = ["PRIOR_SCALES", "HeldOutFigures", "held_out_figures", "last_layer_contrasts", "lora_contrasts"]
+__all__ = ["PRIOR_SCALES", "HeldOutFigures", "held_out_figures", "last_layer_contrasts"]
 
 PRIOR_SCALES: Sequence[float] = tuple(10 ** (step / 4) for step in range(-12, 13))
 """Factors on the fitted prior precision that held-out pairs choose from: four a decade, three decades each way."""
@@ -32,12 +34,15 @@ class HeldOutFigures:
         nll: nats a pair, by the whole posterior as it is saved.
         brier: squared error of the probability, by the same.
         ece: expected calibration error, by the same.
-        logit_temperature: the mean difference divided by it predicts best without a variance.
+        logit_temperature: the mean difference divided by it predicts best without a variance; None where these pairs do
+            not determine one (all ranked as labelled, or none better than chance).
         nll_temperature: nats a pair, by the sigmoid of that.
         prior_precision_scale: factor on the prior precision of highest evidence (or on the one given) that predicts
             best; 1 says that the two agree.
         nll_unscaled: nats a pair, with the prior precision of highest evidence, or the one given.
         nll_scaled: nats a pair, with that times the scale.
+        chose_prior: the posterior is saved with its prior precision scaled so: these pairs chose it, and their figures
+            flatter it.
     """
 
     data: str
@@ -47,11 +52,12 @@ class HeldOutFigures:
     nll: float
     brier: float
     ece: float
-    logit_temperature: float
-    nll_temperature: float
+    logit_temperature: float | None
+    nll_temperature: float | None
     prior_precision_scale: float
     nll_unscaled: float
     nll_scaled: float
+    chose_prior: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -75,7 +81,11 @@ def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *
     unscaled = PRIOR_SCALES.index(1.0)
     own = best if scaled else unscaled
     scores = pair_scores(mean[:, own], variance[:, own], label)
-    temperature = fit_logit_temperature(mean[:, own], label)
+    fitted = fit_logit_temperature(mean[:, own], label)
+    temperature = fitted if 1.01 * MIN_LOGIT_TEMPERATURE < fitted < MAX_LOGIT_TEMPERATURE / 1.01 else None
+    nll_temperature = None
+    if temperature is not None:
+        nll_temperature = float(pair_scores(mean[:, own] / temperature, None, label).nll.mean())
     return HeldOutFigures(
         data=data,
         num_pairs=len(label),
@@ -85,45 +95,12 @@ def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *
         brier=float(scores.brier.mean()),
         ece=expected_calibration_error(scores.probability, label),
         logit_temperature=temperature,
-        nll_temperature=float(pair_scores(mean[:, own] / temperature, None, label).nll.mean()),
+        nll_temperature=nll_temperature,
         prior_precision_scale=PRIOR_SCALES[best],
         nll_unscaled=float(nll[unscaled]),
         nll_scaled=float(nll[best]),
+        chose_prior=scaled,
     )
-
-
-def lora_contrasts(
-    posterior: LoraLaplacePosterior,
-    model: RewardModel,
-    pairs: PairTexts,
-    *,
-    tokens_per_batch: int | None = None,
-    advance: Callable[[int], None] = lambda amount: None,
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance `[M, G]` of each pair's difference under every one of `PRIOR_SCALES`, in one pass."""
-    linear = posterior.check_model(model)
-    dtype = torch.promote_types(model.head.weight.dtype, torch.float32)
-    scales = torch.tensor(PRIOR_SCALES, dtype=dtype, device=model.device)
-    blocks = [block.to(scales) for block in posterior.blocks]
-    mean = torch.empty(len(pairs), dtype=torch.float64)
-    variance = torch.zeros(len(pairs), len(scales), dtype=torch.float64)
-    with RewardGradients(model, linear) as gradients:
-        for positions, batch in pairs.batches(model, torch.arange(len(pairs)), tokens_per_batch):
-            chosen, rejected = gradients.forward(batch).double().cpu().chunk(2)
-            mean[positions] = chosen - rejected
-
-            def take(index: int, each: Tensor, positions: Tensor = positions) -> None:
-                first, second = each.chunk(2)
-                block, prior = blocks[index], posterior.prior_precisions[index] * scales
-                inside, outside = block.energies(first - second)
-                total = inside.flatten(1) @ (block.eigenvalues.flatten().unsqueeze(1) + prior).reciprocal()
-                if outside is not None and block.remainder is not None:
-                    total = total + outside @ (block.remainder.unsqueeze(1) + prior).reciprocal()
-                variance[positions] += total.double().cpu()
-
-            gradients.backward(each_gradient(linear, posterior.structure == "full", take))
-            advance(len(positions))
-    return mean.unsqueeze(1).expand_as(variance), variance * posterior.posterior_temperature
 
 
 def last_layer_contrasts(

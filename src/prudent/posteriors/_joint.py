@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from prudent.errors import UnsupportedError
+from prudent.errors import ModelError, UnsupportedError
 from prudent.models import Message, RewardModel, as_messages, as_response
 from prudent.posteriors._protocol import Posterior
 from prudent.posteriors._store import load_model_and_posterior
@@ -94,13 +94,22 @@ def joint_rewards(
     mean, variance = (torch.empty(size, dtype=torch.float64) for _ in range(2))
     factor = torch.zeros(size, size, dtype=torch.float64)
     owner = group[torch.tensor(rows_read, dtype=torch.int64)]
-    for number in range(len(numbers)):
-        rows = (owner == number).nonzero().flatten()
-        found, exact = known.exact(loaded, encoded.select(rows.numpy()))
-        covariance = _inner_products(exact)
-        mean[rows] = found.double()
-        variance[rows] = covariance.diagonal()
-        factor[rows.unsqueeze(1), rows] = _root(covariance)
+    order = torch.argsort(owner, stable=True)
+    for chunk in _chunks_of_prompts(owner[order], _MAX_RESPONSES):
+        read = order[chunk]
+        found, exact = known.exact(loaded, encoded.select(read.numpy()))
+        for number in torch.unique(owner[read]).tolist():
+            within = (owner[read] == number).nonzero().flatten()
+            rows = read[within]
+            covariance = _inner_products(exact[within])
+            if not bool(covariance.isfinite().all() and found[within].isfinite().all()):
+                raise ModelError(
+                    f"a reward to the prompt of row {rows_read[int(rows[0])]} or its gradient is not finite; load the "
+                    "model in float32"
+                )
+            mean[rows] = found[within].double()
+            variance[rows] = covariance.diagonal()
+            factor[rows.unsqueeze(1), rows] = _root(covariance)
     return GaussianRewards(
         mean[text_id],
         variance[text_id],
@@ -109,6 +118,18 @@ def joint_rewards(
         text_id=text_id,
         basis_id=_name(known, encoded.input_ids),
     )
+
+
+def _chunks_of_prompts(owner: Tensor, size: int) -> Iterator[slice]:
+    """Consecutive rows of whole prompts, together at most `size` where one prompt is not more."""
+    start = end = 0
+    for count in torch.unique_consecutive(owner, return_counts=True)[1].tolist():
+        if end > start and end + count - start > size:
+            yield slice(start, end)
+            start = end
+        end += count
+    if end > start:
+        yield slice(start, end)
 
 
 def _inner_products(factor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from prudent.errors import PosteriorError
 from prudent.models import EncodedTexts, Pooling, RewardModel
 from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximize_evidence
+from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._protocol import Center, Prediction, check_head, group_average
 
 __all__ = ["HeadChoice", "LastLayerPosterior"]
@@ -221,6 +222,19 @@ class LastLayerPosterior:
             centered_variance=(exact - average[local, :-1]).square().sum(1),
             factor=self.stored_factor(exact) if with_factor else None,
         )
+
+    def contrasts(
+        self,
+        model: RewardModel,
+        pairs: PairTexts,
+        *,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] = lambda amount: None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `prudent.posteriors.Posterior.contrasts`."""
+        differences, _ = pairs.contrasts_of_features(model, self.pooling, tokens_per_batch, advance)
+        mean, variance = differences @ self.weight, (differences @ self.covariance_factor).square().sum(1)
+        return mean.double(), variance.double()
 
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
         """See `prudent.posteriors.Posterior.exact`."""

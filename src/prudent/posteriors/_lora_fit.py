@@ -1,6 +1,7 @@
 """Fitting a Laplace posterior over LoRA weights: passes over the pairs, then the prior precision."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -72,12 +73,18 @@ def fit_lora_laplace(
     """
     if len(pairs) < 2:
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(pairs)}")
-    if posterior_temperature <= 0:
-        raise ValueError(f"posterior_temperature is {posterior_temperature}; it must be positive")
+    if not 0 < posterior_temperature < math.inf:
+        raise ValueError(f"posterior_temperature is {posterior_temperature}; it must be positive and finite")
+    if prior_precision is not None and not 0 < prior_precision < math.inf:
+        raise ValueError(f"prior_precision is {prior_precision}; it must be positive and finite")
+    if not 0 <= center_rewards_coefficient < math.inf:
+        raise ValueError(f"center_rewards_coefficient is {center_rewards_coefficient}; it must be 0 or positive")
     if max_rank < 1:
         raise ValueError(f"max_rank is {max_rank}; it must be positive")
     if structure == "full" and per_layer:
         raise UnsupportedError("posterior 'full' couples all layers and has one prior precision; leave per_layer out")
+    if model.device.type == "mps":
+        raise UnsupportedError("this device has no float64, which curvature is summed in; load the model on the CPU")
     blocks = find_blocks(model)
     size = sum(block.shape[0] * block.shape[1] for block in blocks)
     if structure == "full" and size > _MAX_DENSE_PARAMETERS:
@@ -93,7 +100,7 @@ def fit_lora_laplace(
                 "pairs": pairs.digest(),
                 "model": model.fingerprint(),
                 "head": hashlib.sha256(model.head_values()[0].numpy().tobytes()).hexdigest()[:16],
-                "dtype": str(like.dtype),
+                "dtype": f"{blocks[0].module.weight.dtype} on {model.device.type}",
                 "posterior": structure,
                 "max_rank": max_rank,
                 "center_rewards_coefficient": center_rewards_coefficient,
@@ -141,8 +148,10 @@ def fit_lora_laplace(
         log_likelihood, contrast = read(eigenvalues, everything)
         curvatures = eigenvalues.curvatures()
         mean = eigenvalues.mean_gradient
+    if bool((contrast == 0).all()):
+        raise PosteriorError("chosen and rejected have the same reward in every pair; the model tells none apart")
     if all(curvature.trace() == 0 for curvature in curvatures):
-        raise PosteriorError("the gradients of chosen and rejected are equal in every pair; the model tells none apart")
+        raise PosteriorError("the curvature of every pair is zero: the model is certain of all; train it for less long")
     posterior = _finish(
         blocks,
         curvatures,
@@ -155,7 +164,7 @@ def fit_lora_laplace(
             prior_precisions=(),
             gradient_mean=torch.zeros(0),
             head_weight=model.head_values()[0],
-            posterior_temperature=posterior_temperature,
+            posterior_temperature=float(posterior_temperature),
             log_likelihood=log_likelihood,
             log_marginal_likelihood=0.0,
             num_pairs=len(pairs),
@@ -202,7 +211,7 @@ def _finish(
     if prior_precision is None:
         priors = maximize_prior_precision(kept, norms, per_layer=per_layer)
     else:
-        priors = (prior_precision,) * len(kept)
+        priors = (float(prior_precision),) * len(kept)
     return replace(
         template,
         blocks=kept,

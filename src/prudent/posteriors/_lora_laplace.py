@@ -6,6 +6,7 @@ A reward is taken linear in the weights around those of the trained model, `r = 
 """
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,10 @@ from prudent.errors import PosteriorError
 from prudent.models import EncodedTexts, RewardModel
 from prudent.posteriors._blocks import LinearBlock, find_blocks
 from prudent.posteriors._curvature import BlockCurvature
+from prudent.posteriors._lora_contrasts import lora_contrasts
 from prudent.posteriors._lora_reader import Found, Reader
-from prudent.posteriors._projection import STORED_COLUMNS
+from prudent.posteriors._pair_texts import PairTexts
+from prudent.posteriors._projection import PROJECTION, STORED_COLUMNS
 from prudent.posteriors._protocol import Center, Prediction, check_head
 
 __all__ = ["LoraLaplacePosterior", "Structure"]
@@ -86,7 +89,9 @@ class LoraLaplacePosterior:
     @cached_property
     def basis_id(self) -> str:
         """Names this covariance and its projection."""
-        digest = hashlib.sha256(repr((self.structure, self.prior_precisions, self.posterior_temperature)).encode())
+        digest = hashlib.sha256(f"{self.structure} {PROJECTION}".encode())
+        digest.update(struct.pack(f"{len(self.prior_precisions)}d", *self.prior_precisions))
+        digest.update(struct.pack("d", self.posterior_temperature))
         for name, tensor in sorted(self._tensors().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -106,7 +111,8 @@ class LoraLaplacePosterior:
         """See `prudent.posteriors.Posterior.predict`.
 
         One forward and one backward pass a batch. The reference responses of a few prompts are read first and their
-        whitened gradients held, then the others of those prompts.
+        whitened gradients held on CPU, then the others of those prompts: memory for 4 P bytes a reference response of
+        one prompt at least, up to 256 MiB where several prompts fit in that.
         """
         reader = Reader(self, model, with_factor, tokens_per_batch, advance)
         known = dict(centers or {})
@@ -125,10 +131,13 @@ class LoraLaplacePosterior:
                 for key in torch.unique(local_group).tolist():
                     rows = torch.nonzero(local_group == key).flatten()
                     share = weight[rows] / weight[rows].sum()
-                    known[key] = Center(float(share @ found.mean[references[rows]]), share @ held[rows])
-                    # A reference response alone is its own centre; that is exact, whatever the rounding.
-                    difference = held[rows] - known[key].factor
-                    found.centered[references[rows]] = difference.square().sum(1)
+                    # Row by row: a copy of the references of one prompt can be gigabytes.
+                    center = torch.zeros(reader.width, dtype=reader.dtype)
+                    for row, part in zip(rows.tolist(), share.tolist(), strict=True):
+                        center.add_(held[row], alpha=part)
+                    known[key] = Center(float(share @ found.mean[references[rows]]), center)
+                    for row in rows.tolist():
+                        found.centered[references[row]] = (held[row] - center).square().sum()
                 del held
             others = prompts[~is_reference[prompts]]
             reader.read(encoded, others, found, group=group, centers=known)
@@ -138,6 +147,18 @@ class LoraLaplacePosterior:
                     if key not in (centers or {}):
                         del known[key]
         return found.prediction()
+
+    def contrasts(
+        self,
+        model: RewardModel,
+        pairs: PairTexts,
+        *,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] = lambda amount: None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `prudent.posteriors.Posterior.contrasts`."""
+        mean, variance = lora_contrasts(self, model, pairs, tokens_per_batch=tokens_per_batch, advance=advance)
+        return mean, variance[:, 0]
 
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
         """See `prudent.posteriors.Posterior.exact`."""

@@ -95,7 +95,7 @@ class Reader:
                 places = rows[batch.index]
                 rewards = gradients.forward(batch)
                 centred = group is not None and any(int(key) in (centers or {}) for key in group[places].tolist())
-                center = self._center_rows(group[places], centers or {}) if centred and group is not None else None
+                center = self._centers(group[places], centers or {}) if centred and group is not None else None
                 sums = _Sums(rewards, found.factor is not None, self._posterior.factor_size)
 
                 def take(
@@ -103,7 +103,7 @@ class Reader:
                     each: Tensor,
                     sums: _Sums = sums,
                     batch_index: Tensor = batch.index,
-                    center: Tensor | None = center,
+                    center: tuple[Tensor, Tensor] | None = center,
                 ) -> None:
                     whitened = self._whiten(index, each) - self._means[index]
                     sums.variance += whitened.square().sum(1)
@@ -113,7 +113,9 @@ class Reader:
                     if held is not None:
                         held[batch_index, self._places[index]] = whitened.to(held)
                     if center is not None:
-                        sums.centered += (whitened - center[:, self._places[index]]).square().sum(1)
+                        stacked, local = center
+                        own = stacked[:, self._places[index]].to(whitened)[local]
+                        sums.centered += (whitened - own).square().sum(1)
 
                 gradients.backward(each_gradient(self._linear, self._joined, take))
                 found.mean[places] = rewards.cpu()
@@ -124,13 +126,12 @@ class Reader:
                     found.factor[places] = sums.factor.cpu()
                 self._advance(len(batch))
 
-    def _center_rows(self, group: Tensor, centers: Mapping[int, Center]) -> Tensor:
-        """`[b, F]` centre of each row's prompt; NaN where there is none."""
+    def _centers(self, group: Tensor, centers: Mapping[int, Center]) -> tuple[Tensor, Tensor]:
+        """Centres `[U, F]` on CPU, NaN where there is none, and which of them is each row's, `[b]` on the device."""
         unknown = torch.full((self.width,), torch.nan, dtype=self.dtype)
         unique, local = torch.unique(group, return_inverse=True)
         stacked = torch.stack([centers[key].factor if key in centers else unknown for key in unique.tolist()])
-        rows: Tensor = stacked.to(self._means[0])[local.to(self._means[0].device)]
-        return rows
+        return stacked, local.to(self._model.device)
 
     def _whiten(self, index: int, gradients: Tensor) -> Tensor:
         whitened = self._curvatures[index].whiten(gradients, self._posterior.prior_precisions[index])

@@ -1,6 +1,5 @@
 """A pass over preference pairs with the gradient of both rewards: what every structure of curvature is summed from."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prudent.errors import PosteriorError
 from prudent.models import RewardModel
 from prudent.posteriors._blocks import LinearBlock
 from prudent.posteriors._gradients import RewardGradients
@@ -96,16 +94,16 @@ def run_pass(
         for number, (positions, batch) in enumerate(pairs.batches(model, subset, tokens_per_batch)):
             if number >= done and number % state.num_processes == state.process_index:
                 rewards = gradients.forward(batch)
-                chosen, rejected = rewards.double().cpu().chunk(2)
-                _require_finite(chosen + rejected, pairs, positions, "reward")
+                chosen, rejected = rewards.cpu().double().chunk(2)
+                pairs.require_finite(chosen + rejected, positions, "reward")
                 contrast[positions] = chosen - rejected
                 logit = contrast[positions] - pairs.margin[positions]
                 label = pairs.label[positions]
-                chance = torch.sigmoid(logit)
                 likelihood += (label * logsigmoid(logit) + (1 - label) * logsigmoid(-logit)).sum()
                 likelihood -= center_rewards_coefficient * (chosen + rejected).square().sum()
                 known = PairBatch(
-                    curvature=(chance * (1 - chance)).to(rewards),
+                    # As a product of two sigmoids, which does not cancel where a pair is decided.
+                    curvature=(torch.sigmoid(logit) * torch.sigmoid(-logit)).to(rewards),
                     common=2 * center_rewards_coefficient,
                     mask=batch.inputs["attention_mask"],
                 )
@@ -119,7 +117,7 @@ def run_pass(
 
                 gradients.backward(consume)
                 one, other = largest.cpu().chunk(2)
-                _require_finite(one + other, pairs, positions, "gradient")
+                pairs.require_finite(one + other, positions, "gradient")
             if checkpoint is not None and number >= done:
                 checkpoint.save(name, kept, number + 1)
             advance(len(positions))
@@ -130,13 +128,3 @@ def run_pass(
         for tensor in (likelihood, contrast, *sums.tensors()):
             tensor.copy_(reduce(tensor, "sum"))
     return float(likelihood), contrast.cpu()
-
-
-def _require_finite(values: Tensor, pairs: PairTexts, positions: Tensor, what: str) -> None:
-    if not math.isfinite(float(values.sum())):
-        faulty = [pairs.rows[int(positions[place])] for place in torch.nonzero(~values.isfinite()).flatten()]
-        if faulty:
-            raise PosteriorError(
-                f"the {what} of {len(faulty)} pairs is not finite (row {min(faulty)} first); the model overflows "
-                "there, load it in float32 or leave those rows out"
-            )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prudent.models import Batch, EncodedTexts, Message, RewardModel, pad_batch, token_budget_batches
+from prudent.errors import PosteriorError
+from prudent.models import Batch, EncodedTexts, Message, Pooling, RewardModel, pad_batch, token_budget_batches
 from prudent.posteriors._gradients import gradient_tokens_per_batch
 
 __all__ = ["PairTexts", "encode_pairs"]
@@ -61,6 +62,55 @@ class PairTexts:
             pairs = subset[torch.from_numpy(part)]
             texts = torch.cat([self.chosen[pairs], self.rejected[pairs]]).numpy()
             yield pairs, pad_batch(self.encoded, texts, pad, model.device)
+
+    def contrasts_of_features(
+        self, model: RewardModel, pooling: Pooling, tokens_per_batch: int | None, advance: Callable[[int], None]
+    ) -> tuple[Tensor, Tensor]:
+        """Differences between chosen and rejected: `[M, H]` float32 of their features, `[M]` float64 of their rewards.
+
+        Args:
+            model: that reads.
+            pooling: what the features are.
+            tokens_per_batch: padded tokens of a batch.
+            advance: called with the number of pairs done, or nearly so: each text is read once.
+
+        Raises:
+            PosteriorError: a reward is not finite; the row is named.
+        """
+        done = 0
+
+        def count(texts: int) -> None:
+            nonlocal done
+            before, done = done * len(self) // len(self.encoded), done + texts
+            advance(done * len(self) // len(self.encoded) - before)
+
+        features, rewards = model.features(
+            self.encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=count
+        )
+        difference = features[self.chosen] - features[self.rejected]
+        contrast = rewards[self.chosen].double() - rewards[self.rejected].double()
+        everything = torch.arange(len(self))
+        self.require_finite(contrast, everything, "reward")
+        self.require_finite(difference.sum(1), everything, "feature")
+        return difference, contrast
+
+    def require_finite(self, values: Tensor, positions: Tensor, what: str) -> None:
+        """Make sure that a value of each of some pairs is finite.
+
+        Args:
+            values: `[k]` on CPU.
+            positions: `[k]` which pairs they are of.
+            what: they are.
+
+        Raises:
+            PosteriorError: one is not; its row is named.
+        """
+        faulty = [self.rows[place] for place in positions[~values.isfinite()].tolist()]
+        if faulty:
+            raise PosteriorError(
+                f"the {what} of {len(faulty)} pairs is not finite (row {min(faulty)} first); the model overflows "
+                "there, load it in float32 or leave those rows out"
+            )
 
 
 def encode_pairs(model: RewardModel, rows: Any, *, strict: bool = False) -> PairTexts:

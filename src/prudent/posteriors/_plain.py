@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prudent.errors import PosteriorError
 from prudent.models import EncodedTexts, RewardModel
+from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._protocol import Center, Prediction, group_average
 
 __all__ = ["PlainRewards"]
@@ -65,6 +66,18 @@ class PlainRewards:
                 average[position] = centers[key].mean
         unknown = torch.full_like(mean, torch.nan)
         return Prediction(mean, unknown, torch.zeros_like(mean), average[local], unknown, None)
+
+    def contrasts(
+        self,
+        model: RewardModel,
+        pairs: PairTexts,
+        *,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] = lambda amount: None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `prudent.posteriors.Posterior.contrasts`."""
+        _, mean = pairs.contrasts_of_features(model, "head", tokens_per_batch, advance)
+        return mean, torch.full_like(mean, torch.nan)
 
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
         """See `prudent.posteriors.Posterior.exact`; the factor has no columns."""

@@ -8,9 +8,11 @@ It keeps inner products in expectation, the variance of one contrast to a relati
 import torch
 from torch import Tensor
 
-__all__ = ["STORED_COLUMNS", "Projection"]
+__all__ = ["PROJECTION", "STORED_COLUMNS", "Projection"]
 
 STORED_COLUMNS = 256
+PROJECTION = "countsketch0"
+"""Names this way to project: factors projected otherwise are incommensurable."""
 
 
 class Projection:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from prudent.errors import PosteriorError
 from prudent.models import EncodedTexts, RewardModel
+
+if TYPE_CHECKING:
+    from prudent.posteriors._pair_texts import PairTexts
 
 __all__ = ["Center", "Posterior", "Prediction", "check_head", "group_average"]
 
@@ -89,6 +92,26 @@ class Posterior(Protocol):
             with_factor: also the factor for storage.
             tokens_per_batch: padded tokens of a batch.
             advance: called with the number of texts done.
+        """
+
+    def contrasts(
+        self,
+        model: RewardModel,
+        pairs: "PairTexts",
+        *,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] = lambda amount: None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and exact variance `[M]` float64 of r(chosen) - r(rejected) of M pairs; the variance NaN if not known.
+
+        Args:
+            model: the reward model.
+            pairs: from `encode_pairs`.
+            tokens_per_batch: padded tokens of a batch.
+            advance: called with the number of pairs done.
+
+        Raises:
+            PosteriorError: a reward is not finite; the row is named.
         """
 
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:

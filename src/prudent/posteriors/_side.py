@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prudent.errors import PosteriorError
+
 __all__ = ["Eigenspace", "SideSum"]
 
 _DENSE_SIZE = 1024
@@ -24,8 +26,8 @@ class Eigenspace:
         values: `[k]` float64 eigenvalues, not negative.
         vectors: `[size, k]` float64 orthonormal columns.
         average_rest: average eigenvalue of the directions left out; None where none is.
-        jitter: what was added to the diagonal, or negative eigenvalues that were lifted to zero, relative to the
-            largest eigenvalue.
+        jitter: what had to be added to the diagonal beyond rounding, or negative eigenvalues that were lifted to
+            zero, relative to the size of the matrix.
     """
 
     values: Tensor
@@ -88,7 +90,8 @@ class SideSum:
             return self.total.new_zeros(self.total.shape[1]), self._test, 0.0
         relative = float(torch.finfo(torch.float32).eps)
         # Sums of float32 products are not quite positive semi-definite: a shift, taken off again at the end.
-        while True:
+        mended = 0.0
+        while relative < 1e-2:
             shift = relative * norm
             shifted = self.total + shift * self._test
             inner = self._test.T @ shifted
@@ -96,6 +99,9 @@ class SideSum:
             if not int(failed):
                 break
             relative *= 10
+            mended = relative
+        else:
+            raise PosteriorError("a factor of the curvature is not positive semi-definite; load the model in float32")
         root = torch.linalg.solve_triangular(factor, shifted.T, upper=False)
         right = torch.linalg.svd(root, full_matrices=False)
-        return (right.S.square() - shift).clamp_min(0), right.Vh.T.contiguous(), relative
+        return (right.S.square() - shift).clamp_min(0), right.Vh.T.contiguous(), mended

@@ -13,7 +13,7 @@ from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Posterior
 
-__all__ = ["load_model_and_posterior", "load_posterior", "save_posterior", "saved_posterior"]
+__all__ = ["load_model_and_posterior", "load_posterior", "save_posterior", "saved_calibration", "saved_posterior"]
 
 _FORMAT_VERSION = 1
 _CONFIG = "posterior_config.json"
@@ -73,6 +73,20 @@ def saved_posterior(folder: str | Path) -> dict[str, Any] | None:
     if not (Path(folder) / _CONFIG).is_file() or not (Path(folder) / _TENSORS).is_file():
         return None
     return _read_config(Path(folder) / _CONFIG)
+
+
+def saved_calibration(model: str | Path) -> dict[str, Any]:
+    """The figures on held-out pairs that `fit` saved beside a model; none where it had no such pairs.
+
+    Args:
+        model: a folder or a hub name.
+
+    Raises:
+        PosteriorError: the configuration is damaged, or of a newer format.
+        ModelError: whether a hub model has a posterior cannot be told, for want of a connection.
+    """
+    place = find_model_file(model, _CONFIG)
+    return {} if place is None else (_read_config(place).get("calibration") or {})
 
 
 def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:

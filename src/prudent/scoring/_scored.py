@@ -1,5 +1,6 @@
 """A scored dataset read back: the table, and the posterior over rewards in it."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,13 @@ class ScoredPool:
     def group(self) -> Tensor:
         """`[N]` int64, prompt of each row."""
         return torch.from_numpy(self.table["prompt_id"].to_numpy().astype("int64"))
+
+    @property
+    def basis_id(self) -> str | None:
+        """Names the posterior that scored this; None where none did, or scores made elsewhere do not say."""
+        stated = (self.table.schema.metadata or {}).get(b"prudent")
+        found: str | None = None if stated is None else json.loads(stated).get("basis_id")
+        return found
 
     @property
     def has_variance(self) -> bool:
