@@ -437,3 +437,17 @@ def test_loaded_model_needs_its_posterior(tiny_models, tmp_path):
     with pytest.raises(ValueError, match="posterior"):
         score(model, pools(), tmp_path / "out", progress=False)
     assert score(model, pools(), tmp_path / "out", posterior=PlainRewards(), progress=False).posterior == "none"
+
+
+def test_dtype_is_that_of_the_weights_and_of_the_run(tiny_models, tmp_path):
+    pairs = [{"prompt": "name a fruit", "chosen": f"the apple {'and pear ' * n}", "rejected": "no"} for n in range(6)]
+    fit(tiny_models("llama"), pairs, tmp_path / "rm", progress=False)
+    pool = [{"prompt": "name a fruit please", "responses": ["the apple", "a cold stone", "maybe the pear"]}]
+    wide = score(tmp_path / "rm", pool, tmp_path / "wide", progress=False)
+    narrow = score(tmp_path / "rm", pool, tmp_path / "narrow", dtype="bfloat16", progress=False)
+    assert wide.num_responses == narrow.num_responses == 3
+    means = [read_scored(tmp_path / name).table["reward_mean"].to_numpy() for name in ("wide", "narrow")]
+    assert not np.array_equal(*means)
+    np.testing.assert_allclose(means[1], means[0], atol=0.1 * np.abs(means[0]).max())
+    with pytest.raises(PrudentError, match="dtype"):
+        score(tmp_path / "rm", pool, tmp_path / "wide", dtype="bfloat16", progress=False)

@@ -8,6 +8,7 @@ from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome, table
 from prudent.cli._options import (
     FILES,
+    DtypeOption,
     MaxLengthOption,
     ModelOption,
     NumBootstrapOption,
@@ -75,6 +76,7 @@ def evaluate(
         ),
     ] = None,
     max_length: MaxLengthOption = None,
+    dtype: DtypeOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
     strict: StrictOption = False,
     num_bootstrap: NumBootstrapOption = 1000,
@@ -93,6 +95,7 @@ def evaluate(
         logit_temperature=logit_temperature,
         num_bootstrap=num_bootstrap,
         max_length=max_length,
+        dtype=None if dtype is None else dtype.value,
         tokens_per_batch=tokens_per_batch,
         strict=strict,
         skip_bad=skip_bad,

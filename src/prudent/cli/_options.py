@@ -7,6 +7,8 @@ import typer
 
 __all__ = [
     "CenteredOption",
+    "Dtype",
+    "DtypeOption",
     "EvalSplitOption",
     "MaxLengthOption",
     "ModelOption",
@@ -28,6 +30,14 @@ __all__ = [
 
 FILES = "Input and output"
 RULES = "Rule"
+
+
+class Dtype(StrEnum):
+    """Floating types to read a model in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class Rule(StrEnum):
@@ -91,6 +101,12 @@ EvalSplitOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", help="The seed of everything drawn at random.", min=0)]
 MaxLengthOption = Annotated[
     int | None, typer.Option("--max-length", min=8, help="Longest text in tokens; by default, the model's limit.")
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype", help="Of the weights while reading; by default float32 on CPU, elsewhere as the checkpoint says."
+    ),
 ]
 TokensPerBatchOption = Annotated[
     int | None, typer.Option("--tokens-per-batch", min=1, help="Padded tokens of a batch; lower it if memory is short.")

@@ -8,6 +8,7 @@ from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
 from prudent.cli._options import (
     FILES,
+    DtypeOption,
     MaxLengthOption,
     ModelOption,
     OverwriteOption,
@@ -75,6 +76,7 @@ def score(
         int, typer.Option("--num-references", min=1, help="Responses in the fixed reference set of a prompt.")
     ] = 16,
     max_length: MaxLengthOption = None,
+    dtype: DtypeOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
     strict: StrictOption = False,
     seed: SeedOption = 0,
@@ -94,6 +96,7 @@ def score(
         split=split,
         drop=drop,
         max_length=max_length,
+        dtype=None if dtype is None else dtype.value,
         tokens_per_batch=tokens_per_batch,
         strict=strict,
         skip_bad=skip_bad,

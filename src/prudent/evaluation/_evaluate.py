@@ -61,6 +61,7 @@ def evaluate(
     logit_temperature: float | None = None,
     num_bootstrap: int = 1000,
     max_length: int | None = None,
+    dtype: torch.dtype | str | None = None,
     tokens_per_batch: int | None = None,
     strict: bool = False,
     skip_bad: bool = False,
@@ -89,6 +90,8 @@ def evaluate(
             from its held-out pairs beside the model, if there is one.
         num_bootstrap: resamples of the prompts.
         max_length: tokens a text may have.
+        dtype: of the weights while reading, by default float32 on CPU and the checkpoint's own elsewhere; `bfloat16`
+            halves the time or more, at about half a percent of a variance.
         tokens_per_batch: padded tokens of a batch.
         strict: an over-long text is an error.
         skip_bad: leave faulty rows out instead of stopping.
@@ -119,7 +122,7 @@ def evaluate(
         check_gold(pool)
     if logit_temperature is None and posterior is None and not isinstance(model, RewardModel):
         logit_temperature = saved_calibration(model).get("logit_temperature")
-    loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
+    loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length, dtype=dtype)
     if pool is not None and pool.basis_id is not None and pool.basis_id != posterior.basis_id:
         raise DataError(
             f"{pool.source} was scored by another posterior than this model's; score it again with this one"

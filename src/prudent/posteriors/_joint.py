@@ -28,6 +28,7 @@ def joint_rewards(
     *,
     posterior: Posterior | None = None,
     max_length: int | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> GaussianRewards:
     """Rewards of up to 64 responses to each prompt, with all their covariances exact.
 
@@ -45,6 +46,8 @@ def joint_rewards(
         responses: N responses; equal ones to a prompt have one reward.
         posterior: instead of the one beside the model; needed for a loaded model. Any kind that knows variances.
         max_length: tokens a text may have, for a model that is loaded here.
+        dtype: of the weights while reading, by default float32 on CPU and the checkpoint's own elsewhere; `bfloat16`
+            halves the time or more, at about half a percent of a variance.
 
     Returns:
         N rewards, float64; `group` numbers prompts as they first come, `text_id` equal responses. The factor is
@@ -82,7 +85,7 @@ def joint_rewards(
     if len(places) > _MAX_TEXTS:
         raise UnsupportedError(f"{len(places)} texts at once; at most {_MAX_TEXTS}, so take fewer prompts in a call")
     text_id = torch.tensor([places[text] for text in texts], dtype=torch.int64)
-    loaded, known = load_model_and_posterior(model, posterior, max_length=max_length)
+    loaded, known = load_model_and_posterior(model, posterior, max_length=max_length, dtype=dtype)
     if not known.has_variance:
         raise UnsupportedError(
             "the model has no posterior, so its rewards have no variance; fit one with `prudent fit`"

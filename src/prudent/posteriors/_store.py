@@ -132,7 +132,11 @@ def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
 
 
 def load_model_and_posterior(
-    model: str | Path | RewardModel, posterior: Posterior | None = None, *, max_length: int | None = None
+    model: str | Path | RewardModel,
+    posterior: Posterior | None = None,
+    *,
+    max_length: int | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> tuple[RewardModel, Posterior]:
     """A reward model and its posterior, ready to predict.
 
@@ -140,6 +144,7 @@ def load_model_and_posterior(
         model: a loaded model, a folder, or a hub name.
         posterior: instead of the one beside the model; needed for a loaded model.
         max_length: tokens a text may have, for a model that is loaded here.
+        dtype: of its weights, as in `RewardModel.from_pretrained`.
 
     Raises:
         ModelError: the model cannot be loaded, or has neither a trained head nor a posterior.
@@ -151,7 +156,7 @@ def load_model_and_posterior(
             raise ValueError("a loaded model needs its posterior given too (PlainRewards() for none)")
         loaded = model
     else:
-        loaded = RewardModel.from_pretrained(model, max_length=max_length)
+        loaded = RewardModel.from_pretrained(model, max_length=max_length, dtype=dtype)
         posterior = posterior or load_posterior(model, loaded)
     if loaded.head_is_new and not posterior.has_variance:
         raise ModelError(

@@ -90,6 +90,7 @@ def score(
     split: str | None = None,
     drop: str | None = None,
     max_length: int | None = None,
+    dtype: torch.dtype | str | None = None,
     tokens_per_batch: int | None = None,
     strict: bool = False,
     skip_bad: bool = False,
@@ -118,6 +119,8 @@ def score(
         split: the split of data that have several; by default the only one.
         drop: a boolean column of the pool; responses where it is true are left out.
         max_length: tokens a text may have; by default what the posterior was fitted with, or the model states.
+        dtype: of the weights while reading, by default float32 on CPU and the checkpoint's own elsewhere; `bfloat16`
+            halves the time or more, at about half a percent of a variance.
         tokens_per_batch: padded tokens of a batch.
         strict: an over-long text is an error.
         skip_bad: leave faulty pools out instead of stopping.
@@ -137,7 +140,7 @@ def score(
         split = choose_split(data, split) or "train"
         on_bad: OnBad = "skip" if skip_bad else "error"
         pools = load_pools(data, split=split, on_bad=on_bad, drop=drop, streaming=_is_large(data))
-    loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length)
+    loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length, dtype=dtype)
     manifest = {
         "data": _data_digest(data),
         "split": split,
@@ -147,6 +150,7 @@ def score(
         "factor": factor,
         "num_references": num_references,
         "max_length": loaded.max_length,
+        "dtype": str(loaded.head.weight.dtype),
         "seed": seed,
         "strict": strict,
     }
