@@ -54,7 +54,11 @@ def run(error: BaseException, *arguments: str):
             "error: a safetensors file cannot be read or written: header too large",
         ),
         (Exception("No space left on device (os error 28)"), 2, "error: No space left on device (os error 28)"),
-        (KeyboardInterrupt(), 130, "error: interrupted; the same command resumes where it stopped"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "error: interrupted; the same command goes on from what was saved, if it had come so far",
+        ),
         (
             ZeroDivisionError("division by zero"),
             1,

@@ -91,15 +91,16 @@ def test_model_and_posterior_lie_in_one_folder_and_the_card_tells_of_both(whole:
 def test_the_centring_trained_with_is_in_the_curvature(
     whole: tuple[Path, dict[str, Any]], command: list[str], tmp_path: Path
 ) -> None:
-    """As `fit` does it, with that coefficient named."""
+    """As `fit` does it, which finds the coefficient in the record of the training."""
     place = command.index("--data")
     arguments = [
         "fit", "--model", str(whole[0]), *command[place : place + 4], "--posterior", "ekfac", "--output",
         str(tmp_path / "rm"), "--max-length", "64", "--quiet",
     ]  # fmt: skip
-    assert CliRunner().invoke(app, [*arguments, "--center-rewards-coefficient", "0.01"]).exit_code == 0
-    assert_same_posterior(whole[0], tmp_path / "rm")
-    assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
+    for more in ([], ["--center-rewards-coefficient", "0.01", "--overwrite"]):
+        assert CliRunner().invoke(app, [*arguments, *more]).exit_code == 0
+        assert_same_posterior(whole[0], tmp_path / "rm")
+    assert CliRunner().invoke(app, [*arguments, "--center-rewards-coefficient", "0", "--overwrite"]).exit_code == 0
     with pytest.raises(AssertionError):
         assert_same_posterior(whole[0], tmp_path / "rm")
 
@@ -121,8 +122,26 @@ def test_a_second_start_does_nothing_and_another_kind_is_fitted_without_training
         text = CliRunner().invoke(app, [*command, "--output", str(output), "--posterior", "last_layer"]).stdout
         assert text.startswith("had trained 4 steps")
         assert text.endswith("; its posterior last_layer was there\n")
-    other = run(command, output, "--posterior", "diag", "--overwrite")  # only the posterior is missing
-    assert (other["already_finished"], other["posterior"]["kind"]) == (True, "diag")
+    # A last layer moved the head: another kind is not fitted on top of it unasked, nor without training again.
+    line = refused(*command, "--output", str(output), "--posterior", "diag")
+    assert "holds a posterior last_layer" in line
+    with monkeypatch.context() as patch:
+        patch.setattr("prudent.cli._train._fit_trained", lambda *_: ({}, ""))
+        with pytest.raises(AssertionError):
+            run(command, output, "--posterior", "diag", "--overwrite")
+
+
+def test_a_kind_that_left_the_model_alone_is_replaced_without_training(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prudent.training._trainer import PairTrainer
+
+    output = tmp_path / "rm"
+    run(command, output, "--posterior", "diag")
+    monkeypatch.setattr(PairTrainer, "training_step", None)
+    assert "holds a posterior diag" in refused(*command, "--output", str(output), "--posterior", "kron")
+    other = run(command, output, "--posterior", "kron", "--overwrite")
+    assert (other["already_finished"], other["posterior"]["kind"]) == (True, "kron")
     assert json.loads((output / "training_result.json").read_text())["num_steps"] == 4
 
 

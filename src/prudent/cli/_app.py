@@ -76,7 +76,11 @@ def errors_on_one_line(context: Any) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         resumes = context.invoked_subcommand in RESUMES
-        advice = "the same command resumes where it stopped" if resumes else "no half-written output is left"
+        advice = (
+            "the same command goes on from what was saved, if it had come so far"
+            if resumes
+            else "no half-written output is left"
+        )
         typer.echo(f"error: interrupted; {advice}", err=True)
         raise typer.Exit(130) from None
     except Exception as error:  # the boundary of the program: what nobody foresaw is reported here

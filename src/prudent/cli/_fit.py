@@ -154,14 +154,14 @@ def fit(
         ),
     ] = 64,
     center_rewards_coefficient: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--center-rewards-coefficient",
             min=0,
-            help="The one that the model was trained with.",
+            help="The one that the model was trained with; by default as prudent's training recorded it, else 0.",
             rich_help_panel=LORA,
         ),
-    ] = 0.0,
+    ] = None,
     max_length: MaxLengthOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
     strict: StrictOption = False,

@@ -72,7 +72,11 @@ def report(
     ] = None,
     rule: Annotated[
         list[Rule] | None,
-        typer.Option("--rule", help="A rule to show; repeat it for several. By default, all.", rich_help_panel=RULES),
+        typer.Option(
+            "--rule",
+            help="A rule to show; repeat it for several. By default, all but prob_best, which has no curve.",
+            rich_help_panel=RULES,
+        ),
     ] = None,
     num_std: NumStdOption = 1.0,
     variance_weight: VarianceWeightOption = 1.0,

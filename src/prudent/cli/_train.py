@@ -189,6 +189,7 @@ def train(
     A run that was cut off, even killed, goes on from its last checkpoint when the same command is started again. The
     folder written is an ordinary PEFT or Transformers folder; with --posterior, its posterior lies beside it.
     """
+    from prudent.errors import PosteriorError
     from prudent.posteriors import saved_posterior
     from prudent.training import TrainingConfig
     from prudent.training import train as train_model
@@ -224,7 +225,18 @@ def train(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     _require_fittable(posterior, streaming=streaming, lora=lora)
-    fitted = None if posterior is None else _of_kind(saved_posterior(output), posterior)
+    fitted = None if posterior is None else saved_posterior(output)
+    # A run that was killed after training lacks its posterior alone.
+    keep_same = posterior is not None and fitted is None
+    if fitted is not None and posterior is not None and fitted.get("kind") != posterior.value:
+        if not overwrite:
+            raise PosteriorError(
+                f"{output} holds a posterior {fitted.get('kind')}; fit another kind to a model trained without one "
+                f"(prudent fit --posterior {posterior.value} --output ...), or --overwrite this one"
+            )
+        # A last layer moved the head, so training has to be done again; the other kinds left the model as it was.
+        keep_same = fitted.get("kind") != PosteriorName.last_layer
+        fitted = None
     source: dict[str, Any] = {
         "eval_data": eval_data,
         "split": split,
@@ -240,8 +252,7 @@ def train(
         streaming=streaming,
         config=config,
         overwrite=overwrite,
-        # A run that was killed after training lacks its posterior alone.
-        keep_same=posterior is not None and fitted is None,
+        keep_same=keep_same,
         **source,
     )
     verb = "had trained" if result.already_finished else "trained"
@@ -278,10 +289,6 @@ def _require_fittable(posterior: PosteriorName | None, *, streaming: bool, lora:
         )
 
 
-def _of_kind(saved: dict[str, Any] | None, posterior: PosteriorName) -> dict[str, Any] | None:
-    return saved if saved is not None and saved.get("kind") == posterior.value else None
-
-
 def _fit_trained(
     output: str, data: str, posterior: PosteriorName, config: "TrainingConfig", source: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
@@ -295,8 +302,6 @@ def _fit_trained(
             data,
             output,
             posterior=posterior.value,
-            # A last layer's pairs say nothing of the constant that the centring loss fixes, and it keeps none.
-            center_rewards_coefficient=0.0 if posterior == "last_layer" else config.center_rewards_coefficient,
             max_length=config.max_length,
             seed=config.seed,
             overwrite=True,

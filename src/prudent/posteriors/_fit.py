@@ -1,5 +1,6 @@
 """`fit`: a posterior for any reward model from a preference set."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ PosteriorKind = Literal["last_layer", "kron", "ekfac", "diag", "full"]
 """`last_layer`: a Bayesian head on the features. The others: Laplace over LoRA weights and head, by structure."""
 
 _LAST_LAYER = ("last_layer",)
+_FEW_PAIRS = 100
 
 PriorChoice = Literal["evidence", "held_out"]
 """The prior precision of highest evidence, or that under which held-out pairs are most likely."""
@@ -81,7 +83,7 @@ def fit(
     prior_precision: float | PriorChoice = "evidence",
     per_layer: bool = False,
     max_rank: int = DEFAULT_MAX_RANK,
-    center_rewards_coefficient: float = 0.0,
+    center_rewards_coefficient: float | None = None,
     posterior_temperature: float = 1.0,
     max_length: int | None = None,
     tokens_per_batch: int | None = None,
@@ -119,7 +121,8 @@ def fit(
         per_layer: for LoRA kinds but `full`: each weight matrix has its own prior precision.
         max_rank: for `kron` and `ekfac`: directions kept of the longer side of a weight matrix; the others share an
             average curvature.
-        center_rewards_coefficient: for LoRA kinds: the one that the model was trained with.
+        center_rewards_coefficient: for LoRA kinds: the one that the model was trained with; by default what
+            `training_result.json` beside the model says, else none.
         posterior_temperature: factor on the posterior covariance, 1 is Bayes.
         max_length: tokens a text may have.
         tokens_per_batch: padded tokens of a batch.
@@ -154,7 +157,7 @@ def fit(
             "standardize False": not standardize and _LAST_LAYER,
             "max_rank": max_rank != DEFAULT_MAX_RANK and ("kron", "ekfac"),
             "per_layer": per_layer and ("kron", "ekfac", "diag"),
-            "center_rewards_coefficient": center_rewards_coefficient != 0 and get_args(Structure),
+            "center_rewards_coefficient": bool(center_rewards_coefficient) and get_args(Structure),
         },
     )
     preferences, held_out = _load(data, split, eval_data, eval_split, on_bad="skip" if skip_bad else "error")
@@ -175,13 +178,14 @@ def fit(
                 seed=seed,
             )
         )
+        if posterior != "last_layer":
+            find_blocks(loaded)  # what is not LoRA is refused before texts are read
         chosen_head: HeadChoice = head or ("refit" if posterior == "last_layer" else "kept")
         if loaded.head_is_new and chosen_head == "kept":
             raise PosteriorError(
                 f"{source or 'the model'} has no trained head to keep; train it first or let it be refitted"
             )
-        if posterior != "last_layer":
-            find_blocks(loaded)  # what is not LoRA is refused before texts are read
+        centering = _trained_centering(source) if center_rewards_coefficient is None else center_rewards_coefficient
         pairs = encode_pairs(loaded, rows, strict=strict)
         evaluated = None
         if held_out is not None:
@@ -208,7 +212,7 @@ def fit(
                 posterior,
                 per_layer=per_layer,
                 max_rank=max_rank,
-                center_rewards_coefficient=center_rewards_coefficient,
+                center_rewards_coefficient=centering,
                 seed=seed,
                 checkpoint=checkpoint,
                 **common,
@@ -234,13 +238,32 @@ def fit(
                 fitted.posterior,
                 loaded,
                 folder,
-                fitted_on={"data": preferences.summary.source, **figures},
+                fitted_on={
+                    "data": preferences.summary.source,
+                    **figures,
+                    "prior_precision_by": prior_precision if isinstance(prior_precision, str) else "given",
+                    **({} if posterior == "last_layer" else {"center_rewards_coefficient": centering, "seed": seed}),
+                    **({"max_rank": max_rank} if posterior in ("kron", "ekfac") else {}),
+                },
                 calibration=None if fitted.held_out is None else fitted.held_out.to_dict(),
             )
     if checkpoint is not None and process.is_main_process:
         checkpoint.remove()
     process.wait_for_everyone()
     return result
+
+
+def _trained_centering(source: Path | None) -> float:
+    """The centring coefficient of the run that trained a model, where prudent left its record beside it."""
+    record = None if source is None else source / "training_result.json"
+    if record is None or not record.is_file():
+        return 0.0
+    try:
+        return float(json.loads(record.read_text(encoding="utf-8"))["settings"]["center_rewards_coefficient"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PosteriorError(
+            f"{record} does not say how the model was trained ({error}); give center_rewards_coefficient"
+        ) from error
 
 
 def _require_options_of(posterior: PosteriorKind, given: dict[str, tuple[str, ...] | Literal[False]]) -> None:
@@ -301,6 +324,8 @@ def _notes(posterior: LastLayerPosterior | LoraLaplacePosterior, model: RewardMo
 
 
 def _held_out_notes(figures: HeldOutFigures | None) -> Iterator[str]:
+    if figures is not None and figures.chose_prior and figures.num_pairs < _FEW_PAIRS:
+        yield f"only {figures.num_pairs} held-out pairs chose the prior precision; others may choose another"
     if figures is not None and figures.prior_precision_scale in (min(PRIOR_SCALES), max(PRIOR_SCALES)):
         end = "weakest" if figures.prior_precision_scale < 1 else "strongest"
         yield f"the held-out pairs prefer the {end} prior tried; what suits them best may lie further off"

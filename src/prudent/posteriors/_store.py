@@ -103,6 +103,8 @@ def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
     """
     config_path = find_model_file(folder, _CONFIG)
     if config_path is None:
+        if (Path(folder) / _TENSORS).is_file():
+            raise PosteriorError(f"{folder} has {_TENSORS} but no {_CONFIG}; fit the posterior again")
         return PlainRewards()
     tensor_path = find_model_file(folder, _TENSORS)
     if tensor_path is None:
