@@ -171,7 +171,7 @@ def test_empty_files(tmp_path, file):
         ("a.csv", b"prompt,chosen,rejected\n"),
         ("a.jsonl", b"\n\n"),
         ("a.json", b"[]"),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
     ],
 )
 def test_files_without_rows(tmp_path, file, content):
@@ -185,7 +185,7 @@ def test_files_without_rows(tmp_path, file, content):
     [
         ("a.parquet", b"PAR1 is how it should begin, and end", "cannot be read.*damaged or cut short"),
         ("a.jsonl.gz", b"not gzip at all", "not gzip or was cut short"),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "q"}' * 99)[:-10], "not gzip or was cut short"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "q"}' * 99, mtime=0)[:-10], "not gzip or was cut short"),
         ("a.json", b'[{"prompt": "q",}]', "not JSON: .* at line 1, column 1"),
         ("a.csv", b'prompt,chosen,rejected\nq,"a,b\n', "not CSV at line 2"),
         ("a.csv", b"prompt,chosen,rejected\nq,a,\xff\n", "row 0: `rejected` holds what is not UTF-8"),
