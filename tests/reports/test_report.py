@@ -296,7 +296,8 @@ def test_evaluations_that_are_none_are_refused(study, tmp_path):
 def test_a_name_with_dots_keeps_them(study, tmp_path):
     figures = report(study, tmp_path / "run.v1.html").figures
     assert figures["gold"].name == "run.v1_gold.png"
-    assert report(study, tmp_path / "run.v2").figures["gold"].name == "run.v2_gold.png"
+    with pytest.raises(PrudentError, match=r"run\.v2: a report is one HTML page"):
+        report(study, tmp_path / "run.v2")
 
 
 def test_curves_in_one_picture(study, tmp_path):
@@ -401,3 +402,9 @@ def test_importing_reports_needs_none_of_the_extra():
         "import prudent.reports._words, prudent.reports._png, prudent.reports._interactive\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_page_is_not_written_under_the_name_of_something_else(study, tmp_path):
+    with pytest.raises(PrudentError, match=r"page\.pdf: a report is one HTML page"):
+        report(study, tmp_path / "page.pdf")
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from prudent.errors import DataError
+from prudent.errors import DataError, PrudentError
 from prudent.evaluation import BestOfNStudy, Evaluation, best_of_n_study
 from prudent.models import atomic_file
 from prudent.reports._extra import need, need_report_packages
@@ -69,7 +69,8 @@ def report(
         The paths written and the study shown.
 
     Raises:
-        prudent.errors.PrudentError: If a package of the extra `report` is not installed.
+        prudent.errors.PrudentError: If a package of the extra `report` is not installed, or the name of the output does
+            not end in .html.
         prudent.errors.DataError: If the data is no scored dataset, or has no gold on this scale, or an evaluation is
             none, or there are more than six.
         TypeError: If study options come with a study.
@@ -86,6 +87,8 @@ def report(
     need_report_packages()  # before any work
     held_out = held_out_pairs(evaluations)
     output = Path(output)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise PrudentError(f"{output}: a report is one HTML page; let its name end in .html")
     if isinstance(data, BestOfNStudy):
         if study_options:
             raise TypeError(f"a finished study takes no study options, got {', '.join(study_options)}")
@@ -96,7 +99,7 @@ def report(
         raise DataError(f"no gold on the scale {scale!r} here; there is {', '.join(study.gold_scales)}")
     heading = title or (f"Best-of-n on {Path(source).stem}" if source else "Best-of-n")
     if png:
-        stem = output.with_suffix("") if output.suffix.lower() in (".html", ".htm") else output
+        stem = output.with_suffix("")
         figures = draw_figures(study, stem, scale=scale, held_out=held_out)
         images = {name: path.read_bytes() for name, path in figures.items()}
     else:
