@@ -81,8 +81,10 @@ def test_every_kind_is_fitted_and_tells_of_both_prior_precisions(
     other = told["prior_precision"] * told["held_out"]["prior_precision_scale"]
     assert f"{other:.4g} by held-out pairs ({told['held_out']['nll_scaled']:.4f} nats), of which the first is" in text
     assert f"negative log-likelihood {told['held_out']['nll']:.4f} nats" in text
-    assert text.endswith(f"model and posterior in {tmp_path / 'rm'}\n")
-    assert text.count("\n") == 1
+    lines = text.splitlines()
+    assert lines[1].startswith("on 12 held-out pairs accuracy ")
+    assert lines[-1] == f"model and posterior in {tmp_path / 'rm'}"
+    assert [line.removeprefix("note: ") for line in lines[2:-1]] == told["notes"]
     chosen = fit(
         files, tmp_path / "rm", "--posterior", kind, "--eval-data", files["heldout"], "--prior-precision", "held_out",
         "--overwrite",

@@ -199,11 +199,11 @@ def fit(
         seed=seed,
         progress=common.progress,
     )
-    return Outcome(result.to_dict(), f"{describe(result, prior_precision)}; model and posterior in {output}")
+    return Outcome(result.to_dict(), f"{describe(result, prior_precision)}\nmodel and posterior in {output}")
 
 
 def describe(result: "FitResult", prior_precision: str = "evidence") -> str:
-    """What was fitted, for a person, on one line.
+    """What was fitted, for a person: a line on the fit, one on held-out pairs, one on counts, one a note.
 
     Args:
         result: of `prudent.posteriors.fit`.
@@ -240,7 +240,8 @@ def describe(result: "FitResult", prior_precision: str = "evidence") -> str:
         f"{result.num_prompt_truncated:,} prompts cut": result.num_prompt_truncated,
         f"{result.num_skipped:,} pairs skipped as not valid": result.num_skipped,
     }
-    return "; ".join([*parts, *(remark for remark, holds in remarks.items() if holds), *result.notes])
+    counts = "; ".join(remark for remark, holds in remarks.items() if holds)
+    return "\n".join([*parts, *([counts] if counts else []), *(f"note: {note}" for note in result.notes)])
 
 
 def _amount(prior: Any, factor: float = 1.0) -> str:

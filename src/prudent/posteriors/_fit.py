@@ -1,6 +1,7 @@
 """`fit`: a posterior for any reward model from a preference set."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -324,6 +325,11 @@ def _notes(posterior: LastLayerPosterior | LoraLaplacePosterior, model: RewardMo
 
 
 def _held_out_notes(figures: HeldOutFigures | None) -> Iterator[str]:
+    if figures is not None and figures.nll > math.log(2):
+        yield (
+            f"on the held-out pairs the whole posterior predicts worse than a coin ({figures.nll:.4f} against "
+            f"{math.log(2):.4f} nats)"
+        )
     if figures is not None and figures.chose_prior and figures.num_pairs < _FEW_PAIRS:
         yield f"only {figures.num_pairs} held-out pairs chose the prior precision; others may choose another"
     if figures is not None and figures.prior_precision_scale in (min(PRIOR_SCALES), max(PRIOR_SCALES)):
