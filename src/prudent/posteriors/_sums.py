@@ -9,7 +9,7 @@ from prudent.posteriors._blocks import LinearBlock
 from prudent.posteriors._curvature import BlockCurvature
 from prudent.posteriors._gradients import weight_gradients
 from prudent.posteriors._pair_pass import PairBatch
-from prudent.posteriors._side import SideSum
+from prudent.posteriors._side import Eigenspace, SideSum
 
 __all__ = ["DenseSum", "EigenvalueSums", "FactorSums", "MeanGradient", "TokenFactorSums"]
 
@@ -83,17 +83,7 @@ class TokenFactorSums:
             spaces = self._outputs[index].eigenspace(), self._inputs[index].eigenspace()
             small, large = spaces if block.shape[1] >= block.shape[0] else reversed(spaces)
             jitter = max(jitter, small.jitter, large.jitter)
-            count = self._tokens[index]
-            found.append(
-                BlockCurvature(
-                    block.name,
-                    block.shape,
-                    eigenvalues=torch.outer(small.values, large.values) / count,
-                    small_basis=small.vectors,
-                    large_basis=large.vectors,
-                    remainder=None if large.average_rest is None else small.values * large.average_rest / count,
-                )
-            )
+            found.append(_kronecker(block, small, large, self._tokens[index]))
         return found, jitter
 
 
@@ -127,17 +117,21 @@ class FactorSums:
             small, large = small_sum.eigenspace(), large_sum.eigenspace()
             jitter = max(jitter, small.jitter, large.jitter)
             trace = small_sum.trace.clamp_min(torch.finfo(torch.float64).tiny)
-            found.append(
-                BlockCurvature(
-                    block.name,
-                    block.shape,
-                    eigenvalues=torch.outer(small.values, large.values) / trace,
-                    small_basis=small.vectors,
-                    large_basis=large.vectors,
-                    remainder=None if large.average_rest is None else small.values * large.average_rest / trace,
-                )
-            )
+            found.append(_kronecker(block, small, large, trace))
         return found, jitter
+
+
+def _kronecker(block: LinearBlock, small: Eigenspace, large: Eigenspace, divisor: Tensor) -> BlockCurvature:
+    """The Kronecker product of two factors over a number, in eigen form."""
+    rest = large.average_rest
+    return BlockCurvature(
+        block.name,
+        block.shape,
+        eigenvalues=torch.outer(small.values, large.values) / divisor,
+        small_basis=small.vectors,
+        large_basis=large.vectors,
+        remainder=None if rest is None else small.values * rest / divisor,
+    )
 
 
 class EigenvalueSums:
