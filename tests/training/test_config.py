@@ -17,11 +17,17 @@ from prudent.training import TrainingConfig
         ("center_rewards_coefficient", -0.1),
         ("save_steps", 0),
         ("lr_scheduler_type", "stepwise"),
+        ("loss", "hinge"),
     ],
 )
 def test_impossible_options_are_refused_by_name(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=option):
         TrainingConfig(**{option: value})
+
+
+def test_classification_fixes_its_constant_by_itself() -> None:
+    with pytest.raises(ValueError, match=r"center_rewards_coefficient is 0\.1; it must be 0 with loss classification"):
+        TrainingConfig(loss="classification", center_rewards_coefficient=0.1)
 
 
 def test_default_learning_rate_falls_with_the_size_of_the_model() -> None:

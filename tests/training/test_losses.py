@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prudent.training import bradley_terry_loss, centering_penalty, preference_nll
+from prudent.training import bradley_terry_loss, centering_penalty, classification_loss, preference_nll
 
 finite = st.floats(-50, 50, allow_nan=False)
 
@@ -84,3 +84,37 @@ def test_the_constant_of_a_prompt_is_free_but_for_the_penalty() -> None:
         bradley_terry_loss(chosen + shift, rejected + shift, center_rewards_coefficient=0.1) for shift in (0.0, 3.0)
     ]
     assert penalised[1] > penalised[0]
+
+
+@given(finite, finite, st.floats(0, 1), st.floats(0, 0.49))
+def test_classification_is_torchs_cross_entropy_of_each_response_alone(
+    chosen: float, rejected: float, probability: float, smoothing: float
+) -> None:
+    r_c, r_r, p = vectors(chosen, rejected, probability)
+    rewards = torch.cat([r_c, r_r]).requires_grad_()
+    target = probability * (1 - smoothing) + (1 - probability) * smoothing
+    targets = torch.tensor([target, 1 - target], dtype=torch.float64)
+    expected = nn.functional.binary_cross_entropy_with_logits(rewards.detach(), targets)
+    loss = classification_loss(rewards[:1], rewards[1:], p_chosen=p, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
+    gradient = torch.autograd.grad(loss, rewards)[0]
+    torch.testing.assert_close(gradient, (torch.sigmoid(rewards.detach()) - targets) / 2, rtol=1e-9, atol=1e-12)
+
+
+def test_classification_in_closed_form_and_at_extremes() -> None:
+    zero, far = torch.zeros(3), torch.full((3,), 1e4)
+    assert classification_loss(zero, zero).item() == pytest.approx(math.log(2))
+    assert classification_loss(far, -far).item() == 0.0
+    assert classification_loss(-far, far).item() == 1e4
+    # Half of the sum in 2411.04991: -log sigmoid(f(y_w)) - log(1 - sigmoid(f(y_l))), averaged over pairs.
+    chosen, rejected = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    paper = -(torch.log(torch.sigmoid(chosen)) + torch.log(1 - torch.sigmoid(rejected))).mean()
+    assert classification_loss(chosen, rejected).item() == pytest.approx(paper.item() / 2)
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=8))
+def test_a_misordered_pair_has_a_misclassified_response(rewards: list[tuple[float, float]]) -> None:
+    chosen, rejected = torch.tensor(rewards, dtype=torch.float64).unbind(1)
+    # On which order consistency rests: with chosen <= rejected the two responses cost log 2 each, or more on average.
+    misordered = (chosen <= rejected).double().mean()
+    assert classification_loss(chosen, rejected) >= misordered * math.log(2) - 1e-12

@@ -1,5 +1,6 @@
 """`prudent train`."""
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,13 @@ STEPS = "Steps and batches"
 OPTIMIZER = "Loss and optimizer"
 ADAPTER = "Adapter"
 MACHINE = "Machine and logging"
+
+
+class LossName(StrEnum):
+    """The losses by name, spelled here because `--help` must not import torch."""
+
+    bradley_terry = "bradley_terry"
+    classification = "classification"
 
 
 @verb(
@@ -101,6 +109,15 @@ def train(
     ] = 1,
     max_length: MaxLengthOption = None,
     strict: StrictOption = False,
+    loss: Annotated[
+        LossName,
+        typer.Option(
+            "--loss",
+            help="Compare the responses of a pair, or classify each alone as winner or loser (robust to wrong labels;"
+            " right about the order, to be calibrated before its differences are read as log-odds).",
+            rich_help_panel=OPTIMIZER,
+        ),
+    ] = LossName.bradley_terry,
     learning_rate: Annotated[
         float | None,
         typer.Option("--learning-rate", help="By default it goes by the size of the model.", rich_help_panel=OPTIMIZER),
@@ -196,6 +213,7 @@ def train(
 
     try:
         config = TrainingConfig(
+            loss=loss.value,
             learning_rate=learning_rate,
             num_train_epochs=num_train_epochs,
             max_steps=max_steps,

@@ -3,11 +3,14 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from prudent.errors import UnsupportedError
 
-__all__ = ["TrainingConfig"]
+__all__ = ["LossName", "TrainingConfig"]
+
+LossName = Literal["bradley_terry", "classification"]
+"""`bradley_terry` compares the two responses of a pair, `classification` tells winners from losers, each alone."""
 
 # Options that change neither the weights nor what is computed on the way to them: a run may resume with others.
 HARMLESS = frozenset({"logging_steps", "save_steps", "report_to"})
@@ -21,6 +24,10 @@ class TrainingConfig:
     """Options of `train`; every default works on CPU and on GPU.
 
     Attributes:
+        loss: `bradley_terry`, whose differences of rewards are log-odds of a preference; or `classification`
+            (2411.04991), whose reward is the log-odds that a response wins its comparison: right about the
+            order, but its differences are no log-odds of a preference until they are calibrated. Pairs with margins are
+            refused by it.
         learning_rate: peak of AdamW's rate; by default `default_learning_rate` of the model's hidden size.
         num_train_epochs: passes over the pairs; ignored where `max_steps` is set.
         max_steps: optimizer steps; -1 leaves the number to `num_train_epochs`.
@@ -33,7 +40,8 @@ class TrainingConfig:
         lora_alpha: their scale is `lora_alpha / lora_r`.
         lora_dropout: on the input of new adapters, in [0, 1).
         label_smoothing: probability in [0, 0.5) that a label is taken to be flipped.
-        center_rewards_coefficient: weight of `mean((chosen + rejected)^2)`; 0 leaves it out.
+        center_rewards_coefficient: weight of `mean((chosen + rejected)^2)`; 0 leaves it out. Classification has no free
+            constant to fix, so it takes none.
         weight_decay: of AdamW.
         lr_scheduler_type: linear, cosine, polynomial, inverse_sqrt, constant or constant_with_warmup.
         warmup_ratio: share of the steps in which the rate rises, in [0, 1).
@@ -52,6 +60,7 @@ class TrainingConfig:
         0.0005
     """
 
+    loss: LossName = "bradley_terry"
     learning_rate: float | None = None
     num_train_epochs: float = 1.0
     max_steps: int = -1
@@ -90,6 +99,7 @@ class TrainingConfig:
             "num_train_epochs",
         ):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        _require(self.loss in get_args(LossName), "loss", self.loss, "one of " + ", ".join(get_args(LossName)))
         _require(self.max_steps == -1 or self.max_steps > 0, "max_steps", self.max_steps, "positive, or -1")
         _require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
         _require(self.eval_steps is None or self.eval_steps > 0, "eval_steps", self.eval_steps, "positive")
@@ -104,6 +114,12 @@ class TrainingConfig:
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")
         for name in ("center_rewards_coefficient", "weight_decay", "max_grad_norm", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or more")
+        _require(
+            self.loss == "bradley_terry" or self.center_rewards_coefficient == 0,
+            "center_rewards_coefficient",
+            self.center_rewards_coefficient,
+            f"0 with loss {self.loss}, whose labels fix the constant",
+        )
         _require(self.max_length is None or self.max_length >= 8, "max_length", self.max_length, "at least 8")
 
     def default_learning_rate(self, hidden_size: int) -> float:

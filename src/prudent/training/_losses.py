@@ -1,9 +1,9 @@
-"""The Bradley-Terry loss with what real labels bring: margins, soft labels, flips, a constant that is free."""
+"""Losses of preferences: Bradley-Terry with margins, soft labels, flips and a constant that is free; classification."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bradley_terry_loss", "centering_penalty", "preference_nll"]
+__all__ = ["bradley_terry_loss", "centering_penalty", "classification_loss", "preference_nll"]
 
 
 def preference_nll(
@@ -40,8 +40,7 @@ def preference_nll(
     logit = chosen - rejected if margin is None else chosen - rejected - margin
     if p_chosen is None and label_smoothing == 0.0:
         return -F.logsigmoid(logit)
-    target: float | Tensor = 1.0 if p_chosen is None else p_chosen
-    target = target * (1.0 - label_smoothing) + (1.0 - target) * label_smoothing
+    target = _target(p_chosen, label_smoothing)
     return -target * F.logsigmoid(logit) - (1.0 - target) * F.logsigmoid(-logit)
 
 
@@ -95,3 +94,43 @@ def bradley_terry_loss(
     if center_rewards_coefficient:
         loss = loss + center_rewards_coefficient * centering_penalty(chosen, rejected)
     return loss
+
+
+def classification_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    p_chosen: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The order-consistent classification loss of a batch: each response alone is classified as winner or loser.
+
+    With t the target of `preference_nll` it is the mean over the 2 b responses of
+    `-t log sigmoid(chosen) - (1 - t) log sigmoid(-chosen)` and
+    `-(1 - t) log sigmoid(rejected) - t log sigmoid(-rejected)`: half the sum of Sun, Shen and Ton (2411.04991,
+    L_clf), so that rewards of zero cost log 2 here as under Bradley-Terry. Of a misordered pair at least one response
+    is misclassified, whatever the threshold.
+
+    Args:
+        chosen: `[b]` rewards of the preferred responses: log-odds of winning a comparison.
+        rejected: `[b]` rewards of the others.
+        p_chosen: see `preference_nll`.
+        label_smoothing: see `preference_nll`.
+
+    Returns:
+        A scalar, nats a response.
+
+    Example:
+        >>> import torch
+        >>> classification_loss(torch.tensor([0.0, 2.0]), torch.tensor([0.0, -2.0]))
+        tensor(0.4100)
+    """
+    target = _target(p_chosen, label_smoothing)
+    won = -target * F.logsigmoid(chosen) - (1.0 - target) * F.logsigmoid(-chosen)
+    lost = -(1.0 - target) * F.logsigmoid(rejected) - target * F.logsigmoid(-rejected)
+    return (won + lost).mean() / 2
+
+
+def _target(p_chosen: Tensor | None, label_smoothing: float) -> float | Tensor:
+    target: float | Tensor = 1.0 if p_chosen is None else p_chosen
+    return target * (1.0 - label_smoothing) + (1.0 - target) * label_smoothing

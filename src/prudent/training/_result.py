@@ -8,6 +8,20 @@ import yaml
 
 __all__ = ["TrainingResult", "model_card"]
 
+# Of each loss: its name in words, and what a reward trained by it means.
+_LOSSES = {
+    "bradley_terry": (
+        "the Bradley-Terry loss",
+        "A Bradley-Terry reward is known up to a constant for each prompt: differences between responses to one prompt "
+        "are log-odds of a preference, a single value means nothing.",
+    ),
+    "classification": (
+        "the order-consistent classification loss (arXiv 2411.04991)",
+        "A reward is the log-odds that the response wins its comparison. It orders the responses to one prompt; "
+        "differences are log-odds of a preference only after calibration, by a temperature or a refitted last layer.",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -81,6 +95,7 @@ def model_card(result: TrainingResult, *, library: str, pad_token: str) -> str:
     # The hub refuses names that are paths.
     if not Path(result.base_model).exists():
         header["base_model"] = result.base_model
+    loss = str(result.settings.get("loss", "bradley_terry"))
     options = {name: value for name, value in result.settings.items() if value is not None}
     figures = [f"mean training loss {result.train_loss:.4f} over {result.num_steps:,} steps"]
     if result.accuracy is not None and result.nll is not None:
@@ -97,7 +112,7 @@ def model_card(result: TrainingResult, *, library: str, pad_token: str) -> str:
             "",
             f"# Reward model from {Path(result.base_model).name}",
             "",
-            f"Trained with [prudent](https://pypi.org/project/prudent/) by the Bradley-Terry loss on {counts} "
+            f"Trained with [prudent](https://pypi.org/project/prudent/) by {_LOSSES[loss][0]} on {counts} "
             f"of `{Path(result.data).name}`.",
             "",
             "## Figures",
@@ -108,8 +123,7 @@ def model_card(result: TrainingResult, *, library: str, pad_token: str) -> str:
             "",
             "## Reward scale",
             "",
-            "A Bradley-Terry reward is known up to a constant for each prompt: differences between responses to one "
-            "prompt are log-odds of a preference, a single value means nothing.",
+            _LOSSES[loss][1],
             "",
             "## Use",
             "",

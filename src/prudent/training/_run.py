@@ -65,10 +65,10 @@ class RunFolder:
         result_file = self.output / _RESULT_NAME
         if result_file.exists():
             result = _read_json(result_file)
-            self._require_same(result.get("settings", {}), settings, "a finished run")
+            self._require_same(_settings_of(result), settings, "a finished run")
             return result
         if self._run_file.exists():
-            self._require_same(_read_json(self._run_file), settings, "an unfinished run")
+            self._require_same(_with_defaults(_read_json(self._run_file)), settings, "an unfinished run")
         elif self.output.is_dir():
             other = [path for path in self.output.iterdir() if path != self.checkpoints]
             self._refuse([*other, *self.checkpoints.glob("checkpoint-*")])
@@ -78,12 +78,12 @@ class RunFolder:
         """An unfinished run with these settings is here, to be continued even where an earlier model is overwritten."""
         if (self.output / _RESULT_NAME).exists() or not self._run_file.exists():
             return False
-        return not _changed(_read_json(self._run_file), settings)
+        return not _changed(_with_defaults(_read_json(self._run_file)), settings)
 
     def holds(self, settings: dict[str, Any]) -> bool:
         """A finished run with these settings is here."""
         result_file = self.output / _RESULT_NAME
-        return result_file.exists() and not _changed(_read_json(result_file).get("settings", {}), settings)
+        return result_file.exists() and not _changed(_settings_of(_read_json(result_file)), settings)
 
     def clear(self) -> None:
         """Delete what an earlier run made, finished or not; a folder that no run made is left alone.
@@ -177,15 +177,28 @@ def run_settings(
     streaming: bool,
 ) -> dict[str, Any]:
     """What makes a run the same run: identity of the model, digests of the data, and every option."""
-    options = json.loads(json.dumps(asdict(config)))
     return {
         "format_version": 1,
         "model": model_identity(model),
         "data": data,
         "eval_data": eval_data,
         "streaming": streaming,
-        **options,
+        **_options(config),
     }
+
+
+def _settings_of(result: dict[str, Any]) -> dict[str, Any]:
+    return _with_defaults(result.get("settings", {}))
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings noted by an earlier version: an option that is younger than the record had its default."""
+    return {**_options(TrainingConfig()), **settings}
+
+
+def _options(config: TrainingConfig) -> dict[str, Any]:
+    options: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return options
 
 
 def model_identity(model: str | Path | RewardModel) -> str:

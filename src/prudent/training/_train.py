@@ -41,7 +41,7 @@ def train(
     keep_same: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
-    """Train a reward model on preference pairs by the Bradley-Terry loss, or continue training one.
+    """Train a reward model on preference pairs, or continue training one.
 
     A base model gets a new head and, unless `config.lora` is off, LoRA adapters; a reward model or adapter made
     earlier, here or elsewhere, is trained further as it is. Data are checked before a model is loaded. The output is an
@@ -75,7 +75,8 @@ def train(
         Figures and counts of the run.
 
     Raises:
-        DataError: the data cannot be used, are fewer than two pairs, or share prompts with `eval_data`.
+        DataError: the data cannot be used, are fewer than two pairs, share prompts with `eval_data`, or have margins
+            where the loss is classification.
         ModelError: the model cannot be loaded or saved, training diverged, or `output` holds another run.
         UnsupportedError: an integration of `config.report_to` is not installed.
         KeyboardInterrupt: as it came, with a message that says from where the run will resume.
@@ -94,6 +95,8 @@ def train(
         check_eval_split(data, eval_split, split=split)
         eval_data = data
     pairs, eval_pairs = _load(data, eval_data, split, eval_split, streaming=streaming, skip_bad=skip_bad)
+    if config.loss == "classification":
+        _require_no_margins(pairs)
     if isinstance(pairs.rows, IterableDataset) and config.max_steps == -1:
         raise DataError("a stream has no known end: set max_steps, or read the data without streaming")
     settings = run_settings(
@@ -160,6 +163,22 @@ def _load(
     if pairs.summary.complete:
         eval_pairs = check_leak(pairs, eval_pairs, on_bad="skip" if skip_bad else "error")
     return pairs, eval_pairs
+
+
+def _require_no_margins(pairs: Preferences) -> None:
+    """A margin says by how much one response should beat the other; each alone has none."""
+    if "margin" not in (pairs.rows.column_names or []):
+        return
+    remedy = "leave the column margin out, or train by the bradley_terry loss"
+    if isinstance(pairs.rows, IterableDataset):
+        raise DataError(f"{pairs.summary.source}: pairs with margins cannot be classified; {remedy}")
+    given = np.flatnonzero(np.asarray(pairs.rows["margin"]))
+    if len(given):
+        row = pairs.rows[int(given[0])]["row"]
+        raise DataError(
+            f"{pairs.summary.source}: {len(given):,} pairs have a margin (row {row} first), which classification "
+            f"has no place for; {remedy}"
+        )
 
 
 def _digest(pairs: Preferences) -> str:

@@ -1,4 +1,4 @@
-"""A thin layer on `transformers.Trainer`: batches of pairs in, the Bradley-Terry loss, accuracy and likelihood out."""
+"""A thin layer on `transformers.Trainer`: batches of pairs in; loss, accuracy and likelihood out."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from prudent.errors import ModelError
 from prudent.models import progress_bar
 from prudent.training._config import TrainingConfig
-from prudent.training._losses import bradley_terry_loss, preference_nll
+from prudent.training._losses import bradley_terry_loss, classification_loss, preference_nll
 from prudent.training._pairs import LengthGroupedOrder, PairCollator, PairDataset, PairStream
 from prudent.training._run import drop_older_checkpoints, mark_complete, seconds_until, write_error
 
@@ -32,6 +32,8 @@ __all__ = [
 
 def preference_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy and negative log-likelihood of preferences, margins and smoothing left out.
+
+    The likelihood is that of Bradley-Terry whatever the model was trained by, so that figures can be compared.
 
     Args:
         prediction: `predictions` `[pairs, 2]` rewards of chosen and rejected, `label_ids` `[pairs]` p_chosen.
@@ -119,14 +121,17 @@ class PairTrainer(Trainer):  # type: ignore[misc]
         """The loss of a batch of pairs, and on request the rewards `[pairs, 2]`."""
         texts = {name: value for name, value in inputs.items() if name not in ("margin", "p_chosen")}
         chosen, rejected = model(**texts).logits.float().view(2, -1)
-        loss = bradley_terry_loss(
-            chosen,
-            rejected,
-            margin=inputs["margin"],
-            p_chosen=inputs["p_chosen"],
-            label_smoothing=self._config.label_smoothing,
-            center_rewards_coefficient=self._config.center_rewards_coefficient,
-        )
+        labels: dict[str, Any] = {"p_chosen": inputs["p_chosen"], "label_smoothing": self._config.label_smoothing}
+        if self._config.loss == "classification":
+            loss = classification_loss(chosen, rejected, **labels)
+        else:
+            loss = bradley_terry_loss(
+                chosen,
+                rejected,
+                margin=inputs["margin"],
+                center_rewards_coefficient=self._config.center_rewards_coefficient,
+                **labels,
+            )
         return (loss, torch.stack([chosen, rejected], dim=-1)) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
