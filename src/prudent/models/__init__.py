@@ -6,10 +6,18 @@ from prudent.models._head import Pooling, find_head
 from prudent.models._hub import find_model_file
 from prudent.models._loading import add_lora
 from prudent.models._manifest import manifest_changes, read_manifest, write_manifest
-from prudent.models._progress import progress_bar
+from prudent.models._progress import progress_bar, progress_within
 from prudent.models._reward_model import RewardModel
 from prudent.models._saving import atomic_file, atomic_folder
-from prudent.models._template import Message, as_messages, as_response, render_plain, template_hash
+from prudent.models._shared import SharedLayers, load_reward_models, rewards_of_each
+from prudent.models._template import (
+    Message,
+    as_messages,
+    as_response,
+    render_plain,
+    template_hash,
+    tokenizer_hash,
+)
 
 __all__ = [
     "Batch",
@@ -17,6 +25,7 @@ __all__ = [
     "Message",
     "Pooling",
     "RewardModel",
+    "SharedLayers",
     "TextEncoder",
     "add_lora",
     "as_messages",
@@ -26,12 +35,16 @@ __all__ = [
     "find_head",
     "find_model_file",
     "iterate_batches",
+    "load_reward_models",
     "manifest_changes",
     "pad_batch",
     "progress_bar",
+    "progress_within",
     "read_manifest",
     "render_plain",
+    "rewards_of_each",
     "template_hash",
     "token_budget_batches",
+    "tokenizer_hash",
     "write_manifest",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,7 +16,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "progress_within"]
+
+_WITHIN: ContextVar[tuple[str, ...]] = ContextVar("_WITHIN", default=())
 
 
 class _RateColumn(ProgressColumn):
@@ -59,7 +62,25 @@ def progress_bar(
         disable=not enabled,
     )
     with bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(": ".join([*_WITHIN.get(), title]), total=total)
         # The rate is measured from the first advance on; without this it would leave out the first units' time.
         bar.advance(task, 0)
         yield lambda amount: bar.advance(task, amount)
+
+
+@contextmanager
+def progress_within(part: str) -> Iterator[None]:
+    """Say before the titles of all bars inside the block which part of something larger they belong to.
+
+    Args:
+        part: for example `"member 2 of 5"`.
+
+    Example:
+        >>> with progress_within("member 2 of 5"), progress_bar("Training", 3, enabled=False) as advance:
+        ...     advance(3)
+    """
+    token = _WITHIN.set((*_WITHIN.get(), part))
+    try:
+        yield
+    finally:
+        _WITHIN.reset(token)
