@@ -39,12 +39,17 @@ def members_table(
     variance: Tensor,
     noise: Tensor,
     members: Tensor,
+    within_variance: Tensor | None,
+    within_factor: Tensor | None,
+    text_id: Tensor | None,
     ddof: int,
     basis_id: str | None,
 ) -> "pa.Table":
     """The columns of a posterior that is a set of members."""
     columns = {"prompt_id": group, "reward_mean": mean, "reward_variance": variance, "reward_noise": noise}
     columns["reward_members"] = members
+    optional = {"reward_within_variance": within_variance, "reward_factor": within_factor, "text_id": text_id}
+    columns.update({name: values for name, values in optional.items() if values is not None})
     return _table(columns, {"kind": "members", "basis_id": basis_id, "ddof": ddof})
 
 

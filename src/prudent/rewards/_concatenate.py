@@ -58,7 +58,8 @@ def from_arrow(table: "pa.Table") -> GaussianRewards | MemberRewards:
     """Read a posterior from reward columns; other columns are ignored, so a scored file will do.
 
     The kind is what the schema metadata says; without it, `reward_members` makes `MemberRewards` and
-    `reward_mean` with `reward_variance` makes `GaussianRewards`. Nulls are read as NaN: not scored.
+    `reward_mean` with `reward_variance` makes `GaussianRewards`. Members have doubts of their own where there is a
+    `reward_within_variance`; `reward_factor` is then theirs. Nulls are read as NaN: not scored.
 
     Args:
         table: an Arrow table with `prompt_id` and reward columns.
@@ -86,15 +87,27 @@ def from_arrow(table: "pa.Table") -> GaussianRewards | MemberRewards:
         raise DataError(f"the table has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
     group, basis_id = column(table, "prompt_id"), metadata.get("basis_id")
     try:
+        factor = matrix_column(table, "reward_factor") if "reward_factor" in names else None
+        noise = column(table, "reward_noise") if "reward_noise" in names else None
+        text_id = column(table, "text_id") if "text_id" in names else None
         if kind == "members":
-            return MemberRewards(matrix_column(table, "reward_members"), group, metadata.get("ddof", 1), basis_id)
+            return MemberRewards(
+                matrix_column(table, "reward_members"),
+                group,
+                metadata.get("ddof", 1),
+                basis_id,
+                within_variance=column(table, "reward_within_variance") if "reward_within_variance" in names else None,
+                within_factor=factor,
+                noise=noise,
+                text_id=text_id,
+            )
         return GaussianRewards(
             column(table, "reward_mean"),
             column(table, "reward_variance"),
             group,
-            matrix_column(table, "reward_factor") if "reward_factor" in names else None,
-            column(table, "reward_noise") if "reward_noise" in names else None,
-            column(table, "text_id") if "text_id" in names else None,
+            factor,
+            noise,
+            text_id,
             basis_id,
         )
     except (TypeError, ValueError) as error:
@@ -131,11 +144,18 @@ def _join_members(posteriors: Sequence[MemberRewards]) -> MemberRewards:
     _same("basis_id", [p.basis_id for p in posteriors])
     _same("ddof", [p.ddof for p in posteriors])
     _same("number of members", [p.members.shape[1] for p in posteriors])
+    _same("presence of within_variance", [p.within_variance is not None for p in posteriors])
+    _same("factor columns", [None if p.within_factor is None else p.within_factor.shape[1] for p in posteriors])
+    _same("presence of text_id", [p.text_id is not None for p in posteriors])
     return MemberRewards(
         torch.cat([p.members for p in posteriors]),
         torch.cat([p.group for p in posteriors]),
         posteriors[0].ddof,
         posteriors[0].basis_id,
+        within_variance=_join([p.within_variance for p in posteriors]),
+        within_factor=_join([p.within_factor for p in posteriors]),
+        noise=torch.cat([p.noise for p in posteriors]),
+        text_id=_join([p.text_id for p in posteriors]),
     )
 
 

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
+from prudent.errors import UnsupportedError
 from prudent.rewards._arrow import members_table
+from prudent.rewards._gaussian import GaussianRewards
 from prudent.rewards._groups import index_groups
-from prudent.rewards._prob_best import prob_best_from_samples
+from prudent.rewards._prob_best import prob_best_from_samples, sampled_prob_best
 from prudent.rewards._rows import chunks, default_generator, group_vector, row_index, row_pairs
+from prudent.rewards._sigmoid import expected_sigmoid, normal_greater
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,34 +21,57 @@ __all__ = ["MemberRewards"]
 
 
 class MemberRewards:
-    """The rewards that M equally likely members give N responses; member m is one joint draw.
+    """The rewards that M equally likely members give N responses, each member with doubts of its own or none.
 
-    Samples, probabilities and `log_expected_exp` are exact under the uniform distribution over the members.
-    `variance`, `contrast` and `covariance` divide by M - ddof, with ddof = 1 for an unbiased estimate of the
-    population the members come from. With few members a variance is itself uncertain: its relative standard
-    error is about sqrt(2 / (M - 1)).
+    r = mu_m + e with m uniform over the members and, where members are posteriors themselves (an ensemble of Laplace
+    approximations), e ~ N(0, within-member covariance averaged over the members) independent of m. Without that part
+    member m is one joint draw. Variances follow the law of total variance; the part between the members is divided by
+    M - ddof, with ddof = 1 for an unbiased estimate of the population the members come from. With few members it is
+    itself uncertain: its relative standard error is about sqrt(2 / (M - 1)). Samples, probabilities and
+    `log_expected_exp` are those of the M members at hand, so their variance has ddof 0.
 
     Args:
         members: [N, M] rewards in logits, float32 or float64 (others become float32). A NaN anywhere in a
             row: not scored.
         group: [N] integer prompt ids; by default all responses answer one prompt.
-        ddof: 0 or 1, the delta degrees of freedom of every variance.
+        ddof: 0 or 1, the delta degrees of freedom of the variance between the members.
         basis_id: name of the ensemble. Members of different ensembles cannot be mixed.
+        within_variance: [N] exact marginal variance of e, >= 0; None for members that are sure of themselves.
+        within_factor: [N, K] of any floating type, factor @ factor.T the covariance of e. Without it (and with
+            `within_variance`) what needs more than single responses is not supported.
+        noise: [N] aleatoric variances, >= 0, averaged over the members; zeros by default.
+        text_id: [N] integers; responses of a prompt with the same id are the same text and share their noise.
+
+    Attributes:
+        is_discrete: no doubt within members: they are the only draws of the epistemic part.
 
     Raises:
-        ValueError: wrong shapes, infinite rewards, or fewer than ddof + 1 members.
+        ValueError: wrong shapes, infinite rewards, a negative variance, a factor without its variance, or fewer than
+            ddof + 1 members.
 
     Example:
         >>> import torch
-        >>> rewards = MemberRewards(torch.tensor([[1.0, 3.0], [0.0, 4.0]]))
+        >>> members = torch.tensor([[1.0, 3.0], [0.0, 4.0]])
+        >>> rewards = MemberRewards(members)
         >>> rewards.mean.tolist(), rewards.variance.tolist()
         ([2.0, 2.0], [2.0, 8.0])
         >>> rewards.worst.tolist()
         [1.0, 0.0]
+        >>> MemberRewards(members, within_variance=torch.tensor([0.5, 0.0])).variance.tolist()
+        [2.5, 8.0]
     """
 
     def __init__(
-        self, members: Tensor, group: Tensor | None = None, ddof: int = 1, basis_id: str | None = None
+        self,
+        members: Tensor,
+        group: Tensor | None = None,
+        ddof: int = 1,
+        basis_id: str | None = None,
+        *,
+        within_variance: Tensor | None = None,
+        within_factor: Tensor | None = None,
+        noise: Tensor | None = None,
+        text_id: Tensor | None = None,
     ) -> None:
         if members.dim() != 2:
             raise ValueError(f"members must have shape [N, M], got {list(members.shape)}")
@@ -56,10 +82,23 @@ class MemberRewards:
         members = members if members.dtype == torch.float64 else members.float()
         if bool(members.isinf().any()):
             raise ValueError(f"members are infinite in row {int(members.isinf().nonzero()[0, 0])}")
+        if within_variance is None and within_factor is not None:
+            raise ValueError("within_factor needs within_variance, the exact marginal variances beside it")
         self.members = members
         self.group = group_vector(group, len(members), members.device)
         self.ddof = ddof
         self.basis_id = basis_id
+        self.is_discrete = within_variance is None
+        zeros = members.new_zeros(len(members))
+        # Everything that is not between the members: Gaussian with mean zero, the same whichever the member.
+        self._rest = GaussianRewards(
+            zeros,
+            zeros if within_variance is None else within_variance,
+            self.group,
+            members.new_zeros(len(members), 0) if within_variance is None else within_factor,
+            noise,
+            text_id,
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -68,39 +107,82 @@ class MemberRewards:
 
     @property
     def variance(self) -> Tensor:
-        """[N] variance over the members, divided by M - ddof."""
-        return self.members.var(1, correction=self.ddof)
+        """[N] variance between the members, divided by M - ddof, plus the variance within them."""
+        between = self.members.var(1, correction=self.ddof)
+        return between if self.is_discrete else between + self._rest.variance
+
+    @property
+    def within_variance(self) -> Tensor | None:
+        """[N] variance of a reward within a member; None where members have none."""
+        return None if self.is_discrete else self._rest.variance
+
+    @property
+    def within_factor(self) -> Tensor | None:
+        """[N, K] factor of the covariance within a member; None where there is none, or it was not stored."""
+        return None if self.is_discrete else self._rest.factor
 
     @property
     def noise(self) -> Tensor:
-        """[N] zeros: the members' scores carry no aleatoric part."""
-        return self.members.new_zeros(len(self.members))
+        """[N] aleatoric variance."""
+        return self._rest.noise
+
+    @property
+    def text_id(self) -> Tensor | None:
+        """[N] equal for equal texts of a prompt; None where it is not known."""
+        return self._rest.text_id
 
     @property
     def worst(self) -> Tensor:
-        """[N] smallest reward over the members (worst-case optimization)."""
+        """[N] smallest reward over the members (worst-case optimization), each at its own mean."""
         return self.members.amin(1)
 
     def __len__(self) -> int:
         return len(self.members)
 
     def __repr__(self) -> str:
-        return f"MemberRewards(N={len(self)}, M={self.members.shape[1]}, ddof={self.ddof})"
+        within = "" if self.is_discrete else f", within factor columns={_columns(self._rest.factor)}"
+        return f"MemberRewards(N={len(self)}, M={self.members.shape[1]}, ddof={self.ddof}{within})"
 
     def __getitem__(self, index: slice | Tensor) -> "MemberRewards":
         rows = row_index(index, len(self), self.members.device)
-        return MemberRewards(self.members[rows], self.group[rows], self.ddof, self.basis_id)
+        rest = self._rest[rows]
+        return MemberRewards(
+            self.members[rows],
+            self.group[rows],
+            self.ddof,
+            self.basis_id,
+            within_variance=None if self.is_discrete else rest.variance,
+            within_factor=None if self.is_discrete else rest.factor,
+            noise=rest.noise,
+            text_id=rest.text_id,
+        )
+
+    def is_members_alone(self, include_noise: bool) -> bool:
+        """Whether the members are the only draws there are: no doubt within them, and no noise to count.
+
+        Args:
+            include_noise: count the aleatoric part too.
+
+        Example:
+            >>> import torch
+            >>> MemberRewards(torch.zeros(2, 3), noise=torch.ones(2)).is_members_alone(include_noise=True)
+            False
+        """
+        return self.is_discrete and not (include_noise and bool((self._rest.noise > 0).any()))
 
     def contrast(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
-        """Mean and variance (divided by M - ddof) of r_i - r_j over the members.
+        """Mean and variance of r_i - r_j: between the members (divided by M - ddof) plus within them.
 
         Args:
             i: row numbers, an integer tensor of any shape or a plain integer.
             j: the same; broadcasts against `i`.
-            include_noise: has no effect, members have no noise.
+            include_noise: add the aleatoric variances; identical texts share theirs, so it cancels.
 
         Returns:
             Mean and variance of the broadcast shape; exactly 0 and 0 where i is j.
+
+        Raises:
+            UnsupportedError: members have a variance of their own, and its factor is not known.
 
         Example:
             >>> import torch
@@ -109,37 +191,50 @@ class MemberRewards:
             [0.0, 2.0]
         """
         difference = self._differences(i, j)
-        return difference.mean(-1), difference.var(-1, correction=self.ddof)
+        mean, between = difference.mean(-1), difference.var(-1, correction=self.ddof)
+        rest = self._rest_of(i, j, include_noise, "contrast")
+        return mean, between if rest is None else between + rest
 
     def covariance(self, index: Tensor | None = None, *, include_noise: bool = False) -> Tensor:
-        """Covariance matrix [n, n] over the members, divided by M - ddof.
+        """Covariance matrix [n, n]: between the members, divided by M - ddof, plus within them as the factor has it.
 
         Args:
             index: [n] row numbers or booleans [N]; all rows by default.
-            include_noise: has no effect, members have no noise.
+            include_noise: add the aleatoric variances, shared between identical texts.
 
         Returns:
-            [n, n] in the type of the members, of rank at most M - 1.
+            [n, n] in the type of the members, positive semi-definite.
+
+        Raises:
+            UnsupportedError: members have a variance of their own, and its factor is not known.
 
         Example:
             >>> import torch
             >>> MemberRewards(torch.tensor([[1.0, 3.0], [0.0, 4.0]])).covariance().tolist()
             [[2.0, 4.0], [4.0, 8.0]]
         """
-        members = self.members[row_index(slice(None) if index is None else index, len(self), self.members.device)]
+        rows = row_index(slice(None) if index is None else index, len(self), self.members.device)
+        members = self.members[rows]
         deviation = members - members.mean(1, keepdim=True)
-        return deviation @ deviation.T / (members.shape[1] - self.ddof)
+        between = deviation @ deviation.T / (members.shape[1] - self.ddof)
+        if self.is_members_alone(include_noise):
+            return between
+        self._require_factor("covariance")
+        return between + self._rest.covariance(rows, include_noise=include_noise)
 
     def sample(self, num_samples: int, generator: Generator | None = None, *, include_noise: bool = False) -> Tensor:
-        """Joint draws: each picks one member, uniformly, for all responses.
+        """Joint draws: each picks one member, uniformly, for all responses, and adds what is within a member.
 
         Args:
             num_samples: S, at least 1.
             generator: source of randomness; seed 0 by default.
-            include_noise: has no effect, members have no noise.
+            include_noise: add aleatoric draws, shared between identical texts.
 
         Returns:
-            [S, N]; equal generators give a response the same draws in every slice.
+            [S, N]; without noise, equal generators give a response the same draws in every slice.
+
+        Raises:
+            UnsupportedError: members have a variance of their own, and its factor is not known.
 
         Example:
             >>> import torch
@@ -150,14 +245,18 @@ class MemberRewards:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         generator = default_generator(generator)
         pick = torch.randint(self.members.shape[1], (num_samples,), generator=generator, device=generator.device)
-        return self.members.T[pick.to(self.members.device)]
+        draws = self.members.T[pick.to(self.members.device)]
+        if self.is_members_alone(include_noise):
+            return draws
+        self._require_factor("sample")
+        return draws + self._rest.sample(num_samples, generator, include_noise=include_noise)
 
     def log_expected_exp(self, scale: float, *, include_noise: bool = False) -> Tensor:
-        """Log E exp(scale * r), exact over the members.
+        """Log E exp(scale * r), exact: over the members, plus scale^2 / 2 times the variance within them.
 
         Args:
             scale: the multiplier of the reward; negative for the pessimistic side.
-            include_noise: has no effect, members have no noise.
+            include_noise: count the aleatoric variance too.
 
         Returns:
             [N] in the type of the members.
@@ -168,18 +267,24 @@ class MemberRewards:
             >>> round(rewards.log_expected_exp(-1.0).item(), 4)  # log(1/2): the high member adds nothing
             -0.6931
         """
-        return torch.logsumexp(scale * self.members, 1) - math.log(self.members.shape[1])
+        between = torch.logsumexp(scale * self.members, 1) - math.log(self.members.shape[1])
+        if self.is_members_alone(include_noise):
+            return between
+        return between + self._rest.log_expected_exp(scale, include_noise=include_noise)
 
     def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
-        """Share of the members that rank i above j, ties counting a half.
+        """P(r_i > r_j): the share of the members that rank i above j, ties counting a half, each with its own doubt.
 
         Args:
             i: row numbers, an integer tensor of any shape or a plain integer.
             j: the same; broadcasts against `i`.
-            include_noise: has no effect, members have no noise.
+            include_noise: count the aleatoric variance too.
 
         Returns:
             float64 probabilities of the broadcast shape.
+
+        Raises:
+            UnsupportedError: members have a variance of their own, and its factor is not known.
 
         Example:
             >>> import torch
@@ -187,41 +292,60 @@ class MemberRewards:
             >>> rewards.prob_greater(torch.tensor(0), torch.tensor(1)).item()
             0.5
         """
-        return 0.5 * (1 + torch.sign(self._differences(i, j).double()).mean(-1))
+        difference = self._differences(i, j).double()
+        rest = self._rest_of(i, j, include_noise, "prob_greater")
+        if rest is None:
+            return 0.5 * (1 + torch.sign(difference).mean(-1))
+        return normal_greater(difference, rest[..., None]).mean(-1)
 
     def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
-        """Average of sigma(r_i - r_j) over the members.
+        """E sigma(r_i - r_j), averaged over the members and what is within them (quadrature, error below 1e-12).
 
         Args:
             i: row numbers, an integer tensor of any shape or a plain integer.
             j: the same; broadcasts against `i`.
-            include_noise: has no effect, members have no noise.
+            include_noise: count the aleatoric variance too.
 
         Returns:
             float64 probabilities of the broadcast shape.
+
+        Raises:
+            UnsupportedError: members have a variance of their own, and its factor is not known.
 
         Example:
             >>> import torch
             >>> MemberRewards(torch.tensor([[1.0, 3.0]])).prob_preferred(torch.tensor(0), torch.tensor(0)).item()
             0.5
         """
-        return torch.sigmoid(self._differences(i, j).double()).mean(-1)
+        difference = self._differences(i, j).double()
+        rest = self._rest_of(i, j, include_noise, "prob_preferred")
+        if rest is None:
+            return torch.sigmoid(difference).mean(-1)
+        return expected_sigmoid(difference, rest[..., None]).mean(-1)
 
     def prob_best(self, num_samples: int = 1024, generator: Generator | None = None) -> Tensor:
-        """Share of the members that rank each response first in its prompt; ties share. Exact, nothing is drawn.
+        """Probability of being the best response of its prompt, by the epistemic part; ties share.
+
+        The share of the members that rank it first, exactly, unless there is doubt within members: then by joint draws.
 
         Args:
-            num_samples: has no effect.
-            generator: has no effect.
+            num_samples: S, where draws are needed; the standard error of a probability p is sqrt(p (1 - p) / S).
+            generator: source of randomness where draws are needed; seed 0 by default.
 
         Returns:
             [N] float64 that sums to 1 over the scored responses of a prompt. NaN: not scored.
+
+        Raises:
+            UnsupportedError: members have a variance of their own, and its factor is not known.
 
         Example:
             >>> import torch
             >>> MemberRewards(torch.tensor([[1.0, 3.0], [0.0, 4.0]])).prob_best().tolist()
             [0.5, 0.5]
         """
+        if not self.is_discrete:
+            self._require_factor("prob_best")
+            return sampled_prob_best(self, num_samples, generator)
         out = self.members.new_full((len(self),), torch.nan, dtype=torch.float64)
         scored = ~self.members.isnan().any(1)
         for rows in index_groups(self.group).rows():
@@ -232,18 +356,49 @@ class MemberRewards:
         return out
 
     def to_arrow(self) -> "pa.Table":
-        """Columns prompt_id, reward_members, and the moments reward_mean, reward_variance, reward_noise for readers.
+        """Columns prompt_id, reward_members, reward_noise, and the moments reward_mean and reward_variance for readers.
+
+        Where present also reward_within_variance, reward_factor (of the covariance within members) and text_id.
 
         Returns:
-            A table that `from_arrow` reads back bit for bit.
+            A table that `from_arrow` reads back bit for bit (a bfloat16 factor becomes float32).
 
         Example:
             >>> import torch
             >>> MemberRewards(torch.zeros(2, 3)).to_arrow().num_rows
             2
         """
-        return members_table(self.group, self.mean, self.variance, self.noise, self.members, self.ddof, self.basis_id)
+        return members_table(
+            self.group,
+            self.mean,
+            self.variance,
+            self.noise,
+            self.members,
+            self.within_variance,
+            self.within_factor,
+            self.text_id,
+            self.ddof,
+            self.basis_id,
+        )
 
     def _differences(self, i: Tensor | int, j: Tensor | int) -> Tensor:
         i, j = row_pairs(i, j, self.members.device)
         return self.members[i] - self.members[j]
+
+    def _rest_of(self, i: Tensor | int, j: Tensor | int, include_noise: bool, what: str) -> Tensor | None:
+        """Variance of r_i - r_j besides that between the members; None where there is nothing else."""
+        if self.is_members_alone(include_noise):
+            return None
+        self._require_factor(what)
+        return self._rest.contrast(i, j, include_noise=include_noise)[1]
+
+    def _require_factor(self, what: str) -> None:
+        if self._rest.factor is None:
+            raise UnsupportedError(
+                f"MemberRewards with a variance within members but not its factor cannot do {what}: it knows single "
+                "responses only. Score with the factor stored (score --factor)"
+            )
+
+
+def _columns(factor: Tensor | None) -> int | str:
+    return "none" if factor is None else factor.shape[1]

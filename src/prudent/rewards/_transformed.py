@@ -23,9 +23,9 @@ class TransformedRewards:
     """Rewards t = function(r) for a base posterior over r; not Gaussian even where the base is.
 
     Moments come from `moments` where it is given. Otherwise they are those of `num_samples` joint draws of
-    the base with a fixed seed (over a `MemberRewards` base: of its members, all of them, with its ddof), so
-    that they are repeatable and a slice has the moments of its rows. Probabilities are shares of the same
-    draws.
+    the base with a fixed seed (over a `MemberRewards` base whose members are sure of themselves: of its members, all
+    of them, with its ddof), so that they are repeatable and a slice has the moments of its rows. Probabilities are
+    shares of the same draws.
 
     Args:
         base: the posterior of r.
@@ -91,7 +91,8 @@ class TransformedRewards:
         """[N] what the base's noise adds to the variance, over the draws; zeros where the base has none."""
         if not bool((self.base.noise > 0).any()):
             return torch.zeros_like(self.base.noise)
-        pairs = ((self._draws(part, True), self._draws(part, False)) for part in self._parts())
+        # both of the same draws of the epistemic part, so that what they share cancels
+        pairs = ((self._sampled(part, True), self._sampled(part, False)) for part in self._parts())
         added = torch.cat([noisy.var(0) - plain.var(0) for noisy, plain in pairs])
         return added.clamp(min=0).masked_fill(self.base.noise == 0, 0)
 
@@ -133,7 +134,7 @@ class TransformedRewards:
             >>> [x.item() for x in rewards.contrast(torch.tensor(0), torch.tensor(1))]
             [-3.0, 32.0]
         """
-        ddof = self._ddof
+        ddof = self._ddof(include_noise)
         mean = self._over_pairs(i, j, include_noise, lambda d: d.mean(0))
         return mean, self._over_pairs(i, j, include_noise, lambda d: d.var(0, correction=ddof))
 
@@ -159,7 +160,7 @@ class TransformedRewards:
         rows = row_index(slice(None) if index is None else index, len(self), self.group.device)
         draws = self._draws(rows, include_noise)
         deviation = draws - draws.mean(0)
-        return deviation.T @ deviation / (len(draws) - self._ddof)
+        return deviation.T @ deviation / (len(draws) - self._ddof(include_noise))
 
     def sample(self, num_samples: int, generator: Generator | None = None, *, include_noise: bool = False) -> Tensor:
         """Transformed joint draws of the base.
@@ -260,7 +261,7 @@ class TransformedRewards:
         """Probability of being the best response of its prompt.
 
         Args:
-            num_samples: S; no effect over a `MemberRewards` base, whose members are all used.
+            num_samples: S; no effect over a `MemberRewards` base whose members are the only draws: all are used.
             generator: source of randomness; seed 0 by default.
 
         Returns:
@@ -276,9 +277,9 @@ class TransformedRewards:
             >>> TransformedRewards(base, torch.neg).prob_best().tolist()
             [0.5, 0.5]
         """
-        if not isinstance(self.base, MemberRewards):
+        if not (isinstance(self.base, MemberRewards) and self.base.is_discrete):
             return sampled_prob_best(self, num_samples, generator)
-        members = self._draws(slice(None), False).T
+        members = self._draws(slice(None)).T
         return MemberRewards(members, self.group, self.base.ddof).prob_best()
 
     def to_arrow(self) -> "pa.Table":
@@ -292,9 +293,9 @@ class TransformedRewards:
             "write base.to_arrow() and transform again after from_arrow"
         )
 
-    @property
-    def _ddof(self) -> int:
-        return self.base.ddof if isinstance(self.base, MemberRewards) else 1
+    def _ddof(self, include_noise: bool = False) -> int:
+        base = self.base
+        return base.ddof if isinstance(base, MemberRewards) and base.is_members_alone(include_noise) else 1
 
     @cached_property
     def _mean_and_variance(self) -> tuple[Tensor, Tensor]:
@@ -303,7 +304,7 @@ class TransformedRewards:
             check_vector("the mean from moments", mean, len(self))
             check_vector("the variance from moments", variance, len(self))
             return mean, variance
-        pairs = [(d.mean(0), d.var(0, correction=self._ddof)) for d in map(self._draws, self._parts())]
+        pairs = [(d.mean(0), d.var(0, correction=self._ddof())) for d in map(self._draws, self._parts())]
         if not pairs:
             return self.base.mean, self.base.variance
         return torch.cat([mean for mean, _ in pairs]), torch.cat([variance for _, variance in pairs])
@@ -320,12 +321,16 @@ class TransformedRewards:
         return out
 
     def _draws(self, rows: slice | Tensor, include_noise: bool = False) -> Tensor:
-        """The fixed draws [S, n] behind the sampled figures, for some rows."""
-        base, parameters = self.base[rows], tuple(parameter[rows] for parameter in self.parameters)
-        if isinstance(base, MemberRewards):
-            return self._apply(base.members.T, parameters)
+        """The fixed draws [S, n] behind the sampled figures, for some rows; of bare members all."""
+        base = self.base
+        if isinstance(base, MemberRewards) and base.is_members_alone(include_noise):
+            return self._apply(base.members[rows].T, tuple(parameter[rows] for parameter in self.parameters))
+        return self._sampled(rows, include_noise)
+
+    def _sampled(self, rows: slice | Tensor, include_noise: bool) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
-        return self._apply(base.sample(self.num_samples, generator, include_noise=include_noise), parameters)
+        draws = self.base[rows].sample(self.num_samples, generator, include_noise=include_noise)
+        return self._apply(draws, tuple(parameter[rows] for parameter in self.parameters))
 
     def _over_pairs(
         self, i: Tensor | int, j: Tensor | int, include_noise: bool, statistic: Callable[[Tensor], Tensor]
