@@ -42,12 +42,12 @@ def check_leak(train: Preferences, test: Preferences, *, on_bad: OnBad = "error"
     """
     check_on_bad(on_bad)
     first_rows: dict[bytes, int] = {}
-    for prompt, row in _prompts(train):
-        first_rows.setdefault(_digest(prompt), row)
+    for digest, row in prompt_digests(train):
+        first_rows.setdefault(digest, row)
     leaks: list[tuple[int, int]] = []
     kept: list[int] = []
-    for position, (prompt, row) in enumerate(_prompts(test)):
-        train_row = first_rows.get(_digest(prompt))
+    for position, (digest, row) in enumerate(prompt_digests(test)):
+        train_row = first_rows.get(digest)
         if train_row is None:
             kept.append(position)
         else:
@@ -77,9 +77,11 @@ def check_leak(train: Preferences, test: Preferences, *, on_bad: OnBad = "error"
     return replace(test, rows=test.rows.filter(lambda row: row["row"] not in leaking), summary=summary)
 
 
-def _prompts(data: Preferences) -> Iterator[tuple[list[Message], int]]:
+def prompt_digests(data: Preferences) -> Iterator[tuple[bytes, int]]:
+    """Of each pair what names its prompt, and its row in the source; prompts are equal as `check_leak` says."""
     for batch in data.rows.select_columns(["prompt", "row"]).iter(batch_size=1000):
-        yield from zip(batch["prompt"], batch["row"], strict=True)
+        for prompt, row in zip(batch["prompt"], batch["row"], strict=True):
+            yield _digest(prompt), row
 
 
 def _digest(prompt: list[Message]) -> bytes:

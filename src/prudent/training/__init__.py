@@ -2,8 +2,9 @@
 
 from prudent.training._config import LossName, TrainingConfig
 from prudent.training._losses import bradley_terry_loss, centering_penalty, classification_loss, preference_nll
+from prudent.training._members import train_members
 from prudent.training._result import TrainingResult
-from prudent.training._train import train
+from prudent.training._train import load_training_pairs, train
 
 __all__ = [
     "LossName",
@@ -12,6 +13,8 @@ __all__ = [
     "bradley_terry_loss",
     "centering_penalty",
     "classification_loss",
+    "load_training_pairs",
     "preference_nll",
     "train",
+    "train_members",
 ]

@@ -20,7 +20,7 @@ from prudent.training._result import TrainingResult
 from prudent.training._run import RunFolder, data_digest, run_settings
 from prudent.training._session import Session
 
-__all__ = ["train"]
+__all__ = ["load_training_pairs", "plan_run", "require_apart", "train"]
 
 _STREAM_DIGEST_ROWS = 100
 
@@ -90,22 +90,16 @@ def train(
     config = config or TrainingConfig()
     folder = RunFolder(Path(output))
     if not isinstance(model, RewardModel) and Path(model).is_dir():
-        _require_apart(Path(model), folder.output)
-    if eval_data is None and eval_split is not None:
-        check_eval_split(data, eval_split, split=split)
-        eval_data = data
-    pairs, eval_pairs = _load(data, eval_data, split, eval_split, streaming=streaming, skip_bad=skip_bad)
-    if config.loss == "classification":
-        _require_no_margins(pairs)
-    if isinstance(pairs.rows, IterableDataset) and config.max_steps == -1:
-        raise DataError("a stream has no known end: set max_steps, or read the data without streaming")
-    settings = run_settings(
-        model,
-        config,
-        data=_digest(pairs),
-        eval_data=None if eval_pairs is None else _digest(eval_pairs),
-        streaming=isinstance(pairs.rows, IterableDataset),
+        require_apart(Path(model), folder.output)
+    pairs, eval_pairs = load_training_pairs(
+        data,
+        eval_data=eval_data,
+        split=split,
+        eval_split=eval_split,
+        streaming=streaming,
+        skip_bad=skip_bad,
     )
+    settings = plan_run(model, pairs, eval_pairs, config)
     arguments = training_arguments(config, folder.checkpoints, evaluate=eval_pairs is not None)
     if overwrite and not folder.resumes(settings) and not (keep_same and folder.holds(settings)):
         with arguments.main_process_first(local=False):
@@ -125,21 +119,69 @@ def train(
             ) from None
 
 
-def _require_apart(model: Path, output: Path) -> None:
+def plan_run(
+    model: str | Path | RewardModel, pairs: Preferences, eval_pairs: Preferences | None, config: TrainingConfig
+) -> dict[str, Any]:
+    """What names a run, once it is sure that it can be made of these pairs.
+
+    Raises:
+        DataError: margins where the loss has no place for them, or a stream without `max_steps`.
+    """
+    if config.loss == "classification":
+        _require_no_margins(pairs)
+    if isinstance(pairs.rows, IterableDataset) and config.max_steps == -1:
+        raise DataError("a stream has no known end: set max_steps, or read the data without streaming")
+    return run_settings(
+        model,
+        config,
+        data=_digest(pairs),
+        eval_data=None if eval_pairs is None else _digest(eval_pairs),
+        streaming=isinstance(pairs.rows, IterableDataset),
+    )
+
+
+def require_apart(model: Path, output: Path) -> None:
+    """Refuse to write where the model lies that training starts from.
+
+    Raises:
+        ModelError: it lies in the output folder.
+    """
     inner, outer = model.resolve(), output.resolve()
     if inner == outer or outer in inner.parents:
         raise ModelError(f"the model {model} lies in the output folder {output}; name another output folder")
 
 
-def _load(
+def load_training_pairs(
     data: DataSource | Preferences,
-    eval_data: DataSource | Preferences | None,
-    split: str,
-    eval_split: str | None,
     *,
-    streaming: bool,
-    skip_bad: bool,
+    eval_data: DataSource | Preferences | None = None,
+    split: str = "train",
+    eval_split: str | None = None,
+    streaming: bool = False,
+    skip_bad: bool = False,
 ) -> tuple[Preferences, Preferences | None]:
+    """The pairs to train on and those to evaluate on, checked as `train` does, for runs that share them.
+
+    Args:
+        data: see `train`, like all that follow.
+        eval_data: see there.
+        split: see there.
+        eval_split: see there.
+        streaming: see there.
+        skip_bad: see there.
+
+    Raises:
+        DataError: the data cannot be used, are fewer than two pairs, or share prompts with `eval_data`.
+
+    Example:
+        >>> rows = [{"prompt": f"Name {n}.", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
+        >>> pairs, eval_pairs = load_training_pairs(rows[:2], eval_data=rows[2:])
+        >>> len(pairs), len(eval_pairs)
+        (2, 2)
+    """
+    if eval_data is None and eval_split is not None:
+        check_eval_split(data, eval_split, split=split)
+        eval_data = data
     if isinstance(data, Preferences):
         pairs = data
     else:
