@@ -1,7 +1,8 @@
-"""Is it true: pair metrics, calibration, selective risk, gold coverage, bootstrap over prompts, statistics within."""
+"""Is it true: pair metrics, calibration, bounds, selective risk, gold coverage, bootstrap, statistics within prompts."""
 
 from prudent.metrics._auroc import auroc
 from prudent.metrics._bootstrap import Interval, bootstrap, bootstrap_difference, bootstrap_statistic
+from prudent.metrics._bounds import RankingRates, bound_calibration_error, ranking_rates, ranking_score
 from prudent.metrics._calibration import ReliabilityBin, expected_calibration_error, reliability
 from prudent.metrics._gold import GoldCalibration, GoldCoverage, fit_gold_calibration, gold_coverage
 from prudent.metrics._pairs import PairMetrics, PairScores, pair_metrics, pair_scores
@@ -18,6 +19,7 @@ __all__ = [
     "Interval",
     "PairMetrics",
     "PairScores",
+    "RankingRates",
     "ReliabilityBin",
     "RiskCoverage",
     "area_under_risk_coverage",
@@ -25,6 +27,7 @@ __all__ = [
     "bootstrap",
     "bootstrap_difference",
     "bootstrap_statistic",
+    "bound_calibration_error",
     "expected_calibration_error",
     "fit_gold_calibration",
     "fit_logit_temperature",
@@ -34,6 +37,8 @@ __all__ = [
     "pair_metrics",
     "pair_scores",
     "partial_out",
+    "ranking_rates",
+    "ranking_score",
     "reliability",
     "risk_coverage",
     "spearman_within",
