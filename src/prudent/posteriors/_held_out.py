@@ -16,7 +16,7 @@ from prudent.metrics import (
 )
 from prudent.posteriors._last_layer import LastLayerPosterior
 
-__all__ = ["PRIOR_SCALES", "HeldOutFigures", "held_out_figures", "last_layer_contrasts"]
+__all__ = ["PRIOR_SCALES", "HeldOutFigures", "best_temperature", "held_out_figures", "last_layer_contrasts"]
 
 PRIOR_SCALES: Sequence[float] = tuple(10 ** (step / 4) for step in range(-12, 13))
 """Factors on the fitted prior precision that held-out pairs choose from: four a decade, three decades each way."""
@@ -81,11 +81,7 @@ def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *
     unscaled = PRIOR_SCALES.index(1.0)
     own = best if scaled else unscaled
     scores = pair_scores(mean[:, own], variance[:, own], label)
-    fitted = fit_logit_temperature(mean[:, own], label)
-    temperature = fitted if 1.01 * MIN_LOGIT_TEMPERATURE < fitted < MAX_LOGIT_TEMPERATURE / 1.01 else None
-    nll_temperature = None
-    if temperature is not None:
-        nll_temperature = float(pair_scores(mean[:, own] / temperature, None, label).nll.mean())
+    temperature, nll_temperature = best_temperature(mean[:, own], label)
     return HeldOutFigures(
         data=data,
         num_pairs=len(label),
@@ -101,6 +97,19 @@ def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *
         nll_scaled=float(nll[best]),
         chose_prior=scaled,
     )
+
+
+def best_temperature(mean: Tensor, label: Tensor) -> tuple[float | None, float | None]:
+    """The logit temperature under which pairs are most likely, and their nats under it; None where they give none.
+
+    Args:
+        mean: `[M]` mean of r(chosen) - r(rejected).
+        label: `[M]` probability that chosen is the better one.
+    """
+    temperature = fit_logit_temperature(mean, label)
+    if not 1.01 * MIN_LOGIT_TEMPERATURE < temperature < MAX_LOGIT_TEMPERATURE / 1.01:
+        return None, None
+    return temperature, float(pair_scores(mean / temperature, None, label).nll.mean())
 
 
 def last_layer_contrasts(
