@@ -1,4 +1,4 @@
-"""Is it true: pair metrics, calibration, bounds, selective risk, gold coverage, bootstrap, statistics within prompts."""
+"""Is it true: pair metrics, calibration, bounds, selective risk, gold coverage, bootstrap, statistics in prompts."""
 
 from prudent.metrics._auroc import auroc
 from prudent.metrics._bootstrap import Interval, bootstrap, bootstrap_difference, bootstrap_statistic
