@@ -38,22 +38,25 @@ def reference() -> ModuleType:
 def lora_folders(tiny_models: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Make (once) the folder of a LoRA reward model: `lora_folders("llama", r=2, use_rslora=True)`, B drawn by a seed.
 
-    Further keywords are those of `peft.LoraConfig`; `zero_b=True` leaves the adapters as PEFT starts them.
+    Further keywords are those of `peft.LoraConfig`; `zero_b=True` leaves the adapters as PEFT starts them; seeds other
+    than 1 also move the head.
     """
     made: dict[str, Path] = {}
 
-    def make(kind: str, *, r: int = 2, zero_b: bool = False, **options: Any) -> Path:
-        key = repr((kind, r, zero_b, sorted(options.items())))
+    def make(kind: str, *, r: int = 2, zero_b: bool = False, seed: int = 1, **options: Any) -> Path:
+        key = repr((kind, r, zero_b, seed, sorted(options.items())))
         if key not in made:
             made[key] = _write_adapter(
-                tiny_models(kind), tmp_path_factory.mktemp(f"lora-{kind}"), kind, r, zero_b, options
+                tiny_models(kind), tmp_path_factory.mktemp(f"lora-{kind}"), kind, r, zero_b, seed, options
             )
         return made[key]
 
     return make
 
 
-def _write_adapter(base: Path, folder: Path, kind: str, r: int, zero_b: bool, options: dict[str, Any]) -> Path:
+def _write_adapter(
+    base: Path, folder: Path, kind: str, r: int, zero_b: bool, seed: int, options: dict[str, Any]
+) -> Path:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -61,11 +64,13 @@ def _write_adapter(base: Path, folder: Path, kind: str, r: int, zero_b: bool, op
     given = {"lora_alpha": 8, "lora_dropout": 0.1, "target_modules": TARGETS[kind], "task_type": "SEQ_CLS", **options}
     torch.manual_seed(0)
     adapted = get_peft_model(classifier, LoraConfig(r=r, fan_in_fan_out=kind == "gpt2", **given))
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name and not zero_b:
                 parameter.normal_(std=0.1, generator=generator)
+            if seed != 1 and "modules_to_save" in name:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     adapted.save_pretrained(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     return folder

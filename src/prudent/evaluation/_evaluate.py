@@ -23,7 +23,7 @@ from prudent.evaluation._pair_figures import (
 from prudent.metrics import fit_logit_temperature, pair_scores
 from prudent.metrics import reliability as reliability_table
 from prudent.models import RewardModel, atomic_file, progress_bar
-from prudent.posteriors import Posterior, encode_pairs, load_model_and_posterior, saved_calibration
+from prudent.posteriors import Contrasts, EnsembleScorer, Posterior, Scorer, load_scorer, saved_calibration
 from prudent.scoring import ScoredPool, read_scored
 
 __all__ = ["evaluate"]
@@ -50,7 +50,7 @@ class _Pairs:
 
 
 def evaluate(
-    model: str | Path | RewardModel,
+    model: str | Path | RewardModel | EnsembleScorer,
     data: Any,
     output: str | Path | None = None,
     *,
@@ -76,7 +76,7 @@ def evaluate(
     and whether the gold of a scored pool lies where the posterior says (`scored`).
 
     Args:
-        model: a loaded model, a folder, or a hub name; a posterior beside the model is used.
+        model: a loaded model or ensemble, a folder, or a hub name; a posterior beside the model is used.
         data: preferences in any form that `prudent.data.load_preferences` takes.
         output: JSON file for the result.
         split: the split of data that have several; by default `test`, without one the validation split, or the only
@@ -120,20 +120,22 @@ def evaluate(
     pool = scored if scored is None or isinstance(scored, ScoredPool) else read_scored(scored)
     if pool is not None:
         check_gold(pool)
-    if logit_temperature is None and posterior is None and not isinstance(model, RewardModel):
+    if logit_temperature is None and posterior is None and isinstance(model, str | Path):
         logit_temperature = saved_calibration(model).get("logit_temperature")
-    loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length, dtype=dtype)
-    if pool is not None and pool.basis_id is not None and pool.basis_id != posterior.basis_id:
+    scorer = load_scorer(model, posterior, max_length=max_length, dtype=dtype)
+    if pool is not None and pool.basis_id is not None and pool.basis_id != scorer.basis_id:
         raise DataError(
             f"{pool.source} was scored by another posterior than this model's; score it again with this one"
         )
-    if elsewhere is not None and not posterior.has_variance:
+    if elsewhere is not None and not scorer.has_variance:
         raise PosteriorError(
             "shift is measured by the variance of pairs, and the model has no posterior; fit one (prudent fit), or "
             "leave out shift_data (--shift-data)"
         )
-    mean, variance, num_truncated = _contrasts(loaded, posterior, pairs, tokens_per_batch, strict, progress)
-    known = variance if posterior.has_variance else None
+    contrasts, num_truncated = _contrasts(scorer, pairs, tokens_per_batch, strict, progress)
+    mean, variance = contrasts.mean, contrasts.variance
+    # A preference is as uncertain as the rewards are: what is not known of them, and what is noise in them.
+    known = variance + contrasts.noise if scorer.has_variance else None
     label, group = pairs.label, pairs.group
     selective_map, selective_moderated, area_difference = selective_figures(
         mean, known, label, group, num_bootstrap, seed
@@ -141,12 +143,12 @@ def evaluate(
     scaled = None if logit_temperature is None else mean / logit_temperature
     shift = None
     if elsewhere is not None:
-        there = _contrasts(loaded, posterior, elsewhere, tokens_per_batch, strict, progress)
-        shift = _shift(elsewhere, *there, variance, group, num_bootstrap, seed)
+        there, cut = _contrasts(scorer, elsewhere, tokens_per_batch, strict, progress)
+        shift = _shift(elsewhere, there.mean, there.variance, cut, variance, group, num_bootstrap, seed)
     result = Evaluation(
         data=pairs.source,
         split=pairs.split,
-        posterior=posterior.kind,
+        posterior=scorer.kind,
         num_pairs=len(mean),
         num_prompts=pairs.num_prompts,
         num_skipped=pairs.num_skipped,
@@ -158,7 +160,7 @@ def evaluate(
         logit_temperature=logit_temperature,
         optimal_logit_temperature=fit_logit_temperature(mean, label),
         reliability=tuple(reliability_table(pair_scores(mean, known, label).probability, label)),
-        mean_contrast_std=None if known is None else float(known.sqrt().mean()),
+        mean_contrast_std=None if known is None else float(variance.sqrt().mean()),
         selective_map=selective_map,
         selective_moderated=selective_moderated,
         nll_difference=None if known is None else nll_difference(mean, known, label, group, num_bootstrap, seed),
@@ -209,21 +211,19 @@ def _shift(
 
 
 def _contrasts(
-    model: RewardModel, posterior: Posterior, pairs: _Pairs, tokens_per_batch: int | None, strict: bool, progress: bool
-) -> tuple[Tensor, Tensor, int]:
-    """Mean and exact variance `[M]` of r(chosen) - r(rejected), and how many responses were cut."""
-    means: list[Tensor] = []
-    variances: list[Tensor] = []
+    scorer: Scorer, pairs: _Pairs, tokens_per_batch: int | None, strict: bool, progress: bool
+) -> tuple[Contrasts, int]:
+    """What is known of r(chosen) - r(rejected), and how many responses were cut."""
+    found: list[Contrasts] = []
     num_truncated = 0
     with progress_bar("Evaluating", len(pairs.rows), unit="pairs", enabled=progress) as advance:
         for start in range(0, len(pairs.rows), _PAIRS_PER_CHUNK):
             rows = pairs.rows.select(range(start, min(start + _PAIRS_PER_CHUNK, len(pairs.rows))))
             try:
-                texts = encode_pairs(model, rows, strict=strict)
-                mean, variance = posterior.contrasts(model, texts, tokens_per_batch=tokens_per_batch, advance=advance)
+                texts = scorer.encode_pairs(rows, strict=strict)
+                found.append(scorer.contrasts(texts, tokens_per_batch=tokens_per_batch, advance=advance))
             except (DataError, PosteriorError) as error:
                 raise type(error)(f"{pairs.source}: {error}") from error
-            means.append(mean)
-            variances.append(variance)
-            num_truncated += int(texts.encoded.truncated.sum())
-    return torch.cat(means), torch.cat(variances), num_truncated
+            num_truncated += texts.num_truncated
+    joined = (torch.cat([getattr(one, name) for one in found]) for name in ("mean", "variance", "noise"))
+    return Contrasts(*joined), num_truncated

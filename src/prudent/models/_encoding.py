@@ -1,5 +1,6 @@
 """Texts to token ids within a length limit: the prompt gives way first, from its left, then the response's end."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -36,6 +37,14 @@ class EncodedTexts:
     def lengths(self) -> NDArray[np.int64]:
         """`[N]` tokens in each text."""
         return np.fromiter((len(ids) for ids in self.input_ids), dtype=np.int64, count=len(self.input_ids))
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that name the texts as a model reads them."""
+        digest = hashlib.sha256()
+        for part in (self.input_ids, self.token_type_ids or []):
+            for ids in part:
+                digest.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
+        return digest.hexdigest()[:16]
 
     def select(self, index: NDArray[np.int64]) -> Self:
         """The texts at some places, in that order."""

@@ -16,11 +16,12 @@ Pooling = Literal["head", "mean"]
 `mean` is the average of the last hidden states over the text's tokens, as sentence encoders are trained."""
 
 
-def find_head(model: nn.Module) -> nn.Linear:
+def find_head(model: nn.Module, adapter: str | None = None) -> nn.Linear:
     """The last linear layer with one output, in its trained version where PEFT keeps two.
 
     Args:
-        model: a sequence-classification model with one output, plain or with a PEFT adapter.
+        model: a sequence-classification model with one output, plain or with PEFT adapters.
+        adapter: whose head it is, of a model with several adapters.
 
     Returns:
         The layer itself: changing its weight changes the model.
@@ -40,6 +41,7 @@ def find_head(model: nn.Module) -> nn.Linear:
         and getattr(module, "out_features", None) == 1
         and "original_module" not in name
         and not name.startswith(adapted)
+        and (adapter is None or f".modules_to_save.{adapter}" in name or ".modules_to_save." not in name)
     ]
     if not heads:
         raise ModelError(f"{type(model).__name__} has no linear layer with one output to read rewards from")

@@ -11,10 +11,20 @@ from prudent.errors import ModelError
 from prudent.models._hub import find_model_file
 from prudent.models._quiet import quiet_transformers
 
-__all__ = ["add_lora", "load_model", "load_tokenizer"]
+__all__ = ["add_lora", "choose_device", "load_adapters", "load_model", "load_tokenizer", "shareable_base"]
 
 _PREFIX = "base_model.model."  # PEFT's, of every weight in an adapter's file
 _HEADS = ("classifier", "score")  # PEFT saves these with every classifier's adapter
+
+
+def choose_device(device: torch.device | str | None) -> torch.device:
+    """The device asked for; by default an accelerator where there is one."""
+    if device is not None:
+        chosen = torch.device(device)
+        # Accelerate numbers the CPU, which safetensors does not know.
+        return torch.device("cpu") if chosen.type == "cpu" else chosen
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
 
 
 def load_model(
@@ -88,18 +98,8 @@ def _load_adapted(
     gets no place for a head: so the adapter is put on here, and what its file lacks stays as in the base. Modules that
     are new belong to the adapter from then on and are saved with it.
     """
-    from peft import PeftConfig, PeftModelForSequenceClassification, load_peft_weights, set_peft_model_state_dict
-    from peft.utils import AuxiliaryTrainingWrapper
-
-    with _explained(name):
-        config: Any = PeftConfig.from_pretrained(name, **_revision(revision))
-    if config.task_type not in ("SEQ_CLS", None):
-        raise ModelError(
-            f"{name} is an adapter for {config.task_type}, a reward model has one for SEQ_CLS; train one with that task"
-        )
-    # A trained head in the base stands in for one that the adapter never had, not for one that its file lost.
-    declared = [*(getattr(config, "modules_to_save", None) or []), *(_HEADS if config.task_type else [])]
-    base: Any
+    config = _adapter_config(name, revision)
+    base: nn.Module
     base, missing = _load_classifier(
         _resolve_base(name, config.base_model_name_or_path),
         dtype=dtype,
@@ -107,6 +107,79 @@ def _load_adapted(
         revision=config.revision,
         seed=seed,
     )
+    return _put_on(base, name, config, missing, device=device, revision=revision, adapter="default")
+
+
+def shareable_base(name: str) -> str | None:
+    """Names base, revision and kind of an adapter that can stand beside others like it on one base, else None."""
+    if not _is_adapter(name, None):
+        return None
+    config = _adapter_config(name, None)
+    # PEFT lets one adapter at most train biases of the base itself.
+    if getattr(config, "bias", "none") != "none":
+        return None
+    return f"{_resolve_base(name, config.base_model_name_or_path)}@{config.revision} {config.peft_type}"
+
+
+def load_adapters(
+    names: Sequence[str], *, dtype: torch.dtype | str | None, device: torch.device, seed: int
+) -> tuple[nn.Module, list[tuple[str, tuple[str, ...]]]]:
+    """Adapters of one base, by `shareable_base`, on one copy of it.
+
+    Args:
+        names: folders or hub names.
+        dtype: of the weights.
+        device: of the weights.
+        seed: of what is new.
+
+    Returns:
+        The model, whose first adapter is active; and of each adapter what it is called there, and the modules that
+        neither the base nor it holds.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    configs = [_adapter_config(name, None) for name in names]
+    base = _resolve_base(names[0], configs[0].base_model_name_or_path)
+    model, missing = _load_classifier(base, dtype=dtype, device=device, revision=configs[0].revision, seed=seed)
+    found = []
+    for place, (name, config) in enumerate(zip(names, configs, strict=True)):
+        # The first is called as PEFT calls an only one, the others so that no part of a module's name is like it.
+        adapter = f"adapter_{place}" if place else "default"
+        model, lacking = _put_on(model, name, config, missing, device=device, revision=None, adapter=adapter)
+        _require_finite(model, name)
+        found.append((adapter, _modules_of(lacking)))
+    return model, found
+
+
+def _adapter_config(name: str, revision: str | None) -> Any:
+    from peft import PeftConfig
+
+    with _explained(name):
+        config = PeftConfig.from_pretrained(name, **_revision(revision))
+    if config.task_type not in ("SEQ_CLS", None):
+        raise ModelError(
+            f"{name} is an adapter for {config.task_type}, a reward model has one for SEQ_CLS; train one with that task"
+        )
+    return config
+
+
+def _put_on(
+    base: nn.Module,
+    name: str,
+    config: Any,
+    missing: list[str],
+    *,
+    device: torch.device,
+    revision: str | None,
+    adapter: str,
+) -> tuple[nn.Module, list[str]]:
+    """The base, or a model with other adapters on it, with this adapter; and the weights that neither holds."""
+    from peft import PeftModelForSequenceClassification, load_peft_weights, set_peft_model_state_dict
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    # A trained head in the base stands in for one that the adapter never had, not for one that its file lost.
+    declared = [*(getattr(config, "modules_to_save", None) or []), *(_HEADS if config.task_type else [])]
     with quiet_transformers(), _explained(name):
         weights = load_peft_weights(name, device=str(device), **_revision(revision))
         missing = [key for key in missing if f"{_PREFIX}{key}" not in weights]
@@ -116,13 +189,17 @@ def _load_adapted(
         config.inference_mode = True
         if hasattr(config, "modules_to_save") and new:
             config.modules_to_save = [*(config.modules_to_save or []), *new]
-        model: Any = PeftModelForSequenceClassification(base, config)
+        model: Any = base
+        if hasattr(base, "peft_config"):
+            model.add_adapter(adapter, config)
+        else:
+            model = PeftModelForSequenceClassification(base, config, adapter_name=adapter)
         lacking = []
         for place, module in model.named_modules():
             if not isinstance(module, AuxiliaryTrainingWrapper):
                 continue
             held = module.state_dict()
-            for key, stored in module.adapter_state_dict_load_map("default").items():
+            for key, stored in module.adapter_state_dict_load_map(adapter).items():
                 whole = f"{place}.{key}"
                 if whole not in weights:
                     weights[whole] = held[stored]
@@ -130,7 +207,7 @@ def _load_adapted(
         lost = [key for key in lacking if key not in missing and any(f".{part}." in f".{key}" for part in declared)]
         if lost:
             raise ModelError(f"the adapter {name} lacks weights: {', '.join(lost[:3])}; it is incomplete")
-        unplaced = set_peft_model_state_dict(model, weights).unexpected_keys
+        unplaced = set_peft_model_state_dict(model, weights, adapter_name=adapter).unexpected_keys
         if any(part in _HEADS for key in unplaced for part in key.split(".")):
             raise ModelError(
                 f"{name}: an adapter sits on the reward head; merge it, or train the head by modules_to_save"

@@ -14,7 +14,7 @@ from prudent.errors import ModelError
 from prudent.models._batching import Batch, iterate_batches
 from prudent.models._encoding import EncodedTexts, TextEncoder
 from prudent.models._head import Pooling, capture_head_input, find_backbone, find_head, pool_features
-from prudent.models._loading import load_model, load_tokenizer
+from prudent.models._loading import choose_device, load_model, load_tokenizer
 from prudent.models._quiet import quiet_transformers
 from prudent.models._saving import MODEL_FILES
 from prudent.models._template import Message
@@ -33,6 +33,7 @@ class RewardModel:
         max_length: tokens a text may have; by default what model and tokenizer state, at most 1024.
         new_modules: modules that the checkpoint lacked and that were just initialised, the head among them: rewards
             mean nothing before training or fitting.
+        adapter: of a model that carries several adapters: the one to read with.
 
     Example:
         >>> model = RewardModel.from_pretrained("my-reward-model")  # doctest: +SKIP
@@ -47,12 +48,14 @@ class RewardModel:
         *,
         max_length: int | None = None,
         new_modules: Sequence[str] = (),
+        adapter: str | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.new_modules = tuple(new_modules)
         self.head_is_new = bool(new_modules)
-        self.head = find_head(model)
+        self.adapter = adapter
+        self.head = find_head(model, adapter)
         config = self.config
         if tokenizer.pad_token_id is None:
             # A decoder without a padding token: end-of-text pads, as Transformers' own recipes do.
@@ -92,15 +95,25 @@ class RewardModel:
         Raises:
             ModelError: nothing loadable there, several outputs, or weights that are not finite.
         """
-        chosen = torch.device(device) if device is not None else _best_device()
-        if chosen.type == "cpu":
-            chosen = torch.device("cpu")  # Accelerate numbers the CPU, which safetensors does not know
+        chosen = choose_device(device)
         model, new_modules = load_model(str(name_or_path), dtype=dtype, device=chosen, revision=revision, seed=seed)
         tokenizer = load_tokenizer(str(name_or_path), revision=revision)
         return cls(model, tokenizer, max_length=max_length, new_modules=new_modules)
 
+    def activate(self) -> None:
+        """Put the model's own adapter on, where it carries several."""
+        model: Any = self.model
+        if self.adapter is not None and model.active_adapter != self.adapter:
+            model.set_adapter(self.adapter, inference_mode=True)
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model (or adapter) and tokenizer as Transformers and PEFT do; both load the folder without prudent."""
+        """Write model (or adapter) and tokenizer as Transformers and PEFT do; both load the folder without prudent.
+
+        Raises:
+            ModelError: the model shares its base with others.
+        """
+        if self.adapter is not None:
+            raise ModelError("this model shares its base with others; load it by itself to save it")
         # The length limit goes along, so that the folder cuts texts as this model did.
         self.tokenizer.model_max_length = self.max_length
         model: Any = self.model
@@ -150,7 +163,7 @@ class RewardModel:
         """Name and revision of the base model: of the adapter's base where there is one, else of the model itself."""
         model: Any = self.model
         if hasattr(model, "peft_config"):
-            adapter = model.peft_config[model.active_adapter]
+            adapter = model.peft_config[self.adapter or model.active_adapter]
             return adapter.base_model_name_or_path, adapter.revision
         return self.config.name_or_path or None, getattr(self.config, "_commit_hash", None)
 
@@ -204,6 +217,7 @@ class RewardModel:
         Raises:
             ModelError: `mean` where the states are not as wide as the head's input.
         """
+        self.activate()
         pad = self.config.get_text_config().pad_token_id
         if pooling == "mean":
             hidden = find_backbone(self.model)(**batch.inputs).last_hidden_state
@@ -275,8 +289,18 @@ class RewardModel:
         Taken from the first values of every tensor in bfloat16, so that loading in half precision does not change it.
         """
         digest = hashlib.sha256()
+        model: Any = self.model
         head = {id(parameter) for parameter in self.head.parameters()}
-        for name, parameter in sorted(self.model.named_parameters()):
+        named = dict(model.named_parameters())
+        if self.adapter is not None:
+            # As if it were the only adapter, under the name that PEFT gives to such a one.
+            others = set(model.peft_config) - {self.adapter}
+            named = {
+                name.replace(f".{self.adapter}.", ".default."): parameter
+                for name, parameter in named.items()
+                if others.isdisjoint(name.split("."))
+            }
+        for name, parameter in sorted(named.items()):
             if id(parameter) in head or "original_module" in name:
                 continue
             values = parameter.detach().flatten()[:1024]
@@ -285,11 +309,6 @@ class RewardModel:
             digest.update(name.encode() + str(tuple(parameter.shape)).encode())
             digest.update(np.ascontiguousarray(values.cpu().numpy()).tobytes())
         return digest.hexdigest()[:16]
-
-
-def _best_device() -> torch.device:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
 
 
 def _stated_max_length(config: Any, tokenizer: Any) -> int:

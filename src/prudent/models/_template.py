@@ -6,10 +6,11 @@ the other and an end-of-text token. Several turns without a template are written
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Message", "as_messages", "as_response", "render_plain", "template_hash"]
+__all__ = ["Message", "as_messages", "as_response", "render_plain", "template_hash", "tokenizer_hash"]
 
 Message = dict[str, str]
 
@@ -49,6 +50,16 @@ def render_plain(messages: Sequence[Message], *, opens_reply: bool = False) -> s
         return messages[0]["content"]
     lines = [f"{message['role']}: {message['content']}" for message in messages]
     return "\n".join([*lines, "assistant: "] if opens_reply else lines)
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Sixteen hexadecimal digits that name how a fast tokenizer turns text into tokens, its chat template included."""
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Whoever called the tokenizer last left these there.
+    for passing in ("truncation", "padding"):
+        described.pop(passing, None)
+    parts = [json.dumps(described, sort_keys=True), template_hash(tokenizer), *map(str, tokenizer.all_special_ids)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def template_hash(tokenizer: Any) -> str:

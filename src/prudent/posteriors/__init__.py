@@ -1,46 +1,56 @@
 """How sure a reward model is: posteriors over its rewards, fitted on preferences and saved beside it."""
 
+from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember
+from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load_ensemble, load_members, save_ensemble
 from prudent.posteriors._fit import FitResult, PosteriorKind, PriorChoice, fit
 from prudent.posteriors._held_out import HeldOutFigures
 from prudent.posteriors._joint import joint_rewards
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
+from prudent.posteriors._load import load_scorer
 from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximize_evidence
 from prudent.posteriors._lora_fit import fit_lora_laplace
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._pair_texts import PairTexts, encode_pairs
 from prudent.posteriors._plain import PlainRewards
-from prudent.posteriors._protocol import Center, Posterior, Prediction
-from prudent.posteriors._store import (
-    load_model_and_posterior,
-    load_posterior,
-    save_posterior,
-    saved_calibration,
-    saved_posterior,
-)
+from prudent.posteriors._protocol import Center, Contrasts, Posterior, Prediction
+from prudent.posteriors._scorer import ModelScorer, Scorer, TokenizedPairs, TokenizedTexts
+from prudent.posteriors._store import load_posterior, save_posterior, saved_calibration, saved_posterior
 
 __all__ = [
     "Center",
+    "Contrasts",
+    "EnsembleMember",
+    "EnsembleScorer",
     "FitResult",
     "HeadChoice",
     "HeldOutFigures",
     "LastLayerPosterior",
     "LogisticPosterior",
     "LoraLaplacePosterior",
+    "ModelScorer",
     "PairTexts",
     "PlainRewards",
     "Posterior",
     "PosteriorKind",
     "Prediction",
     "PriorChoice",
+    "ScoredMember",
+    "Scorer",
     "Structure",
+    "TokenizedPairs",
+    "TokenizedTexts",
     "encode_pairs",
     "fit",
     "fit_logistic",
     "fit_lora_laplace",
+    "is_ensemble",
     "joint_rewards",
-    "load_model_and_posterior",
+    "load_ensemble",
+    "load_members",
     "load_posterior",
+    "load_scorer",
     "maximize_evidence",
+    "save_ensemble",
     "save_posterior",
     "saved_calibration",
     "saved_posterior",

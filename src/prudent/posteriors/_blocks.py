@@ -120,6 +120,7 @@ def _active_adapter(model: RewardModel) -> str:
             "the model has no LoRA adapter, and this posterior is about LoRA weights; use posterior 'last_layer', or "
             "train with LoRA"
         )
+    model.activate()
     active = wrapped.active_adapters
     active = active() if callable(active) else active
     if len(active) != 1:

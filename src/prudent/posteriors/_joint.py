@@ -4,14 +4,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prudent.errors import ModelError, UnsupportedError
 from prudent.models import Message, RewardModel, as_messages, as_response
+from prudent.posteriors._ensemble import EnsembleScorer
+from prudent.posteriors._load import load_scorer
 from prudent.posteriors._protocol import Posterior
-from prudent.posteriors._store import load_model_and_posterior
+from prudent.posteriors._scorer import ModelScorer, Scorer, TokenizedTexts
 from prudent.rewards import GaussianRewards
 
 __all__ = ["joint_rewards"]
@@ -22,7 +25,7 @@ _COLUMNS_AT_ONCE = 65_536
 
 
 def joint_rewards(
-    model: str | Path | RewardModel,
+    model: str | Path | RewardModel | EnsembleScorer,
     prompts: Sequence[str | Sequence[Message]],
     responses: Sequence[str | Sequence[Message]],
     *,
@@ -41,7 +44,7 @@ def joint_rewards(
     reward is known up to a constant per prompt, so nothing is to be compared across prompts.
 
     Args:
-        model: a loaded model, a folder, or a hub name.
+        model: a loaded model or ensemble, a folder, or a hub name.
         prompts: N prompts, texts or messages; equal ones are one prompt.
         responses: N responses; equal ones to a prompt have one reward.
         posterior: instead of the one beside the model; needed for a loaded model. Any kind that knows variances.
@@ -85,14 +88,15 @@ def joint_rewards(
     if len(places) > _MAX_TEXTS:
         raise UnsupportedError(f"{len(places)} texts at once; at most {_MAX_TEXTS}, so take fewer prompts in a call")
     text_id = torch.tensor([places[text] for text in texts], dtype=torch.int64)
-    loaded, known = load_model_and_posterior(model, posterior, max_length=max_length, dtype=dtype)
-    if not known.has_variance:
+    scorer = load_scorer(model, posterior, max_length=max_length, dtype=dtype)
+    if not scorer.has_variance:
         raise UnsupportedError(
             "the model has no posterior, so its rewards have no variance; fit one with `prudent fit`"
         )
-    known.check_model(loaded)
+    if isinstance(scorer, ModelScorer):
+        scorer.check()
     rows_read = list(first.values())
-    encoded = loaded.encode([prompts[row] for row in rows_read], [responses[row] for row in rows_read])
+    texts_read: Any = scorer.encode([prompts[row] for row in rows_read], [responses[row] for row in rows_read])
     size = len(places)
     mean, variance = (torch.empty(size, dtype=torch.float64) for _ in range(2))
     factor = torch.zeros(size, size, dtype=torch.float64)
@@ -100,7 +104,7 @@ def joint_rewards(
     order = torch.argsort(owner, stable=True)
     for chunk in _chunks_of_prompts(owner[order], _MAX_RESPONSES):
         read = order[chunk]
-        found, exact = known.exact(loaded, encoded.select(read.numpy()))
+        found, exact = scorer.exact(texts_read.select(read.numpy()))
         for number in torch.unique(owner[read]).tolist():
             within = (owner[read] == number).nonzero().flatten()
             rows = read[within]
@@ -119,7 +123,7 @@ def joint_rewards(
         group=group,
         factor=factor[text_id],
         text_id=text_id,
-        basis_id=_name(known, encoded.input_ids),
+        basis_id=_name(scorer, texts_read),
     )
 
 
@@ -151,6 +155,6 @@ def _root(covariance: Tensor) -> Tensor:
     return root
 
 
-def _name(posterior: Posterior, input_ids: list[list[int]]) -> str:
+def _name(scorer: Scorer, texts: TokenizedTexts) -> str:
     """Names the basis: columns mean something for these texts under this posterior alone."""
-    return hashlib.sha256(f"{posterior.basis_id} {input_ids}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{scorer.basis_id} {texts.digest()}".encode()).hexdigest()[:16]

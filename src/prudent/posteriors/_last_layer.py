@@ -17,9 +17,9 @@ from prudent.errors import PosteriorError
 from prudent.models import EncodedTexts, Pooling, RewardModel
 from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximize_evidence
 from prudent.posteriors._pair_texts import PairTexts
-from prudent.posteriors._protocol import Center, Prediction, check_head, group_average
+from prudent.posteriors._protocol import Center, Contrasts, Prediction, check_head, group_average
 
-__all__ = ["HeadChoice", "LastLayerPosterior"]
+__all__ = ["HeadChoice", "LastLayerPosterior", "check_pairs", "feature_scale"]
 
 HeadChoice = Literal["refit", "kept"]
 """`refit` moves the head to the posterior mode by Newton; `kept` takes the curvature at the head as it was trained."""
@@ -102,12 +102,12 @@ class LastLayerPosterior:
             >>> LastLayerPosterior.fit(chosen, rejected).weight.shape
             torch.Size([3])
         """
-        _check_pairs(chosen, rejected)
+        check_pairs(chosen, rejected)
         if posterior_temperature <= 0:
             raise ValueError(f"posterior_temperature is {posterior_temperature}; it must be positive")
         features = torch.cat([chosen, rejected]).double()
         mean = features.mean(0)
-        scale = _feature_scale(features) if standardize else torch.ones_like(mean)
+        scale = feature_scale(features) if standardize else torch.ones_like(mean)
         differences = (chosen.double() - rejected.double()) / scale
         start = None
         if head == "kept":
@@ -157,6 +157,11 @@ class LastLayerPosterior:
     def factor_size(self) -> int:
         """`min(256, H)`."""
         return min(_MAX_FACTOR_COLUMNS, len(self.weight))
+
+    @property
+    def num_members(self) -> int:
+        """Zero."""
+        return 0
 
     @property
     def basis_id(self) -> str:
@@ -230,11 +235,11 @@ class LastLayerPosterior:
         *,
         tokens_per_batch: int | None = None,
         advance: Callable[[int], None] = lambda amount: None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Contrasts:
         """See `prudent.posteriors.Posterior.contrasts`."""
         differences, _ = pairs.contrasts_of_features(model, self.pooling, tokens_per_batch, advance)
         mean, variance = differences @ self.weight, (differences @ self.covariance_factor).square().sum(1)
-        return mean.double(), variance.double()
+        return Contrasts(mean.double(), variance.double(), torch.zeros_like(mean, dtype=torch.float64))
 
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
         """See `prudent.posteriors.Posterior.exact`."""
@@ -301,7 +306,12 @@ class LastLayerPosterior:
         return model.features(encoded, pooling=self.pooling, tokens_per_batch=tokens_per_batch, advance=advance)[0]
 
 
-def _check_pairs(chosen: Tensor, rejected: Tensor) -> None:
+def check_pairs(chosen: Tensor, rejected: Tensor) -> None:
+    """Make sure that features `[P, H]` of pairs can be fitted to.
+
+    Raises:
+        PosteriorError: fewer than two pairs, features that are not finite, or features equal in every pair.
+    """
     if chosen.shape != rejected.shape or chosen.dim() != 2:
         raise ValueError(f"chosen is {tuple(chosen.shape)} and rejected {tuple(rejected.shape)}; both must be [M, H]")
     if len(chosen) < 2:
@@ -319,7 +329,7 @@ def _check_pairs(chosen: Tensor, rejected: Tensor) -> None:
         )
 
 
-def _feature_scale(features: Tensor) -> Tensor:
+def feature_scale(features: Tensor) -> Tensor:
     """Standard deviation of each feature; 1 for one that is constant up to rounding, which tells nothing."""
     scale = features.std(0, correction=0)
     size = features.abs().amax(0)

@@ -23,7 +23,7 @@ from prudent.posteriors._lora_contrasts import lora_contrasts
 from prudent.posteriors._lora_reader import Found, Reader
 from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._projection import PROJECTION, STORED_COLUMNS
-from prudent.posteriors._protocol import Center, Prediction, check_head
+from prudent.posteriors._protocol import Center, Contrasts, Prediction, check_head
 
 __all__ = ["LoraLaplacePosterior", "Structure"]
 
@@ -85,6 +85,11 @@ class LoraLaplacePosterior:
     def factor_size(self) -> int:
         """`min(256, P)`."""
         return min(STORED_COLUMNS, self.num_parameters)
+
+    @property
+    def num_members(self) -> int:
+        """Zero."""
+        return 0
 
     @cached_property
     def basis_id(self) -> str:
@@ -155,10 +160,10 @@ class LoraLaplacePosterior:
         *,
         tokens_per_batch: int | None = None,
         advance: Callable[[int], None] = lambda amount: None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Contrasts:
         """See `prudent.posteriors.Posterior.contrasts`."""
         mean, variance = lora_contrasts(self, model, pairs, tokens_per_batch=tokens_per_batch, advance=advance)
-        return mean, variance[:, 0]
+        return Contrasts(mean, variance[:, 0], torch.zeros_like(mean))
 
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
         """See `prudent.posteriors.Posterior.exact`."""

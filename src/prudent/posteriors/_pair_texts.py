@@ -25,6 +25,7 @@ class PairTexts:
         encoded: texts, each once.
         chosen: `[M]` place of each pair's chosen text among them.
         rejected: `[M]` place of the rejected one.
+        group: `[M]` number of each pair's prompt.
         label: `[M]` float64 probability that chosen is the better one.
         margin: `[M]` float64 by how much its reward should exceed the other.
         rows: `[M]` row of each pair in the file, for messages.
@@ -33,6 +34,7 @@ class PairTexts:
     encoded: EncodedTexts
     chosen: Tensor
     rejected: Tensor
+    group: Tensor
     label: Tensor
     margin: Tensor
     rows: Sequence[int]
@@ -40,13 +42,14 @@ class PairTexts:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    @property
+    def num_truncated(self) -> int:
+        """Texts whose response was cut."""
+        return int(self.encoded.truncated.sum())
+
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name the pairs as the model reads them."""
-        digest = hashlib.sha256()
-        types = self.encoded.token_type_ids
-        for part in (self.encoded.input_ids, [] if types is None else types):
-            for ids in part:
-                digest.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
+        digest = hashlib.sha256(self.encoded.digest().encode())
         for tensor in (self.chosen, self.rejected, self.label, self.margin):
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -63,6 +66,26 @@ class PairTexts:
             texts = torch.cat([self.chosen[pairs], self.rejected[pairs]]).numpy()
             yield pairs, pad_batch(self.encoded, texts, pad, model.device)
 
+    def features(
+        self, model: RewardModel, pooling: Pooling, tokens_per_batch: int | None, advance: Callable[[int], None]
+    ) -> tuple[Tensor, Tensor]:
+        """Features `[n, H]` and rewards `[n]` of the texts, each read once.
+
+        Args:
+            model: that reads.
+            pooling: what the features are.
+            tokens_per_batch: padded tokens of a batch.
+            advance: called with the number of pairs done, or nearly so.
+        """
+        done = 0
+
+        def count(texts: int) -> None:
+            nonlocal done
+            before, done = done * len(self) // len(self.encoded), done + texts
+            advance(done * len(self) // len(self.encoded) - before)
+
+        return model.features(self.encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=count)
+
     def contrasts_of_features(
         self, model: RewardModel, pooling: Pooling, tokens_per_batch: int | None, advance: Callable[[int], None]
     ) -> tuple[Tensor, Tensor]:
@@ -72,21 +95,12 @@ class PairTexts:
             model: that reads.
             pooling: what the features are.
             tokens_per_batch: padded tokens of a batch.
-            advance: called with the number of pairs done, or nearly so: each text is read once.
+            advance: called with the number of pairs done, or nearly so.
 
         Raises:
             PosteriorError: a reward is not finite; the row is named.
         """
-        done = 0
-
-        def count(texts: int) -> None:
-            nonlocal done
-            before, done = done * len(self) // len(self.encoded), done + texts
-            advance(done * len(self) // len(self.encoded) - before)
-
-        features, rewards = model.features(
-            self.encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=count
-        )
+        features, rewards = self.features(model, pooling, tokens_per_batch, advance)
         difference = features[self.chosen] - features[self.rejected]
         contrast = rewards[self.chosen].double() - rewards[self.rejected].double()
         everything = torch.arange(len(self))
@@ -129,10 +143,13 @@ def encode_pairs(model: RewardModel, rows: Any, *, strict: bool = False) -> Pair
     responses: list[list[Message]] = []
     names: list[str] = []
     known_prompts: dict[str, list[Message]] = {}
+    numbers: dict[str, int] = {}
+    group: list[int] = []
     positions: dict[str, list[int]] = {"chosen": [], "rejected": []}
     for row in rows:
         prompt_key = json.dumps(row["prompt"])
         prompt = known_prompts.setdefault(prompt_key, row["prompt"])
+        group.append(numbers.setdefault(prompt_key, len(numbers)))
         for side, found in positions.items():
             key = prompt_key + json.dumps(row[side])
             if key not in seen:
@@ -150,6 +167,7 @@ def encode_pairs(model: RewardModel, rows: Any, *, strict: bool = False) -> Pair
         encoded=model.encode(prompts, responses, strict=strict, names=names),
         chosen=torch.tensor(positions["chosen"]),
         rejected=torch.tensor(positions["rejected"]),
+        group=torch.tensor(group),
         label=column("p_chosen", 1.0),
         margin=column("margin", 0.0),
         rows=list(rows["row"]),

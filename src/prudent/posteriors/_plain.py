@@ -10,7 +10,7 @@ from torch import Tensor
 from prudent.errors import PosteriorError
 from prudent.models import EncodedTexts, RewardModel
 from prudent.posteriors._pair_texts import PairTexts
-from prudent.posteriors._protocol import Center, Prediction, group_average
+from prudent.posteriors._protocol import Center, Contrasts, Prediction, group_average
 
 __all__ = ["PlainRewards"]
 
@@ -36,6 +36,11 @@ class PlainRewards:
 
     @property
     def factor_size(self) -> int:
+        """Zero."""
+        return 0
+
+    @property
+    def num_members(self) -> int:
         """Zero."""
         return 0
 
@@ -74,10 +79,10 @@ class PlainRewards:
         *,
         tokens_per_batch: int | None = None,
         advance: Callable[[int], None] = lambda amount: None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Contrasts:
         """See `prudent.posteriors.Posterior.contrasts`."""
         _, mean = pairs.contrasts_of_features(model, "head", tokens_per_batch, advance)
-        return mean, torch.full_like(mean, torch.nan)
+        return Contrasts(mean, torch.full_like(mean, torch.nan), torch.zeros_like(mean))
 
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
         """See `prudent.posteriors.Posterior.exact`; the factor has no columns."""

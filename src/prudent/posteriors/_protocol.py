@@ -13,7 +13,7 @@ from prudent.models import EncodedTexts, RewardModel
 if TYPE_CHECKING:
     from prudent.posteriors._pair_texts import PairTexts
 
-__all__ = ["Center", "Posterior", "Prediction", "check_head", "group_average"]
+__all__ = ["Center", "Contrasts", "Posterior", "Prediction", "check_head", "group_average"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Center:
     Attributes:
         mean: average reward of the reference responses.
         factor: `[F]` average of their exact factor rows (reward derivative times covariance factor).
+        parts: of an ensemble of models: the same for each of its members.
     """
 
     mean: float
     factor: Tensor
+    parts: tuple["Center", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class Prediction:
         noise: `[N]` float32 aleatoric variance.
         reference_mean: `[N]` float32 average reward of the reference responses of the text's prompt; NaN without any.
         centered_variance: `[N]` float32 exact variance of the reward minus that average; NaN without any.
-        factor: `[N, K]` float32 factor for storage, or None when it was not asked for.
+        factor: `[N, K]` float32 factor for storage, or None when it was not asked for. Where there are members it is
+            that of the covariance within members, and None where they have none.
+        members: `[N, M]` rewards by each member of an ensemble; None where there is no ensemble.
     """
 
     mean: Tensor
@@ -48,6 +52,22 @@ class Prediction:
     reference_mean: Tensor
     centered_variance: Tensor
     factor: Tensor | None
+    members: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """What is known of r(chosen) - r(rejected) of P pairs.
+
+    Attributes:
+        mean: `[P]` float64.
+        variance: `[P]` float64 exact epistemic variance; NaN where the model has no posterior.
+        noise: `[P]` float64 aleatoric variance, both texts' together; 0 for a text against itself.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    noise: Tensor
 
 
 class Posterior(Protocol):
@@ -68,6 +88,10 @@ class Posterior(Protocol):
     @property
     def factor_size(self) -> int:
         """K, columns of a stored factor; 0 where there is none."""
+
+    @property
+    def num_members(self) -> int:
+        """M where the posterior is a set of members, whose deviations are then the first columns of `exact`; else 0."""
 
     def predict(
         self,
@@ -101,8 +125,8 @@ class Posterior(Protocol):
         *,
         tokens_per_batch: int | None = None,
         advance: Callable[[int], None] = lambda amount: None,
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and exact variance `[M]` float64 of r(chosen) - r(rejected) of M pairs; the variance NaN if not known.
+    ) -> Contrasts:
+        """Differences of rewards of pairs.
 
         Args:
             model: the reward model.
@@ -117,7 +141,8 @@ class Posterior(Protocol):
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
         """Mean `[n]` and exact factor `[n, F]` of a few texts: inner products of its rows are their covariances.
 
-        F may be as large as the number of weights; this is for the candidates or references of one prompt.
+        F may be as large as the number of weights; this is for the candidates or references of one prompt. Members
+        come first: the deviations of the M members from their mean over sqrt(M - 1).
         """
 
     def check_model(self, model: RewardModel) -> object:

@@ -6,18 +6,33 @@ from typing import Any, get_args
 
 import torch
 
-from prudent.errors import ModelError, PosteriorError
+from prudent.errors import PosteriorError
 from prudent.models import RewardModel, find_model_file, template_hash
 from prudent.posteriors._last_layer import LastLayerPosterior
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Posterior
 
-__all__ = ["load_model_and_posterior", "load_posterior", "save_posterior", "saved_calibration", "saved_posterior"]
+__all__ = [
+    "CONFIG",
+    "FORMAT_VERSION",
+    "TENSORS",
+    "load_posterior",
+    "read_config",
+    "read_tensors",
+    "save_posterior",
+    "saved_calibration",
+    "saved_posterior",
+]
 
-_FORMAT_VERSION = 1
-_CONFIG = "posterior_config.json"
-_TENSORS = "posterior.safetensors"
+FORMAT_VERSION = 1
+CONFIG = "posterior_config.json"
+TENSORS = "posterior.safetensors"
+
+_KINDS: dict[str, Any] = {
+    "last_layer": LastLayerPosterior,
+    **dict.fromkeys(get_args(Structure), LoraLaplacePosterior),
+}
 
 
 def save_posterior(
@@ -40,10 +55,10 @@ def save_posterior(
     from safetensors.torch import save_file
 
     tensors, entries = posterior.state()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / _TENSORS)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / TENSORS)
     base = model.base_name_and_revision()
     config = {
-        "format_version": _FORMAT_VERSION,
+        "format_version": FORMAT_VERSION,
         **entries,
         "model_fingerprint": model.fingerprint(),
         "base_model_name_or_path": base[0],
@@ -53,7 +68,7 @@ def save_posterior(
         "fitted_on": fitted_on,
         "calibration": calibration,
     }
-    (Path(folder) / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (Path(folder) / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def saved_posterior(folder: str | Path) -> dict[str, Any] | None:
@@ -70,9 +85,9 @@ def saved_posterior(folder: str | Path) -> dict[str, Any] | None:
         >>> saved_posterior(tempfile.mkdtemp()) is None
         True
     """
-    if not (Path(folder) / _CONFIG).is_file() or not (Path(folder) / _TENSORS).is_file():
+    if not (Path(folder) / CONFIG).is_file() or not (Path(folder) / TENSORS).is_file():
         return None
-    return _read_config(Path(folder) / _CONFIG)
+    return read_config(Path(folder) / CONFIG)
 
 
 def saved_calibration(model: str | Path) -> dict[str, Any]:
@@ -85,8 +100,8 @@ def saved_calibration(model: str | Path) -> dict[str, Any]:
         PosteriorError: the configuration is damaged, or of a newer format.
         ModelError: whether a hub model has a posterior cannot be told, for want of a connection.
     """
-    place = find_model_file(model, _CONFIG)
-    return {} if place is None else (_read_config(place).get("calibration") or {})
+    place = find_model_file(model, CONFIG)
+    return {} if place is None else (read_config(place).get("calibration") or {})
 
 
 def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
@@ -101,27 +116,23 @@ def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
             template.
         ModelError: whether a hub model has a posterior cannot be told, for want of a connection.
     """
-    config_path = find_model_file(folder, _CONFIG)
+    config_path = find_model_file(folder, CONFIG)
     if config_path is None:
-        if (Path(folder) / _TENSORS).is_file():
-            raise PosteriorError(f"{folder} has {_TENSORS} but no {_CONFIG}; fit the posterior again")
+        if (Path(folder) / TENSORS).is_file():
+            raise PosteriorError(f"{folder} has {TENSORS} but no {CONFIG}; fit the posterior again")
         return PlainRewards()
-    tensor_path = find_model_file(folder, _TENSORS)
+    tensor_path = find_model_file(folder, TENSORS)
     if tensor_path is None:
-        raise PosteriorError(f"{folder} has {_CONFIG} but no {_TENSORS}; fit the posterior again")
-    config = _read_config(config_path)
-    tensors = _read_tensors(tensor_path)
-    kind: type[LastLayerPosterior] | type[LoraLaplacePosterior]
-    if config.get("kind") == "last_layer":
-        kind = LastLayerPosterior
-    elif config.get("kind") in get_args(Structure):
-        kind = LoraLaplacePosterior
-    else:
+        raise PosteriorError(f"{folder} has {CONFIG} but no {TENSORS}; fit the posterior again")
+    config = read_config(config_path)
+    tensors = read_tensors(tensor_path)
+    kind = _KINDS.get(config.get("kind", ""))
+    if kind is None:
         raise PosteriorError(
             f"{config_path}: posterior kind {config.get('kind')!r} is not known to this version of prudent"
         )
     try:
-        posterior = kind.from_state(tensors, config)
+        posterior: Posterior = kind.from_state(tensors, config)
         stated = {name: config[name] for name in ("basis_id", "model_fingerprint", "chat_template_hash")}
     except (KeyError, TypeError, IndexError) as error:
         raise PosteriorError(
@@ -131,40 +142,6 @@ def load_posterior(folder: str | Path, model: RewardModel) -> Posterior:
         raise PosteriorError(f"{tensor_path} does not belong to {config_path}; fit the posterior again")
     _check_model(posterior, stated, model, str(folder))
     return posterior
-
-
-def load_model_and_posterior(
-    model: str | Path | RewardModel,
-    posterior: Posterior | None = None,
-    *,
-    max_length: int | None = None,
-    dtype: torch.dtype | str | None = None,
-) -> tuple[RewardModel, Posterior]:
-    """A reward model and its posterior, ready to predict.
-
-    Args:
-        model: a loaded model, a folder, or a hub name.
-        posterior: instead of the one beside the model; needed for a loaded model.
-        max_length: tokens a text may have, for a model that is loaded here.
-        dtype: of its weights, as in `RewardModel.from_pretrained`.
-
-    Raises:
-        ModelError: the model cannot be loaded, or has neither a trained head nor a posterior.
-        PosteriorError: the posterior does not belong to the model.
-        ValueError: a loaded model without a posterior.
-    """
-    if isinstance(model, RewardModel):
-        if posterior is None:
-            raise ValueError("a loaded model needs its posterior given too (PlainRewards() for none)")
-        loaded = model
-    else:
-        loaded = RewardModel.from_pretrained(model, max_length=max_length, dtype=dtype)
-        posterior = posterior or load_posterior(model, loaded)
-    if loaded.head_is_new and not posterior.has_variance:
-        raise ModelError(
-            "the model's head was never trained, its rewards mean nothing; train it or fit a posterior first"
-        )
-    return loaded, posterior
 
 
 def _check_model(posterior: Posterior, stated: dict[str, Any], model: RewardModel, folder: str) -> None:
@@ -180,21 +157,31 @@ def _check_model(posterior: Posterior, stated: dict[str, Any], model: RewardMode
         raise PosteriorError(f"{folder}: {error}") from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """What a `posterior_config.json` says.
+
+    Raises:
+        PosteriorError: it is damaged, or of a newer format.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PosteriorError(f"{path} is not readable JSON ({error}); fit the posterior again") from error
     if not isinstance(config, dict) or "format_version" not in config:
         raise PosteriorError(f"{path} has no format_version; fit the posterior again")
-    if config["format_version"] > _FORMAT_VERSION:
+    if config["format_version"] > FORMAT_VERSION:
         raise PosteriorError(
-            f"{path} has format {config['format_version']}, this prudent reads up to {_FORMAT_VERSION}; upgrade"
+            f"{path} has format {config['format_version']}, this prudent reads up to {FORMAT_VERSION}; upgrade"
         )
     return config
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """What a `posterior.safetensors` holds.
+
+    Raises:
+        PosteriorError: it is damaged, or holds values that are not finite.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from prudent.data import OnBad, Pools, choose_split, load_pools
 from prudent.errors import DataError
-from prudent.models import EncodedTexts, RewardModel, as_messages, progress_bar, render_plain
-from prudent.posteriors import Center, Posterior, Prediction, load_model_and_posterior
+from prudent.models import RewardModel, as_messages, progress_bar, render_plain
+from prudent.posteriors import Center, EnsembleScorer, Posterior, Prediction, Scorer, TokenizedTexts, load_scorer
 from prudent.scoring._output import PartedOutput
 from prudent.scoring._shards import Shard, Slice, iterate_shards
 from prudent.utility import choose_references
@@ -80,7 +80,7 @@ class ScoreSummary:
 
 
 def score(
-    model: str | Path | RewardModel,
+    model: str | Path | RewardModel | EnsembleScorer,
     data: Any,
     output: str | Path,
     *,
@@ -108,7 +108,7 @@ def score(
     kill it goes on where it was; run again when finished it only reports.
 
     Args:
-        model: a loaded model, a folder, or a hub name; a posterior beside the model is used.
+        model: a loaded model or ensemble, a folder, or a hub name; a posterior beside the model is used.
         data: pools in any form that `prudent.data.load_pools` takes, or its result. Files of more than 64 MiB are
             checked in one pass and then streamed, in flat memory; rows of one response must then stand together by
             prompt.
@@ -140,17 +140,14 @@ def score(
         split = choose_split(data, split) or "train"
         on_bad: OnBad = "skip" if skip_bad else "error"
         pools = load_pools(data, split=split, on_bad=on_bad, drop=drop, streaming=_is_large(data))
-    loaded, posterior = load_model_and_posterior(model, posterior, max_length=max_length, dtype=dtype)
+    scorer = load_scorer(model, posterior, max_length=max_length, dtype=dtype)
     manifest = {
         "data": _data_digest(data),
         "split": split,
         "drop": drop,
-        "model": f"{loaded.fingerprint()}-{_digest(loaded.head_values()[0].numpy().tobytes())}",
-        "posterior": f"{posterior.kind}-{posterior.basis_id}",
+        **scorer.identity(),
         "factor": factor,
         "num_references": num_references,
-        "max_length": loaded.max_length,
-        "dtype": str(loaded.head.weight.dtype),
         "seed": seed,
         "strict": strict,
     }
@@ -158,7 +155,7 @@ def score(
         if parts.finished:
             return ScoreSummary(**{**parts.summary(), "output": str(output)})
         kinds = _column_types(pools.rows.features)
-        scorer = _ShardScorer(loaded, posterior, factor, num_references, seed, tokens_per_batch, strict, kinds)
+        shards = _ShardScorer(scorer, factor, num_references, seed, tokens_per_batch, strict, kinds)
         written = parts.num_parts
         counts = dict.fromkeys(["num_responses", "num_truncated", "num_prompt_truncated", "num_not_scored"], 0)
         with progress_bar("Scoring", pools.summary.num_responses, unit="responses", enabled=progress) as advance:
@@ -167,14 +164,14 @@ def score(
                     table = parts.read(number)
                     advance(table.num_rows)
                 else:
-                    table = scorer.table(shard, advance)
+                    table = shards.table(shard, advance)
                     parts.write(table)
                 _count(counts, table)
         summary = ScoreSummary(
             output=str(output),
             num_prompts=pools.summary.num_rows,
             num_skipped=pools.summary.num_skipped,
-            posterior=posterior.kind,
+            posterior=scorer.kind,
             **counts,
         )
         parts.finish(summary.to_dict())
@@ -186,8 +183,7 @@ class _ShardScorer:
 
     def __init__(
         self,
-        model: RewardModel,
-        posterior: Posterior,
+        scorer: Scorer,
         factor: bool,
         num_references: int,
         seed: int,
@@ -196,8 +192,7 @@ class _ShardScorer:
         kinds: dict[str, pa.DataType],
     ) -> None:
         self._kinds = kinds
-        self._model = model
-        self._posterior = posterior
+        self._scorer = scorer
         self._factor = factor
         self._num_references = num_references
         self._seed = seed
@@ -235,8 +230,7 @@ class _ShardScorer:
                 weights[seen[text]] += float(chosen)
         encoded = self._encode(shard, prompts, responses, names)
         repeats = np.bincount(position, minlength=len(responses))
-        prediction = self._posterior.predict(
-            self._model,
+        prediction = self._scorer.predict(
             encoded,
             group=torch.tensor(groups),
             reference_weight=torch.tensor(weights),
@@ -250,7 +244,9 @@ class _ShardScorer:
         columns["is_reference"] = pa.array(np.concatenate(references))
         columns.update(_reward_columns(prediction, torch.tensor(position)))
         table = pa.table(columns)
-        metadata = {"kind": "gaussian", "basis_id": self._posterior.basis_id}
+        metadata: dict[str, Any] = {"kind": "gaussian", "basis_id": self._scorer.basis_id}
+        if prediction.members is not None:
+            metadata.update(kind="members", ddof=1)
         return table.replace_schema_metadata({b"prudent": json.dumps(metadata).encode()})
 
     def _references(self, part: Slice) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -263,14 +259,13 @@ class _ShardScorer:
     def _center(self, part: Slice, is_reference: np.ndarray[Any, np.dtype[np.bool_]]) -> Center:
         if part.prompt_id not in self._centers:
             chosen = [part.row["responses"][index] for index in np.flatnonzero(is_reference)]
-            encoded = self._model.encode([part.row["prompt"]] * len(chosen), chosen)
-            mean, factor = self._posterior.exact(self._model, encoded)
-            self._centers = {part.prompt_id: Center(float(mean.mean()), factor.mean(0))}
+            encoded = self._scorer.encode([part.row["prompt"]] * len(chosen), chosen)
+            self._centers = {part.prompt_id: self._scorer.center(encoded)}
         return self._centers[part.prompt_id]
 
-    def _encode(self, shard: Shard, prompts: list[Any], responses: list[str], names: list[str]) -> EncodedTexts:
+    def _encode(self, shard: Shard, prompts: list[Any], responses: list[str], names: list[str]) -> TokenizedTexts:
         try:
-            return self._model.encode(prompts, responses, strict=self._strict, names=names)
+            return self._scorer.encode(prompts, responses, strict=self._strict, names=names)
         except DataError as error:
             ids = sorted({part.prompt_id for part in shard})
             raise DataError(f"prompts {ids[0]} to {ids[-1]}: {error}") from error
@@ -327,7 +322,7 @@ def _text_ids(shard: Shard) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array(ids, dtype=np.int64)
 
 
-def _text_columns(encoded: EncodedTexts, position: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, pa.Array]:
+def _text_columns(encoded: TokenizedTexts, position: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, pa.Array]:
     return {
         "num_tokens": pa.array(encoded.lengths[position].astype(np.int32)),
         "truncated": pa.array(encoded.truncated[position]),
@@ -345,9 +340,15 @@ def _reward_columns(prediction: Prediction, position: Tensor) -> dict[str, pa.Ar
     }
     columns = {name: _nullable(value[position].numpy()) for name, value in values.items()}
     if prediction.factor is not None:
-        rows = prediction.factor[position].to(torch.float16)
-        columns["reward_factor"] = pa.FixedSizeListArray.from_arrays(pa.array(rows.numpy().ravel()), rows.shape[1])
+        columns["reward_factor"] = _lists(prediction.factor[position].to(torch.float16))
+    if prediction.members is not None:
+        columns["reward_members"] = _lists(prediction.members[position].to(torch.float32))
     return columns
+
+
+def _lists(rows: Tensor) -> pa.Array:
+    """A fixed-size list a row."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.numpy().ravel()), rows.shape[1])
 
 
 def _nullable(values: np.ndarray[Any, np.dtype[np.float32]]) -> pa.Array:
