@@ -19,6 +19,7 @@ from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, 
 from prudent.models import RewardModel
 from prudent.posteriors import PlainRewards, fit, load_posterior
 from prudent.scoring import ScoredPool, read_scored, score, select
+from prudent.scoring import _columns as columns_module
 from prudent.scoring import _score as score_module
 
 NOUNS = ["apple", "pear", "plum", "bird", "stone", "river", "house", "door", "window"]
@@ -277,7 +278,7 @@ def test_large_files_are_streamed_to_the_same_scores(model_folder, tmp_path, mon
     data = tmp_path / "pools.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in pools()))
     score(model_folder, data, tmp_path / "held", progress=False)
-    monkeypatch.setattr(score_module, "_STREAMED_BYTES", 0)
+    monkeypatch.setattr(columns_module, "_STREAMED_BYTES", 0)
     summary = score(model_folder, data, tmp_path / "streamed", progress=False)
     assert (summary.num_prompts, summary.num_responses) == (4, 19)
     held, streamed = read_scored(tmp_path / "held").table, read_scored(tmp_path / "streamed").table

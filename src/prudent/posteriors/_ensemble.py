@@ -242,15 +242,18 @@ class EnsembleScorer:
                 )
             found.append(member.on_common_scale(one))
         members = torch.stack([one.mean for one in found], 1)
+        within = torch.stack([one.variance for one in found], 1).mean(1)
         deviations = members - torch.stack([one.reference_mean for one in found], 1)
+        within = torch.stack([one.variance for one in found], 1).mean(1)
         return Prediction(
             mean=members.mean(1),
-            variance=members.var(1) + torch.stack([one.variance for one in found], 1).mean(1),
+            variance=members.var(1) + within,
             noise=torch.stack([one.noise for one in found], 1).mean(1),
             reference_mean=(members - deviations).mean(1),
             centered_variance=deviations.var(1) + torch.stack([one.centered_variance for one in found], 1).mean(1),
             factor=self._stored_factor(found) if with_factor else None,
             members=members,
+            within_variance=within if any(member.scorer.has_variance for member in self.members) else None,
         )
 
     def contrasts(
