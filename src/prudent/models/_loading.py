@@ -270,6 +270,8 @@ def _is_adapter(name: str, revision: str | None) -> bool:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+            if (folder / "posterior_config.json").exists():
+                raise ModelError(f"{name} is an ensemble of models, and one is needed here; name a member of it")
             held = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
             raise ModelError(f"{name} holds neither config.json nor adapter_config.json (it holds {held})")
         return (folder / "adapter_config.json").exists()

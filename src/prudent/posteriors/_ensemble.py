@@ -28,7 +28,7 @@ from prudent.posteriors._projection import STORED_COLUMNS, Projection
 from prudent.posteriors._protocol import Center, Contrasts, Prediction, group_average
 from prudent.posteriors._scorer import ModelScorer
 
-__all__ = ["EnsembleScorer", "MemberPairs", "MemberTexts", "ScoredMember"]
+__all__ = ["EnsembleScorer", "MemberPairs", "MemberTexts", "ScoredMember", "mixture"]
 
 _Read = TypeVar("_Read")
 
@@ -264,11 +264,7 @@ class EnsembleScorer:
         advance: Callable[[int], None] = lambda amount: None,
     ) -> Contrasts:
         """See `prudent.posteriors.Scorer.contrasts`."""
-        found = self.member_contrasts(pairs, tokens_per_batch=tokens_per_batch, advance=advance)
-        means, within, noise = (
-            torch.stack(part, 1) for part in zip(*((one.mean, one.variance, one.noise) for one in found), strict=True)
-        )
-        return Contrasts(means.mean(1), means.var(1) + within.mean(1), noise.mean(1))
+        return mixture(self.member_contrasts(pairs, tokens_per_batch=tokens_per_batch, advance=advance))
 
     def member_contrasts(
         self,
@@ -374,6 +370,18 @@ class EnsembleScorer:
                 part = projection(one.factor) / self.num_members**0.5
                 total = part if total is None else total + part
         return total
+
+
+def mixture(found: Sequence[Contrasts]) -> Contrasts:
+    """What members say of P pairs, by the law of total variance.
+
+    Args:
+        found: of each of M members, on the common scale.
+    """
+    means, within, noise = (
+        torch.stack(part, 1) for part in zip(*((one.mean, one.variance, one.noise) for one in found), strict=True)
+    )
+    return Contrasts(means.mean(1), means.var(1) + within.mean(1), noise.mean(1))
 
 
 def _plain_prediction(

@@ -15,7 +15,7 @@ from prudent.posteriors._ensemble import EnsembleScorer
 from prudent.posteriors._load import load_scorer
 from prudent.posteriors._protocol import Posterior
 from prudent.posteriors._scorer import ModelScorer, Scorer, TokenizedTexts
-from prudent.rewards import GaussianRewards
+from prudent.rewards import GaussianRewards, MemberRewards
 
 __all__ = ["joint_rewards"]
 
@@ -32,7 +32,7 @@ def joint_rewards(
     posterior: Posterior | None = None,
     max_length: int | None = None,
     dtype: torch.dtype | str | None = None,
-) -> GaussianRewards:
+) -> GaussianRewards | MemberRewards:
     """Rewards of up to 64 responses to each prompt, with all their covariances exact.
 
     `score` stores factors of 256 columns, which for a posterior over many weights are random projections, right on
@@ -54,7 +54,9 @@ def joint_rewards(
 
     Returns:
         N rewards, float64; `group` numbers prompts as they first come, `text_id` equal responses. The factor is
-        `[N, K]` with a column for each different text, and its `basis_id` is that of these texts alone.
+        `[N, K]` with a column for each different text, and its `basis_id` is that of these texts alone. Of an ensemble,
+        and of several heads, the rewards by each member, with the factor of the covariance within members where they
+        have one. What is left out is noise that a kind ascribes to the labels.
 
     Raises:
         ValueError: as many prompts as responses are needed; a loaded model without a posterior.
@@ -99,6 +101,7 @@ def joint_rewards(
     texts_read: Any = scorer.encode([prompts[row] for row in rows_read], [responses[row] for row in rows_read])
     size = len(places)
     mean, variance = (torch.empty(size, dtype=torch.float64) for _ in range(2))
+    members = torch.empty(size, scorer.num_members, dtype=torch.float64)
     factor = torch.zeros(size, size, dtype=torch.float64)
     owner = group[torch.tensor(rows_read, dtype=torch.int64)]
     order = torch.argsort(owner, stable=True)
@@ -108,23 +111,24 @@ def joint_rewards(
         for number in torch.unique(owner[read]).tolist():
             within = (owner[read] == number).nonzero().flatten()
             rows = read[within]
-            covariance = _inner_products(exact[within])
-            if not bool(covariance.isfinite().all() and found[within].isfinite().all()):
+            # Of members the first columns are their deviations; what is left is the covariance within them.
+            covariance = _inner_products(exact[within, scorer.num_members :])
+            deviations = exact[within, : scorer.num_members].double()
+            if not bool(covariance.isfinite().all() and (found[within].sum() + deviations.sum()).isfinite()):
                 raise ModelError(
                     f"a reward to the prompt of row {rows_read[int(rows[0])]} or its gradient is not finite; load the "
                     "model in float32"
                 )
             mean[rows] = found[within].double()
+            members[rows] = mean[rows].unsqueeze(1) + deviations * max(scorer.num_members - 1, 0) ** 0.5
             variance[rows] = covariance.diagonal()
             factor[rows.unsqueeze(1), rows] = _root(covariance)
-    return GaussianRewards(
-        mean[text_id],
-        variance[text_id],
-        group=group,
-        factor=factor[text_id],
-        text_id=text_id,
-        basis_id=_name(scorer, texts_read),
-    )
+    common: dict[str, Any] = {"group": group, "text_id": text_id, "basis_id": _name(scorer, texts_read)}
+    if not scorer.num_members:
+        return GaussianRewards(mean[text_id], variance[text_id], factor=factor[text_id], **common)
+    if bool((variance == 0).all()):
+        return MemberRewards(members[text_id], **common)
+    return MemberRewards(members[text_id], within_variance=variance[text_id], within_factor=factor[text_id], **common)
 
 
 def _chunks_of_prompts(owner: Tensor, size: int) -> Iterator[slice]:
