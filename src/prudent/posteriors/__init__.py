@@ -1,8 +1,13 @@
 """How sure a reward model is: posteriors over its rewards, fitted on preferences and saved beside it."""
 
 from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember
+from prudent.posteriors._ensemble_figures import EnsembleFigures
 from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load_ensemble, load_members, save_ensemble
 from prudent.posteriors._fit import FitResult, PosteriorKind, PriorChoice, fit
+from prudent.posteriors._fit_ensemble import EnsembleFitResult, MemberKind, fit_ensemble
+from prudent.posteriors._heads import Diversity, HeadArchitecture, HeadsPosterior
+from prudent.posteriors._heads_fit import fit_heads, fit_quantile_heads
+from prudent.posteriors._heads_losses import HeadsKind
 from prudent.posteriors._held_out import HeldOutFigures
 from prudent.posteriors._joint import joint_rewards
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
@@ -10,23 +15,35 @@ from prudent.posteriors._load import load_scorer
 from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximize_evidence
 from prudent.posteriors._lora_fit import fit_lora_laplace
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
+from prudent.posteriors._make_ensemble import EnsembleResult, MemberFigures, ensemble
 from prudent.posteriors._pair_texts import PairTexts, encode_pairs
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Center, Contrasts, Posterior, Prediction
 from prudent.posteriors._scorer import ModelScorer, Scorer, TokenizedPairs, TokenizedTexts
 from prudent.posteriors._store import load_posterior, save_posterior, saved_calibration, saved_posterior
+from prudent.posteriors._train_ensemble import EnsembleTrainingResult, train_ensemble
 
 __all__ = [
     "Center",
     "Contrasts",
+    "Diversity",
+    "EnsembleFigures",
+    "EnsembleFitResult",
     "EnsembleMember",
+    "EnsembleResult",
     "EnsembleScorer",
+    "EnsembleTrainingResult",
     "FitResult",
+    "HeadArchitecture",
     "HeadChoice",
+    "HeadsKind",
+    "HeadsPosterior",
     "HeldOutFigures",
     "LastLayerPosterior",
     "LogisticPosterior",
     "LoraLaplacePosterior",
+    "MemberFigures",
+    "MemberKind",
     "ModelScorer",
     "PairTexts",
     "PlainRewards",
@@ -40,9 +57,13 @@ __all__ = [
     "TokenizedPairs",
     "TokenizedTexts",
     "encode_pairs",
+    "ensemble",
     "fit",
+    "fit_ensemble",
+    "fit_heads",
     "fit_logistic",
     "fit_lora_laplace",
+    "fit_quantile_heads",
     "is_ensemble",
     "joint_rewards",
     "load_ensemble",
@@ -54,4 +75,5 @@ __all__ = [
     "save_posterior",
     "saved_calibration",
     "saved_posterior",
+    "train_ensemble",
 ]

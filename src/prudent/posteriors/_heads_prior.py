@@ -1,0 +1,91 @@
+"""How strong a prior heads have: by the evidence of one linear head, whose posterior the members spread around."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prudent.metrics import minimize_on_log_scale
+from prudent.posteriors._heads_task import HeadsTask
+from prudent.posteriors._logistic import MAX_PRIOR_PRECISION, fit_logistic, maximize_evidence
+
+__all__ = ["LinearPrior", "pair_prior", "score_prior"]
+
+_MIN_PRIOR_PRECISION = 1e-4
+
+
+@dataclass(frozen=True)
+class LinearPrior:
+    """The prior of linear heads in standardised features, and the posterior of one head under it.
+
+    Attributes:
+        precision: of the zero-centred isotropic Gaussian prior.
+        mode: `[H]` float64 of the reward's weights.
+        cholesky: `[H, H]` float64 lower triangular factor of their posterior precision.
+        residual_std: of scores, as in `HeadsTask`.
+    """
+
+    precision: float
+    mode: Tensor
+    cholesky: Tensor
+    residual_std: float = 1.0
+
+
+def pair_prior(task: HeadsTask, prior_precision: float | None) -> LinearPrior:
+    """The prior of heads for pairs, and the logistic posterior of one head under it.
+
+    Args:
+        task: of pairs; for `classification` each response is a logistic datum, else each pair.
+        prior_precision: given, or None for that of highest evidence.
+    """
+    options: dict[str, Any]
+    if task.kind == "classification":
+        rows = task.inputs
+        options = {"label": torch.cat([task.target, 1 - task.target])}
+    else:
+        rows = task.sides[0] - task.sides[1]
+        options = {"label": task.target, "margin": task.margin}
+    if prior_precision is None:
+        fitted = maximize_evidence(rows, **options)
+    else:
+        fitted = fit_logistic(rows, prior_precision, **options)
+    return LinearPrior(fitted.prior_precision, fitted.weight, fitted.cholesky)
+
+
+def score_prior(features: Tensor, scores: Tensor, prior_precision: float | None) -> LinearPrior:
+    """The prior of heads for scores, and the posterior of a linear Gaussian regression under it.
+
+    The evidence of `y ~ N(0, s^2 I + X X^T / precision)` is maximised over s and, unless it is given, the precision.
+
+    Args:
+        features: `[N, H]` float64, standardised.
+        scores: `[N]` float64, standardised.
+        prior_precision: given, or None for that of highest evidence.
+    """
+    values, vectors = torch.linalg.eigh(features.T @ features)
+    values = values.clamp_min(0)
+    projected = vectors.T @ (features.T @ scores)
+    # Directions without variance say nothing, and would divide by zero.
+    told = values > 1e-10 * values[-1]
+    energy = projected[told].square() / values[told]
+    rest = max(float(scores.square().sum() - energy.sum()), 1e-12)
+    free = len(scores) - int(told.sum())
+
+    def loss(precision: float, variance: float) -> float:
+        spread = variance + values[told] / precision
+        return float(spread.log().sum() + (energy / spread).sum()) + free * math.log(variance) + rest / variance
+
+    def best_variance(precision: float) -> float:
+        return minimize_on_log_scale(lambda variance: loss(precision, variance), 1e-6, 10.0)
+
+    if prior_precision is None:
+        prior_precision = minimize_on_log_scale(
+            lambda precision: loss(precision, best_variance(precision)), _MIN_PRIOR_PRECISION, MAX_PRIOR_PRECISION
+        )
+    variance = best_variance(prior_precision)
+    posterior = features.T @ features / variance + prior_precision * torch.eye(features.shape[1], dtype=torch.float64)
+    cholesky = torch.linalg.cholesky(posterior)
+    mode = torch.cholesky_solve((features.T @ scores / variance).unsqueeze(1), cholesky).squeeze(1)
+    return LinearPrior(prior_precision, mode, cholesky, variance**0.5)
