@@ -15,7 +15,13 @@ import pytest
 
 from prudent.errors import DataError, PrudentError
 from prudent.evaluation import Evaluation, best_of_n_study
-from prudent.evaluation._pair_figures import accuracy_figure, nll_difference, pair_figures, selective_figures
+from prudent.evaluation._pair_figures import (
+    accuracy_figure,
+    bound_figures,
+    nll_difference,
+    pair_figures,
+    selective_figures,
+)
 from prudent.metrics import GoldCalibration, pair_scores, reliability
 from prudent.reports import plot_curves, report
 from prudent.reports._words import interval
@@ -81,6 +87,7 @@ def evaluation(kind="kron", seed=0, size=400, **more) -> Evaluation:
             "selective_moderated": moderated if known else None,
             "nll_difference": nll_difference(mean, variance, *common) if known else None,
             "area_difference": area_difference if known else None,
+            "bounds": bound_figures(mean, variance, *common) if known else None,
             "shift": None,
             "gold": None,
         }

@@ -158,6 +158,7 @@ def test_held_out_pairs_in_words(likelihood, area, words):
         accuracy=Figure(0.7, 0.6, 0.8),
         nll_difference=Figure(*likelihood),
         area_difference=None if area is None else Figure(*area),
+        bounds=None,
     )
     line = held_out_sentence(HeldOut("kron", found))
     assert line.startswith("On 1,200 held-out pairs, kron ranks 0.700 [0.600, 0.800] as labeled")

@@ -140,6 +140,12 @@ def _pairs(found: "Evaluation") -> str:
         text += "\nwhole posterior minus mean alone, paired: "
         differences = {"negative log-likelihood": found.nll_difference, "area": found.area_difference}
         text += ", ".join(f"{name} {_interval(one, digits=4)}" for name, one in differences.items())
+    if found.bounds is not None:
+        text += (
+            f"\nintervals of {found.bounds.num_std:g} std of the difference: {_interval(found.bounds.confident)} leave "
+            f"out zero, ranking score {_interval(found.bounds.ranking_score)}, bound calibration error "
+            f"{_interval(found.bounds.bound_calibration_error)}"
+        )
     temperature = found.optimal_logit_temperature
     known = 1.01 * MIN_LOGIT_TEMPERATURE < temperature < 0.99 * MAX_LOGIT_TEMPERATURE
     shown = f"{temperature:.4g}" if known else "these pairs do not determine one"

@@ -4,6 +4,7 @@ from prudent.evaluation._best_of_n import best_of_n_study
 from prudent.evaluation._demo import DemoResult, run_demo
 from prudent.evaluation._evaluate import evaluate
 from prudent.evaluation._evaluation_types import (
+    BoundFigures,
     Evaluation,
     Figure,
     GoldComparison,
@@ -31,6 +32,7 @@ from prudent.evaluation._study_types import (
 __all__ = [
     "Band",
     "BestOfNStudy",
+    "BoundFigures",
     "Counts",
     "Curve",
     "DemoResult",

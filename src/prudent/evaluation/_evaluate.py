@@ -15,6 +15,7 @@ from prudent.evaluation._evaluation_types import Evaluation, ShiftFigures
 from prudent.evaluation._gold_figures import check_gold, gold_figures
 from prudent.evaluation._pair_figures import (
     accuracy_figure,
+    bound_figures,
     nll_difference,
     pair_figures,
     selective_figures,
@@ -165,6 +166,7 @@ def evaluate(
         selective_moderated=selective_moderated,
         nll_difference=None if known is None else nll_difference(mean, known, label, group, num_bootstrap, seed),
         area_difference=area_difference,
+        bounds=None if known is None else bound_figures(mean, variance, label, group, num_bootstrap, seed),
         shift=shift,
         gold=None if pool is None else gold_figures(pool, num_bootstrap=num_bootstrap, seed=seed),
     )

@@ -13,6 +13,7 @@ from prudent.metrics import GoldCalibration, ReliabilityBin
 
 __all__ = [
     "COVERAGES",
+    "BoundFigures",
     "Evaluation",
     "Figure",
     "GoldComparison",
@@ -79,6 +80,23 @@ class SelectiveFigures:
     excess_area: Figure
     accuracy_at_80: Figure
     accuracy_at_50: Figure
+
+
+@dataclass(frozen=True)
+class BoundFigures:
+    """Intervals of pairs' differences judged by the preferences, as RewardUQ does (arXiv 2602.24040).
+
+    Attributes:
+        num_std: standard deviations of the difference on each side of its mean.
+        confident: share of pairs whose interval leaves out zero.
+        ranking_score: confident true rankings less confident false ones, see `prudent.metrics.ranking_score`.
+        bound_calibration_error: how far preferences fall below the lower bounds.
+    """
+
+    num_std: float
+    confident: Figure
+    ranking_score: Figure
+    bound_calibration_error: Figure
 
 
 @dataclass(frozen=True)
@@ -195,6 +213,7 @@ class Evaluation:
             below 0 the variance makes the probabilities better. None without a posterior.
         area_difference: AURC by the moderated confidence minus that by |mean difference|, paired: below 0 the variance
             tells right from wrong where the mean does not. None without a posterior.
+        bounds: intervals of one standard deviation of the difference; None without a posterior.
         shift: on pairs from elsewhere; None where none were given.
         gold: on a scored pool with gold; None where none was given.
     """
@@ -218,6 +237,7 @@ class Evaluation:
     selective_moderated: SelectiveFigures | None
     nll_difference: Figure | None
     area_difference: Figure | None
+    bounds: BoundFigures | None
     shift: ShiftFigures | None
     gold: GoldFigures | None
 

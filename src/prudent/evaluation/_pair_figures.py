@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from prudent.evaluation._evaluation_types import COVERAGES, Figure, PairFigures, SelectiveFigures
+from prudent.evaluation._evaluation_types import COVERAGES, BoundFigures, Figure, PairFigures, SelectiveFigures
 from prudent.metrics import (
     Interval,
     area_under_risk_coverage,
@@ -11,12 +11,24 @@ from prudent.metrics import (
     bootstrap,
     bootstrap_difference,
     bootstrap_statistic,
+    bound_calibration_error,
     expected_calibration_error,
     pair_scores,
+    ranking_rates,
     risk_coverage,
 )
 
-__all__ = ["accuracy_figure", "nll_difference", "pair_figures", "selective_figures", "shift_auroc", "to_figure"]
+__all__ = [
+    "accuracy_figure",
+    "bound_figures",
+    "nll_difference",
+    "pair_figures",
+    "selective_figures",
+    "shift_auroc",
+    "to_figure",
+]
+
+_BOUND_NUM_STD = 1.0
 
 
 def to_figure(interval: Interval, position: int | None = None) -> Figure:
@@ -99,6 +111,21 @@ def selective_figures(
     if variance is None:
         return kinds[0], None, None
     return kinds[0], kinds[1], to_figure(interval, 2 * size)
+
+
+def bound_figures(
+    mean: Tensor, variance: Tensor, label: Tensor, group: Tensor, num_bootstrap: int, seed: int
+) -> BoundFigures:
+    """Share of confident pairs, ranking score and bound calibration error; arguments as for `pair_figures`."""
+    half_width = _BOUND_NUM_STD * variance.sqrt()
+
+    def statistic(rows: Tensor) -> Tensor:
+        rates = ranking_rates(mean[rows], half_width[rows], label[rows])
+        error = bound_calibration_error(mean[rows], half_width[rows], label[rows])
+        return mean.new_tensor([rates.confident_true + rates.confident_false, rates.score(), error])
+
+    interval = bootstrap_statistic(statistic, group, num_resamples=num_bootstrap, generator=_seeded(seed))
+    return BoundFigures(_BOUND_NUM_STD, *(to_figure(interval, place) for place in range(3)))
 
 
 def shift_auroc(
