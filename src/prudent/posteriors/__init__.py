@@ -16,6 +16,7 @@ from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximi
 from prudent.posteriors._lora_fit import fit_lora_laplace
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._make_ensemble import EnsembleResult, MemberFigures, ensemble
+from prudent.posteriors._member_calibration import MemberCalibration, calibrate_member
 from prudent.posteriors._pair_texts import PairTexts, encode_pairs
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Center, Contrasts, Posterior, Prediction
@@ -42,6 +43,7 @@ __all__ = [
     "LastLayerPosterior",
     "LogisticPosterior",
     "LoraLaplacePosterior",
+    "MemberCalibration",
     "MemberFigures",
     "MemberKind",
     "ModelScorer",
@@ -56,6 +58,7 @@ __all__ = [
     "Structure",
     "TokenizedPairs",
     "TokenizedTexts",
+    "calibrate_member",
     "encode_pairs",
     "ensemble",
     "fit",
