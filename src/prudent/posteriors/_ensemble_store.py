@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from prudent.errors import ModelError, PosteriorError
-from prudent.models import RewardModel, load_reward_models, tokenizer_hash
+from prudent.models import RewardModel, atomic_file, load_reward_models, tokenizer_hash
 from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember
 from prudent.posteriors._scorer import ModelScorer
 from prudent.posteriors._store import CONFIG, FORMAT_VERSION, TENSORS, load_posterior, read_config, read_tensors
 
-__all__ = ["EnsembleMember", "is_ensemble", "load_ensemble", "load_members", "save_ensemble"]
+__all__ = ["EnsembleMember", "is_ensemble", "load_ensemble", "load_members", "save_ensemble", "saved_members"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,32 @@ def save_ensemble(
         "fitted_on": fitted_on,
         "calibration": calibration,
     }
-    (Path(folder) / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with atomic_file(Path(folder) / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def saved_members(folder: str | Path) -> list[EnsembleMember]:
+    """The members of the ensemble in a folder, without loading them.
+
+    Args:
+        folder: written by `save_ensemble`.
+
+    Raises:
+        PosteriorError: the folder is damaged.
+    """
+    place = Path(folder)
+    if not (place / TENSORS).is_file():
+        raise PosteriorError(f"{folder} has {CONFIG} but no {TENSORS}; make the ensemble again")
+    tensors = read_tensors(place / TENSORS)
+    try:
+        return [
+            EnsembleMember(entry["name"], _found_path(entry["path"], place), float(scale), float(offset))
+            for entry, scale, offset in zip(
+                read_config(place / CONFIG)["members"], tensors["scale"], tensors["offset"], strict=True
+            )
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(place, error) from error
 
 
 def load_ensemble(
@@ -151,24 +176,14 @@ def load_ensemble(
             posterior changed; it is named.
     """
     place = Path(folder)
-    config = read_config(place / CONFIG)
-    if not (place / TENSORS).is_file():
-        raise PosteriorError(f"{folder} has {CONFIG} but no {TENSORS}; make the ensemble again")
-    tensors = read_tensors(place / TENSORS)
+    members = saved_members(place)
     try:
-        stated = config["members"]
-        members = [
-            EnsembleMember(entry["name"], _found_path(entry["path"], place), float(scale), float(offset))
-            for entry, scale, offset in zip(stated, tensors["scale"], tensors["offset"], strict=True)
-        ]
         expected = [
             {name: entry[name] for name in ("model_fingerprint", "tokenizer_hash", "posterior_basis_id")}
-            for entry in stated
+            for entry in read_config(place / CONFIG)["members"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise PosteriorError(
-            f"{place / CONFIG}: an entry is missing or wrong ({error}); make the ensemble again"
-        ) from error
+    except KeyError as error:
+        raise _damaged(place, error) from error
     loaded = load_members(members, max_length=max_length, dtype=dtype)
     for member, wanted in zip(loaded, expected, strict=True):
         here = {**_names_of(member.scorer.model), "posterior_basis_id": member.scorer.basis_id}
@@ -182,6 +197,10 @@ def load_ensemble(
                     f"{folder}: the {what} of member {member.name} changed after the ensemble was made; make it again"
                 )
     return EnsembleScorer(loaded)
+
+
+def _damaged(folder: Path, error: Exception) -> PosteriorError:
+    return PosteriorError(f"{folder / CONFIG}: an entry is missing or wrong ({error}); make the ensemble again")
 
 
 def _names_of(model: RewardModel) -> dict[str, str]:

@@ -103,7 +103,7 @@ def fit(
 
     Args:
         model: a loaded model, a folder, or a hub name. A loaded model whose head is refitted is changed.
-        data: preferences in any form that `prudent.data.load_preferences` takes.
+        data: preferences, loaded or in any form that `prudent.data.load_preferences` takes.
         output: folder to save model and posterior to; with `overwrite` it may be the model's own
             folder, whose head and posterior are then replaced.
         split: the split of data that have several.
@@ -281,12 +281,16 @@ def _load(
     if eval_data is None and eval_split is not None:
         check_eval_split(data, eval_split, split=split)
         eval_data = data
-    elif eval_data is not None:
+    elif eval_data is not None and not isinstance(eval_data, Preferences):
         eval_split = choose_split(eval_data, eval_split, held_out=True)
-    preferences = load_preferences(data, split=split, on_bad=on_bad)
+    preferences = data if isinstance(data, Preferences) else load_preferences(data, split=split, on_bad=on_bad)
     if eval_data is None:
         return preferences, None
-    held_out = load_preferences(eval_data, split=eval_split or "train", on_bad=on_bad)
+    held_out = (
+        eval_data
+        if isinstance(eval_data, Preferences)
+        else load_preferences(eval_data, split=eval_split or "train", on_bad=on_bad)
+    )
     return preferences, check_leak(preferences, held_out, on_bad=on_bad)
 
 
