@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress, islice
 from typing import Any
@@ -84,6 +84,7 @@ def load_pools(
     streaming: bool = False,
     on_bad: OnBad = "error",
     drop: str | None = None,
+    adapt: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Pools:
     """Load candidate pools and check every row, before any model is loaded.
 
@@ -103,6 +104,8 @@ def load_pools(
             hub is checked while it is read. Rows of one response must then stand together by prompt.
         on_bad: "error" raises for rows that cannot be used; "skip" leaves them out and counts them by reason.
         drop: A column with true or false a response; responses for which it is true are left out.
+        adapt: What to make of each row first, for sources that are pools by other names. A DataError that it raises is
+            a fault of that row.
 
     Returns:
         The pools, `rows` being a `datasets.Dataset` or, when streaming, an `IterableDataset`.
@@ -120,6 +123,8 @@ def load_pools(
     """
     check_on_bad(on_bad)
     opened = open_source(source, split=split, name=name, streaming=streaming)
+    if adapt is not None:
+        opened = replace(opened, columns=None, read=partial(_adapted, opened.read, adapt))
     columns = _columns_of(opened)
     if columns:
         _check_columns(opened.name, columns, drop)
@@ -204,6 +209,17 @@ class _Reader:
         summary.num_dropped += len(kept) - len(pool["responses"])
         summary.num_blank += sum(map(is_blank, pool["responses"]))
         return {**pool, "row": index, "columns": columns}
+
+
+def _adapted(read: Callable[[], Iterator[Item]], adapt: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[Item]:
+    for place, row in read():
+        if isinstance(row, BadRow):
+            yield place, row
+            continue
+        try:
+            yield place, adapt(row)
+        except DataError as error:
+            yield place, BadRow("wrong columns", str(error))
 
 
 def _table(reader: _Reader, summary: PoolsSummary) -> Dataset:
