@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from prudent.models import RewardModel, SharedLayers, load_reward_models, rewards_of_each
+from prudent.models import RewardModel, SharedLayers, add_lora, load_reward_models, rewards_of_each
 
 TEXTS = (
     ["name a fruit"] * 3 + ["tell me about the river"] * 2,
@@ -80,3 +80,15 @@ def test_models_that_share_nothing_load_side_by_side(tiny_models: Callable[..., 
     assert len({id(model.model) for model in models}) == 4
     for model, folder in zip(models, [one, biased, tiny_models("bert"), tiny_models("llama")], strict=True):
         assert torch.equal(model.rewards(*TEXTS), RewardModel.from_pretrained(folder).rewards(*TEXTS))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "bert", "roberta"])
+def test_adapters_on_the_upper_half_leave_the_lower_half_alone(kind: str, tiny_models: Callable[..., Path]) -> None:
+    model = RewardModel.from_pretrained(tiny_models(kind))
+    names = [
+        name
+        for name, _ in add_lora(model.model, rank=2, alpha=4, dropout=0.0, upper_half=True).named_parameters()
+        if ".lora_A." in name
+    ]
+    assert names
+    assert all(".1." in name and ".0." not in name for name in names)  # two layers

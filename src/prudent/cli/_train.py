@@ -38,6 +38,13 @@ class LossName(StrEnum):
     classification = "classification"
 
 
+class LoraLayers(StrEnum):
+    """Which layers get adapters."""
+
+    all = "all"
+    upper_half = "upper_half"
+
+
 @verb(
     panel="Make",
     example="""
@@ -159,6 +166,14 @@ def train(
     lora_dropout: Annotated[
         float, typer.Option("--lora-dropout", help="On the input of adapters.", rich_help_panel=ADAPTER)
     ] = 0.0,
+    lora_layers: Annotated[
+        LoraLayers,
+        typer.Option(
+            "--lora-layers",
+            help="Layers with adapters; members of an ensemble share the lower half where only the upper one has any.",
+            rich_help_panel=ADAPTER,
+        ),
+    ] = LoraLayers.all,
     logging_steps: Annotated[
         int, typer.Option("--logging-steps", help="Steps between records of the loss.", rich_help_panel=MACHINE)
     ] = 10,
@@ -225,6 +240,7 @@ def train(
             lora_r=lora_r,
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
+            lora_layers=lora_layers.value,
             label_smoothing=label_smoothing,
             center_rewards_coefficient=center_rewards_coefficient,
             weight_decay=weight_decay,

@@ -59,7 +59,15 @@ def load_tokenizer(name: str, *, revision: str | None) -> Any:
         return AutoTokenizer.from_pretrained(name, **_revision(revision))
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, new_modules: Sequence[str] = ()) -> nn.Module:
+def add_lora(
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    upper_half: bool = False,
+    new_modules: Sequence[str] = (),
+) -> nn.Module:
     """The model with new LoRA adapters on the layers PEFT names for its architecture, and its head trained in full.
 
     Architectures that PEFT does not list get adapters on all linear layers but the head.
@@ -69,6 +77,7 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, new_mod
         rank: of the adapters.
         alpha: their scale is alpha / rank.
         dropout: on their input.
+        upper_half: on the upper half of the transformer's layers only.
         new_modules: modules whose weights the checkpoint lacked. They are trained in full and saved with the adapter:
             loading the base again would draw them anew. The head is among them without being named.
     """
@@ -76,12 +85,14 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, new_mod
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
     classifier: Any = model
+    depth = classifier.config.get_text_config().num_hidden_layers
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=None if classifier.config.model_type in KNOWN else "all-linear",
+        layers_to_transform=list(range(depth // 2, depth)) if upper_half else None,
         modules_to_save=_extra_modules(new_modules) or None,
     )
     with quiet_transformers():

@@ -15,6 +15,8 @@ LossName = Literal["bradley_terry", "classification"]
 # Options that change neither the weights nor what is computed on the way to them: a run may resume with others.
 HARMLESS = frozenset({"logging_steps", "save_steps", "report_to"})
 
+_LORA_LAYERS = ("all", "upper_half")
+
 # Those of Transformers that need no further options.
 _SCHEDULES = ("linear", "cosine", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup")
 
@@ -39,6 +41,8 @@ class TrainingConfig:
         lora_r: rank of new adapters.
         lora_alpha: their scale is `lora_alpha / lora_r`.
         lora_dropout: on the input of new adapters, in [0, 1).
+        lora_layers: layers of the transformer with new adapters: `all`, or the `upper_half`, which trains faster and
+            lets the members of an ensemble share the lower half.
         label_smoothing: probability in [0, 0.5) that a label is taken to be flipped.
         center_rewards_coefficient: weight of `mean((chosen + rejected)^2)`; 0 leaves it out. Classification has no free
             constant to fix, so it takes none.
@@ -72,6 +76,7 @@ class TrainingConfig:
     lora_r: int = 8
     lora_alpha: int = 16
     lora_dropout: float = 0.0
+    lora_layers: str = "all"
     label_smoothing: float = 0.0
     center_rewards_coefficient: float = 0.0
     weight_decay: float = 0.0
@@ -109,6 +114,7 @@ class TrainingConfig:
             self.lr_scheduler_type,
             "one of " + ", ".join(_SCHEDULES),
         )
+        _require(self.lora_layers in _LORA_LAYERS, "lora_layers", self.lora_layers, f"one of {', '.join(_LORA_LAYERS)}")
         _require(0 <= self.label_smoothing < 0.5, "label_smoothing", self.label_smoothing, "in [0, 0.5)")
         _require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "in [0, 1)")
         _require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "in [0, 1)")

@@ -56,6 +56,7 @@ def prepare_model(model: RewardModel, config: TrainingConfig, *, bf16: bool) -> 
             rank=config.lora_r,
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
+            upper_half=config.lora_layers == "upper_half",
             new_modules=model.new_modules,
         )
     elif config.lora:
