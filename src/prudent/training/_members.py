@@ -17,7 +17,7 @@ from prudent.training._train import plan_run, require_apart, train
 __all__ = ["train_members"]
 
 # What an ensemble of such runs adds to their folders.
-_ENSEMBLE_FILES = ("posterior_config.json", "README.md")
+_ENSEMBLE_FILES = ("posterior_config.json", "posterior.safetensors", "README.md")
 
 
 def train_members(
