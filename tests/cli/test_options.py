@@ -16,7 +16,7 @@ from prudent.cli import app
 from prudent.cli._console import Outcome, plain, table
 from prudent.cli._options import Rule
 
-VERBS = ["demo", "train", "fit", "score", "select", "evaluate", "report"]
+VERBS = ["demo", "train", "fit", "ensemble", "score", "select", "evaluate", "report"]
 
 
 def invoke(*arguments: str):
@@ -34,8 +34,9 @@ def test_help_of_each_verb_has_an_example_and_the_shared_options(verb):
     result = invoke(verb, "--help")
     assert result.exit_code == 0
     assert f"prudent {verb}" in result.stdout.partition("Example")[2]
-    for option in ("--config", "--json", "--quiet", "--debug", "--seed"):
+    for option in ("--config", "--json", "--quiet", "--debug"):
         assert option in result.stdout
+    assert ("--seed" in result.stdout) == (verb != "ensemble")  # which draws nothing
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -54,12 +55,14 @@ def test_every_option_has_help():
 
 def test_defaults_are_those_of_the_library():
     """What `--help` shows as a default is what the Python function does without the argument."""
+    from prudent.posteriors import ensemble
     from prudent.training import TrainingConfig
 
     functions = {
         "demo": prudent.run_demo,
         "train": prudent.train,
         "fit": prudent.fit,
+        "ensemble": ensemble,
         "score": prudent.score,
         "select": prudent.select,
         "evaluate": prudent.evaluate,
@@ -94,6 +97,15 @@ def test_choices_of_fit_are_those_of_the_library():
 
     for names, known in ((PosteriorName, PosteriorKind), (PoolingName, Pooling), (HeadName, HeadChoice)):
         assert {name.value for name in names} == set(get_args(known))
+
+
+def test_losses_are_those_of_the_library():
+    from typing import get_args
+
+    from prudent.cli._train import LossName
+    from prudent.training import LossName as Known
+
+    assert [loss.value for loss in LossName] == list(get_args(Known))
 
 
 def test_version():

@@ -1,12 +1,13 @@
 """`prudent train`."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prudent.cli._app import Common, verb
-from prudent.cli._console import Outcome
+from prudent.cli._console import Outcome, table
 from prudent.cli._fit import POSTERIOR, PosteriorName, describe
 from prudent.cli._options import (
     FILES,
@@ -25,6 +26,7 @@ from prudent.cli._options import (
 if TYPE_CHECKING:
     from prudent.training import TrainingConfig
 
+ENSEMBLE = "Ensemble"
 STEPS = "Steps and batches"
 OPTIMIZER = "Loss and optimizer"
 ADAPTER = "Adapter"
@@ -50,6 +52,7 @@ class LoraLayers(StrEnum):
     example="""
     prudent train --model org/base --data pairs.jsonl --eval-data heldout.jsonl --output rm
     prudent train --model org/base --data pairs.jsonl --posterior ekfac --output rm
+    prudent train --model org/base --data pairs.jsonl --num-members 5 --output ensemble
     prudent train --config train.yaml --max-steps 20
     """,
 )
@@ -89,6 +92,22 @@ def train(
             rich_help_panel=POSTERIOR,
         ),
     ] = None,
+    num_members: Annotated[
+        int | None,
+        typer.Option(
+            "--num-members",
+            help="Train an ensemble: this many models one after another, by the seeds --seed, --seed + 1 and so on.",
+            rich_help_panel=ENSEMBLE,
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        bool,
+        typer.Option(
+            "--bootstrap",
+            help="Train each member on prompts drawn with replacement by its seed, a prompt with all its pairs.",
+            rich_help_panel=ENSEMBLE,
+        ),
+    ] = False,
     num_train_epochs: Annotated[
         float, typer.Option("--num-train-epochs", help="Passes over the pairs.", rich_help_panel=STEPS)
     ] = 1.0,
@@ -219,7 +238,8 @@ def train(
     """Train a reward model on preferences, from a base model or from a reward model.
 
     A run that was cut off, even killed, goes on from its last checkpoint when the same command is started again. The
-    folder written is an ordinary PEFT or Transformers folder; with --posterior, its posterior lies beside it.
+    folder written is an ordinary PEFT or Transformers folder; with --posterior, its posterior lies beside it. With
+    --num-members it holds one such folder a member, and is scored, evaluated and fitted as one model.
     """
     from prudent.errors import PosteriorError
     from prudent.posteriors import saved_posterior
@@ -259,6 +279,31 @@ def train(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     _require_fittable(posterior, streaming=streaming, lora=lora)
+    if bootstrap and num_members is None:
+        raise typer.BadParameter("--bootstrap is for the members of an ensemble; give --num-members too")
+    source: dict[str, Any] = {
+        "eval_data": eval_data,
+        "split": split,
+        "eval_split": eval_split,
+        "strict": strict,
+        "skip_bad": skip_bad,
+        "progress": common.progress,
+    }
+    if num_members is not None:
+        if streaming:
+            raise typer.BadParameter("members share pairs held in memory; leave --streaming or --num-members out")
+        kind = None if posterior is None else posterior.value
+        return _train_members(
+            model,
+            data,
+            output,
+            num_members=num_members,
+            bootstrap=bootstrap,
+            posterior=kind,
+            config=config,
+            overwrite=overwrite,
+            **source,
+        )
     fitted = None if posterior is None else saved_posterior(output)
     # A run that was killed after training lacks its posterior alone.
     keep_same = posterior is not None and fitted is None
@@ -271,14 +316,6 @@ def train(
         # A last layer moved the head, so training has to be done again; the other kinds left the model as it was.
         keep_same = fitted.get("kind") != PosteriorName.last_layer
         fitted = None
-    source: dict[str, Any] = {
-        "eval_data": eval_data,
-        "split": split,
-        "eval_split": eval_split,
-        "strict": strict,
-        "skip_bad": skip_bad,
-        "progress": common.progress,
-    }
     result = train_model(
         model,
         data,
@@ -308,6 +345,43 @@ def train(
         return Outcome({**result.to_dict(), "posterior": fitted}, f"{told}; its posterior {posterior.value} was there")
     entries, more = _fit_trained(output, data, posterior, config, source)
     return Outcome({**result.to_dict(), "posterior": entries}, f"{told}\n{more}")
+
+
+def _train_members(model: str, data: str, output: str, **options: Any) -> Outcome:
+    """An ensemble, told in a table: a row a member, then one of all together."""
+    from prudent.posteriors import train_ensemble
+
+    result = train_ensemble(model, data, output, **options)
+    rows: list[list[object]] = [
+        [Path(run.output).name, run.settings["seed"], run.num_pairs, run.train_loss, run.accuracy, run.nll]
+        for run in result.members
+    ]
+    if result.figures is not None:
+        rows.append(["together", None, None, None, result.figures.accuracy, result.figures.nll])
+    seconds = sum(run.seconds for run in result.members)
+    verb = "had trained" if result.already_finished else "trained"
+    own = "" if result.posterior is None else f", each with a posterior {result.posterior}"
+    lines = [
+        f"{verb} {len(rows) - (result.figures is not None)} members of {result.members[0].num_steps:,} steps in "
+        f"{seconds:.0f} s{own}; ensemble in {result.output}",
+        table(["member", "seed", "pairs", "mean loss", "accuracy", "NLL"], rows),
+    ]
+    resumed = [
+        f"{Path(run.output).name} resumed from step {run.resumed_from_step}"
+        for run in result.members
+        if run.resumed_from_step and not run.already_finished
+    ]
+    first = result.members[0]
+    remarks = {
+        **dict.fromkeys(resumed, True),
+        f"{first.num_truncated:,} responses cut": first.num_truncated,
+        f"{first.num_skipped:,} pairs skipped as not valid": first.num_skipped,
+    }
+    counts = "; ".join(remark for remark, holds in remarks.items() if holds)
+    return Outcome(
+        result.to_dict(),
+        "\n".join([*lines, *([counts] if counts else []), *(f"note: {note}" for note in result.notes)]),
+    )
 
 
 def _require_fittable(posterior: PosteriorName | None, *, streaming: bool, lora: bool) -> None:
