@@ -212,3 +212,20 @@ def test_a_stream_is_held_in_flat_memory(tmp_path):
         assert num_responses == num_prompts * 20
     assert path.stat().st_size > 5e6
     assert peaks[1] < peaks[0] + 1e6
+
+
+def test_rows_may_be_adapted_before_they_are_read_as_pools(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "q", "answers": ["a", "b"]}\n{"question": "r"}\n')
+
+    def adapt(row):
+        if "answers" not in row:
+            raise DataError("`answers` is missing")
+        return {"prompt": row["question"], "responses": row["answers"]}
+
+    with pytest.raises(DataError, match=r"1 of 2 rows cannot be used: row 1 \(line 2\): `answers` is missing"):
+        load_pools(path, adapt=adapt)
+    for streaming in (False, True):
+        pools = load_pools(path, adapt=adapt, on_bad="skip", streaming=streaming)
+        assert [row["responses"] for row in pools] == [["a", "b"]]
+        assert pools.summary.skipped == {"wrong columns": 1}

@@ -105,6 +105,8 @@ def normal_greater(mean: Tensor, variance: Tensor) -> Tensor:
 def _log_expected_sigmoid(m: Tensor, v: Tensor) -> Tensor:
     """The flat case; `m` and `v` are float64 vectors."""
     exact = v == 0
+    if bool(exact.all()):
+        return F.logsigmoid(m)  # nothing to integrate: plain logits, as temperature scaling evaluates them often
     lower = -m.abs()
     # after the tilt the mean that is integrated lies in [-v/2, 0], or far above 0 where the integral is near 1
     tilt = lower < -0.5 * v

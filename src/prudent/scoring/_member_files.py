@@ -20,6 +20,7 @@ MEMBER = "member "
 
 _PAIRS_PER_PROMPT = 64
 _NO_PROMPT = "-"
+_COLUMNS_SHOWN = 16
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,8 @@ class _PairRow:
 def _require(row: dict[str, Any], columns: Sequence[str], is_first: bool) -> None:
     for name in columns:
         if name not in row:
-            message = f"no column {name!r}; there are {', '.join(row)}"
+            more = ", ..." if len(row) > _COLUMNS_SHOWN else ""
+            message = f"no column {name!r}; there are {', '.join(list(row)[:_COLUMNS_SHOWN])}{more}"
             raise _MissingColumn(message) if is_first else DataError(message)
 
 
