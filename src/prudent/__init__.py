@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError
     from prudent.evaluation import best_of_n_study, evaluate, run_demo
     from prudent.models import RewardModel
-    from prudent.posteriors import LastLayerPosterior, fit, load_posterior
+    from prudent.posteriors import LastLayerPosterior, clean, fit, load_posterior
     from prudent.reports import report
     from prudent.rewards import (
         GaussianRewards,
@@ -55,6 +55,7 @@ __all__ = [
     "best_of_n_curve",
     "best_of_n_kl",
     "best_of_n_study",
+    "clean",
     "concatenate",
     "evaluate",
     "fit",
@@ -77,7 +78,7 @@ _HOMES = {
     "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError"),
     "prudent.evaluation": ("best_of_n_study", "evaluate", "run_demo"),
     "prudent.models": ("RewardModel",),
-    "prudent.posteriors": ("LastLayerPosterior", "fit", "load_posterior"),
+    "prudent.posteriors": ("LastLayerPosterior", "clean", "fit", "load_posterior"),
     "prudent.reports": ("report",),
     "prudent.rewards": (
         "GaussianRewards",

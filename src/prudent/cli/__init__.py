@@ -6,6 +6,7 @@ import typer
 
 from prudent import __version__
 from prudent.cli._app import app, unwrapped
+from prudent.cli._clean import clean
 from prudent.cli._demo import demo
 from prudent.cli._ensemble import ensemble
 from prudent.cli._evaluate import evaluate
@@ -17,7 +18,7 @@ from prudent.cli._train import train
 
 __all__ = ["app", "main"]
 
-for declared in (demo, train, fit, ensemble, score, select, evaluate, report):
+for declared in (demo, clean, train, fit, ensemble, score, select, evaluate, report):
     declared.add_to(app)
 
 

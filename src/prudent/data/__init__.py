@@ -4,6 +4,7 @@ from prudent.data._faults import LoadSummary, OnBad
 from prudent.data._leak import check_leak
 from prudent.data._pools import Pools, PoolsSummary, load_pools
 from prudent.data._preferences import Preferences, load_preferences
+from prudent.data._raw import read_rows
 from prudent.data._resample import resample_prompts
 from prudent.data._sources import DataSource
 from prudent.data._splits import check_eval_split, choose_split, split_names
@@ -28,6 +29,7 @@ __all__ = [
     "load_pools",
     "load_preferences",
     "pretrain_world_base",
+    "read_rows",
     "resample_prompts",
     "split_names",
     "train_world_tokenizer",

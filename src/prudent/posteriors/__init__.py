@@ -1,5 +1,9 @@
 """How sure a reward model is: posteriors over its rewards, fitted on preferences and saved beside it."""
 
+from prudent.posteriors._clean import CleanSummary, clean
+from prudent.posteriors._clean_flips import FlipModel, fit_flips
+from prudent.posteriors._clean_strength import PairStrength, cross_fitted_strength, folds_by_prompt
+from prudent.posteriors._clean_treatments import Treated, Treatment, suspects, treat
 from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember
 from prudent.posteriors._ensemble_figures import EnsembleFigures
 from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load_ensemble, load_members, save_ensemble
@@ -26,6 +30,7 @@ from prudent.posteriors._train_ensemble import EnsembleTrainingResult, train_ens
 
 __all__ = [
     "Center",
+    "CleanSummary",
     "Contrasts",
     "Diversity",
     "EnsembleFigures",
@@ -35,6 +40,7 @@ __all__ = [
     "EnsembleScorer",
     "EnsembleTrainingResult",
     "FitResult",
+    "FlipModel",
     "HeadArchitecture",
     "HeadChoice",
     "HeadsKind",
@@ -47,6 +53,7 @@ __all__ = [
     "MemberFigures",
     "MemberKind",
     "ModelScorer",
+    "PairStrength",
     "PairTexts",
     "PlainRewards",
     "Posterior",
@@ -58,15 +65,21 @@ __all__ = [
     "Structure",
     "TokenizedPairs",
     "TokenizedTexts",
+    "Treated",
+    "Treatment",
     "calibrate_member",
+    "clean",
+    "cross_fitted_strength",
     "encode_pairs",
     "ensemble",
     "fit",
     "fit_ensemble",
+    "fit_flips",
     "fit_heads",
     "fit_logistic",
     "fit_lora_laplace",
     "fit_quantile_heads",
+    "folds_by_prompt",
     "is_ensemble",
     "joint_rewards",
     "load_ensemble",
@@ -78,5 +91,7 @@ __all__ = [
     "save_posterior",
     "saved_calibration",
     "saved_posterior",
+    "suspects",
     "train_ensemble",
+    "treat",
 ]
