@@ -235,10 +235,10 @@ def test_a_base_that_moved_on_is_noticed(lora_folders, lora_pairs, tiny_models, 
 
 
 def test_ill_conditioned_curvature_is_reported(lora_model, lora_pairs, monkeypatch):
-    from prudent.posteriors import _fit as module
+    from prudent.posteriors._fit_notes import fit_notes
 
     model = lora_model("llama", dtype=torch.float32)
     result = fit(model, lora_pairs, posterior="kron", progress=False)
     assert not any("ill-conditioned" in note for note in result.notes)
     mended = replace(result.posterior, jitter=2e-3)
-    assert any("ill-conditioned" in note and "0.002" in note for note in module._lora_notes(mended, model))
+    assert any("ill-conditioned" in note and "0.002" in note for note in fit_notes(mended, model, None))

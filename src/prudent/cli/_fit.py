@@ -26,10 +26,21 @@ from prudent.cli._options import (
 if TYPE_CHECKING:
     from prudent.posteriors import FitResult, PriorChoice
 
-__all__ = ["POSTERIOR", "HeadName", "PoolingName", "PosteriorName", "describe", "fit"]
+__all__ = [
+    "LORA_KINDS",
+    "POSTERIOR",
+    "ArchitectureName",
+    "DiversityName",
+    "HeadName",
+    "PoolingName",
+    "PosteriorName",
+    "describe",
+    "fit",
+]
 
 POSTERIOR = "Posterior"
 LORA = "Posterior over LoRA weights"
+HEADS = "Members on shared features"
 
 
 class PosteriorName(StrEnum):
@@ -40,10 +51,17 @@ class PosteriorName(StrEnum):
     ekfac = "ekfac"
     diag = "diag"
     full = "full"
+    heads = "heads"
+    classification = "classification"
+    mean_variance = "mean_variance"
+    quantile = "quantile"
+
+
+LORA_KINDS = (PosteriorName.kron, PosteriorName.ekfac, PosteriorName.diag, PosteriorName.full)
 
 
 class PoolingName(StrEnum):
-    """What the last layer reads."""
+    """What the last layer, or heads, read."""
 
     head = "head"
     mean = "mean"
@@ -54,6 +72,20 @@ class HeadName(StrEnum):
 
     refit = "refit"
     kept = "kept"
+
+
+class ArchitectureName(StrEnum):
+    """What a head is."""
+
+    linear = "linear"
+    mlp = "mlp"
+
+
+class DiversityName(StrEnum):
+    """How a draw from the prior keeps heads apart."""
+
+    anchor = "anchor"
+    prior_function = "prior_function"
 
 
 @verb(
@@ -87,8 +119,10 @@ def fit(
         PosteriorName,
         typer.Option(
             "--posterior",
-            help="Over the weights of the last layer, or over those of a LoRA adapter and the head, by what is kept of"
-            " their curvature.",
+            help="Over the weights of the last layer (last_layer); over those of a LoRA adapter and the head, by what"
+            " is kept of their curvature (kron, ekfac, diag, full); or many heads on the same features, by what each is"
+            " trained for: pairs (heads), whether a response won (classification), pairs with a noise of each text"
+            " (mean_variance), or absolute scores, in pools with gold (quantile).",
             rich_help_panel=POSTERIOR,
         ),
     ] = PosteriorName.last_layer,
@@ -116,7 +150,7 @@ def fit(
         typer.Option(
             "--head",
             help="Move the head to the mode of the posterior (and save it), or keep it as trained. By default"
-            " last_layer moves it; the other kinds always keep it.",
+            " last_layer moves it; LoRA kinds always keep it, linear heads replace it by their average.",
             rich_help_panel=POSTERIOR,
         ),
     ] = None,
@@ -124,7 +158,7 @@ def fit(
         PoolingName,
         typer.Option(
             "--pooling",
-            help="What last_layer reads: what the model's own head reads, or the mean over tokens.",
+            help="What last_layer and heads read: what the model's own head reads, or the mean over tokens.",
             rich_help_panel=POSTERIOR,
         ),
     ] = PoolingName.head,
@@ -162,6 +196,31 @@ def fit(
             rich_help_panel=LORA,
         ),
     ] = None,
+    num_members: Annotated[
+        int,
+        typer.Option("--num-members", help="Heads that are trained together, at least 2.", rich_help_panel=HEADS),
+    ] = 10,
+    architecture: Annotated[
+        ArchitectureName,
+        typer.Option(
+            "--architecture", help="A linear head, or an MLP with two hidden layers of 128.", rich_help_panel=HEADS
+        ),
+    ] = ArchitectureName.linear,
+    bootstrap: Annotated[
+        bool,
+        typer.Option(
+            "--bootstrap/--no-bootstrap", help="Each head has prompts drawn with replacement.", rich_help_panel=HEADS
+        ),
+    ] = True,
+    diversity: Annotated[
+        DiversityName,
+        typer.Option(
+            "--diversity",
+            help="Pull each head to a draw from the prior, or train it on top of one; for linear heads this is the"
+            " same.",
+            rich_help_panel=HEADS,
+        ),
+    ] = DiversityName.anchor,
     max_length: MaxLengthOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
     strict: StrictOption = False,
@@ -169,7 +228,7 @@ def fit(
 ) -> Outcome:
     """Fit how sure a reward model is, from preferences, in one pass over their texts.
 
-    The model may be one that prudent trained or any reward model with one output; kinds other than last_layer are for
+    The model may be one that prudent trained or any reward model with one output; kron, ekfac, diag and full are for
     LoRA adapters. The folder written holds both the model and its posterior. Under `torchrun`, processes share the
     pairs of a LoRA kind.
     """
@@ -191,6 +250,10 @@ def fit(
         max_rank=max_rank,
         center_rewards_coefficient=center_rewards_coefficient,
         posterior_temperature=posterior_temperature,
+        num_members=num_members,
+        architecture=architecture.value,
+        bootstrap=bootstrap,
+        diversity=diversity.value,
         max_length=max_length,
         tokens_per_batch=tokens_per_batch,
         strict=strict,
@@ -209,9 +272,11 @@ def describe(result: "FitResult", prior_precision: str = "evidence") -> str:
         result: of `prudent.posteriors.fit`.
         prior_precision: as it was asked for.
     """
+    from prudent.posteriors import HeadsPosterior
+
     posterior, figures = result.posterior, result.held_out
     prior = posterior.state()[1]["prior_precision"]
-    if figures is None:
+    if figures is None or figures.prior_precision_scale is None:
         by = "as given" if prior_precision not in ("evidence", "held_out") else "by evidence"
         told = f"prior precision {_amount(prior)} {by}"
     else:
@@ -225,11 +290,15 @@ def describe(result: "FitResult", prior_precision: str = "evidence") -> str:
             f"{_amount(prior, scaled)} by held-out pairs ({figures.nll_scaled:.4f} nats), "
             f"of which the {'second' if chosen else 'first'} is saved"
         )
-    parts = [
-        f"posterior {posterior.kind} of {result.num_pairs:,} pairs: {told}; "
-        f"log marginal likelihood {posterior.log_marginal_likelihood:.4g} nats, "
-        f"accuracy on these pairs {result.train_accuracy:.3f}"
-    ]
+    fitted_on = f"{result.num_pairs:,} pairs" if result.num_responses is None else f"{result.num_responses:,} responses"
+    if isinstance(posterior, HeadsPosterior):
+        what = f"posterior {posterior.kind} of {fitted_on}, {posterior.num_members} {posterior.architecture} members"
+        told = f"{what}: {told}"
+    else:
+        evidence = f"log marginal likelihood {posterior.log_marginal_likelihood:.4g} nats"
+        told = f"posterior {posterior.kind} of {fitted_on}: {told}; {evidence}"
+    of = "these pairs" if result.num_responses is None else f"their {result.num_pairs:,} pairs"
+    parts = [f"{told}, accuracy on {of} {result.train_accuracy:.3f}"]
     if figures is not None:
         parts.append(
             f"on {figures.num_pairs:,} held-out pairs accuracy {figures.accuracy:.3f}, negative log-likelihood "

@@ -8,7 +8,7 @@ import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome, table
-from prudent.cli._fit import POSTERIOR, PosteriorName, describe
+from prudent.cli._fit import LORA_KINDS, POSTERIOR, PosteriorName, describe
 from prudent.cli._options import (
     FILES,
     EvalSplitOption,
@@ -313,8 +313,8 @@ def train(
                 f"{output} holds a posterior {fitted.get('kind')}; fit another kind to a model trained without one "
                 f"(prudent fit --posterior {posterior.value} --output ...), or --overwrite this one"
             )
-        # A last layer moved the head, so training has to be done again; the other kinds left the model as it was.
-        keep_same = fitted.get("kind") != PosteriorName.last_layer
+        # What moved the head has to be trained again; the kinds over LoRA weights left the model as it was.
+        keep_same = fitted.get("kind") in LORA_KINDS
         fitted = None
     result = train_model(
         model,
@@ -391,9 +391,14 @@ def _require_fittable(posterior: PosteriorName | None, *, streaming: bool, lora:
             "a posterior is fitted to pairs held in memory; leave --streaming or --posterior out, and run `prudent fit`"
             " on a file of the pairs afterwards"
         )
-    if posterior not in (None, PosteriorName.last_layer) and not lora:
+    if posterior is PosteriorName.quantile:
         raise typer.BadParameter(
-            f"posterior {posterior.value} is about LoRA weights, which --full does not train; take last_layer"
+            "quantile heads are fitted to absolute scores, not to the pairs trained on; run `prudent fit --posterior"
+            " quantile` on pools with gold afterwards"
+        )
+    if posterior in LORA_KINDS and not lora:
+        raise typer.BadParameter(
+            f"posterior {posterior.value} is about LoRA weights, which --full does not train; take last_layer or heads"
         )
 
 

@@ -10,19 +10,20 @@ from datasets import Dataset
 
 from prudent.data._faults import MAX_SHOWN, OnBad, check_on_bad
 from prudent.data._messages import Message
+from prudent.data._pools import Pools
 from prudent.data._preferences import Preferences
 from prudent.errors import DataError
 
 _REASON = "prompt also in the training data"
 
 
-def check_leak(train: Preferences, test: Preferences, *, on_bad: OnBad = "error") -> Preferences:
+def check_leak(train: Preferences | Pools, test: Preferences, *, on_bad: OnBad = "error") -> Preferences:
     """Make sure that no prompt stands in the training and in the evaluation data alike.
 
     Prompts are equal when their messages are, apart from white space at their ends.
 
     Args:
-        train: What is trained or fitted on.
+        train: What is trained or fitted on, preferences or pools.
         test: What is evaluated on.
         on_bad: "error" raises; "skip" leaves the rows out of the evaluation data and counts them in its summary.
 
@@ -77,7 +78,7 @@ def check_leak(train: Preferences, test: Preferences, *, on_bad: OnBad = "error"
     return replace(test, rows=test.rows.filter(lambda row: row["row"] not in leaking), summary=summary)
 
 
-def prompt_digests(data: Preferences) -> Iterator[tuple[bytes, int]]:
+def prompt_digests(data: Preferences | Pools) -> Iterator[tuple[bytes, int]]:
     """Of each pair what names its prompt, and its row in the source; prompts are equal as `check_leak` says."""
     for batch in data.rows.select_columns(["prompt", "row"]).iter(batch_size=1000):
         for prompt, row in zip(batch["prompt"], batch["row"], strict=True):

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from prudent.posteriors._heads import HeadsPosterior
+
 if TYPE_CHECKING:
     from prudent.posteriors._fit import FitResult
     from prudent.posteriors._held_out import HeldOutFigures
@@ -42,23 +44,38 @@ def card_with_posterior(existing: str | None, result: "FitResult", *, library: s
         head = "refitted to the posterior mode" if entries["head"] == "refit" else "kept as trained"
         about = f"{entries['pooling']} pooling, head {head}"
         prior = f"{entries['prior_precision']:.4g}" + (" in standardised features" if entries["standardized"] else "")
+    elif isinstance(posterior, HeadsPosterior):
+        drawn = "prompts drawn with replacement" if posterior.bootstrap else "the same prompts"
+        about = (
+            f"{posterior.num_members} {posterior.architecture} heads, {posterior.pooling} pooling, each on {drawn}; "
+            "their spread, ddof 1, is the variance"
+        )
+        prior = f"{posterior.prior_precision:.4g} in standardised features"
     else:
         about = f"Laplace over the {entries['num_parameters']:,} weights of LoRA matrices and head"
         stated = entries["prior_precision"]
         prior = f"{min(stated):.4g} to {max(stated):.4g} by layer" if isinstance(stated, list) else f"{stated:.4g}"
+    accuracy = f"accuracy on the pairs fitted on {result.train_accuracy:.3f}"
+    if isinstance(posterior, HeadsPosterior):
+        figures = [f"- prior precision {prior}", f"- {accuracy}"]
+    else:
+        figures = [
+            f"- prior precision {prior}, posterior temperature {posterior.posterior_temperature:g}",
+            f"- log marginal likelihood {posterior.log_marginal_likelihood:.4g} nats, {accuracy}",
+        ]
+    unit = "units of score" if result.num_responses is not None and result.held_out is None else "logits"
+    fitted_on = f"{result.num_pairs:,} pairs" if result.num_responses is None else f"{result.num_responses:,} responses"
     lines = [
         _HEADING,
         "",
-        f"Kind `{posterior.kind}` ({about}), fitted on {result.num_pairs:,} pairs of "
+        f"Kind `{posterior.kind}` ({about}), fitted on {fitted_on} of "
         f"`{Path(data).name}` by prudent; read it with `prudent.posteriors.load_posterior`.",
         "",
-        f"- prior precision {prior}, posterior temperature {posterior.posterior_temperature:g}",
-        f"- log marginal likelihood {posterior.log_marginal_likelihood:.4g} nats, accuracy on the pairs fitted on "
-        f"{result.train_accuracy:.3f}",
+        *figures,
         *(_held_out(result.held_out) if result.held_out else []),
         *(f"- {note}" for note in result.notes),
         "",
-        "Variances are in squared logits. A pair likelihood identifies differences between responses to one prompt "
+        f"Variances are in squared {unit}. A pair likelihood identifies differences between responses to one prompt "
         "alone: compare responses within a prompt.",
         "",
     ]
@@ -66,15 +83,17 @@ def card_with_posterior(existing: str | None, result: "FitResult", *, library: s
 
 
 def _held_out(figures: "HeldOutFigures") -> list[str]:
+    lines = [
+        f"- {figures.num_pairs:,} held-out pairs of `{Path(figures.data).name}`: accuracy {figures.accuracy:.3f}, "
+        f"negative log-likelihood {figures.nll:.4f} nats by the whole posterior, {figures.nll_map:.4f} by the mean, "
+        f"calibration error {figures.ece:.3f}"
+    ]
+    if figures.prior_precision_scale is None:
+        return lines
     choice = f"these pairs prefer {figures.prior_precision_scale:.2g} times this prior precision"
     if figures.chose_prior:
         choice = (
             "these pairs chose the prior precision, so their figures flatter it: "
             f"{figures.prior_precision_scale:.2g} times that of highest evidence"
         )
-    return [
-        f"- {figures.num_pairs:,} held-out pairs of `{Path(figures.data).name}`: accuracy {figures.accuracy:.3f}, "
-        f"negative log-likelihood {figures.nll:.4f} nats by the whole posterior, {figures.nll_map:.4f} by the mean, "
-        f"calibration error {figures.ece:.3f}",
-        f"- {choice} ({figures.nll_scaled:.4f} against {figures.nll_unscaled:.4f} nats)",
-    ]
+    return [*lines, f"- {choice} ({figures.nll_scaled:.4f} against {figures.nll_unscaled:.4f} nats)"]

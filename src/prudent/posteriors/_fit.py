@@ -1,8 +1,6 @@
 """`fit`: a posterior for any reward model from a preference set."""
 
 import json
-import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,27 +8,35 @@ from typing import Any, Literal, get_args
 from prudent.data import OnBad, Preferences, check_eval_split, check_leak, choose_split, load_preferences
 from prudent.errors import PosteriorError, UnsupportedError
 from prudent.models import Pooling, RewardModel, atomic_folder
-from prudent.posteriors._blocks import find_blocks, held_fixed
+from prudent.posteriors._blocks import find_blocks
 from prudent.posteriors._card import card_with_posterior
-from prudent.posteriors._evidence import PRIOR_BOUNDS
+from prudent.posteriors._fit_heads import check_heads_options, fit_head_kind
 from prudent.posteriors._fit_kinds import HeldOut, fit_last_layer, fit_lora
-from prudent.posteriors._held_out import PRIOR_SCALES, HeldOutFigures
+from prudent.posteriors._fit_notes import fit_notes
+from prudent.posteriors._heads import Diversity, HeadArchitecture, HeadsPosterior
+from prudent.posteriors._heads_losses import HeadsKind
+from prudent.posteriors._held_out import HeldOutFigures
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
-from prudent.posteriors._logistic import MAX_PRIOR_PRECISION
 from prudent.posteriors._lora_fit import DEFAULT_MAX_RANK
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
-from prudent.posteriors._pair_texts import encode_pairs
+from prudent.posteriors._pair_texts import PairTexts, encode_pairs
 from prudent.posteriors._processes import process_state
 from prudent.posteriors._resume import SumsCheckpoint
+from prudent.posteriors._scored_texts import ScoredTexts, encode_scored, load_scored
 from prudent.posteriors._store import save_posterior
 
 __all__ = ["FitResult", "PosteriorKind", "PriorChoice", "fit"]
 
-PosteriorKind = Literal["last_layer", "kron", "ekfac", "diag", "full"]
-"""`last_layer`: a Bayesian head on the features. The others: Laplace over LoRA weights and head, by structure."""
+PosteriorKind = Literal[
+    "last_layer", "kron", "ekfac", "diag", "full", "heads", "classification", "mean_variance", "quantile"
+]
+"""`last_layer`: a Bayesian head on the features. `kron`, `ekfac`, `diag`, `full`: Laplace over LoRA weights and head,
+by structure. The rest: M heads on the features, by what each is trained for."""
 
 _LAST_LAYER = ("last_layer",)
-_FEW_PAIRS = 100
+_LAPLACE = (*_LAST_LAYER, *get_args(Structure))
+_HEADS = get_args(HeadsKind)
+_DEFAULT_NUM_MEMBERS = 10
 
 PriorChoice = Literal["evidence", "held_out"]
 """The prior precision of highest evidence, or that under which held-out pairs are most likely."""
@@ -42,23 +48,25 @@ class FitResult:
 
     Attributes:
         posterior: the fitted posterior.
-        num_pairs: pairs used.
+        num_pairs: pairs used; for `quantile` those of two responses to a prompt with different scores.
         num_skipped: pairs left out as faulty.
         num_truncated: texts whose response was cut.
         num_prompt_truncated: texts whose prompt was cut.
         train_accuracy: share of the pairs fitted on whose chosen response has the higher posterior mean.
         held_out: figures on held-out pairs, where there were any.
+        num_responses: for `quantile`: responses used, each with its score; else None.
         output: folder written, if any.
         notes: what a user should know about this fit, a sentence each.
     """
 
-    posterior: LastLayerPosterior | LoraLaplacePosterior
+    posterior: LastLayerPosterior | LoraLaplacePosterior | HeadsPosterior
     num_pairs: int
     num_skipped: int
     num_truncated: int
     num_prompt_truncated: int
     train_accuracy: float
     held_out: HeldOutFigures | None
+    num_responses: int | None
     output: Path | None
     notes: tuple[str, ...]
 
@@ -86,6 +94,10 @@ def fit(
     max_rank: int = DEFAULT_MAX_RANK,
     center_rewards_coefficient: float | None = None,
     posterior_temperature: float = 1.0,
+    num_members: int = _DEFAULT_NUM_MEMBERS,
+    architecture: HeadArchitecture = "linear",
+    bootstrap: bool = True,
+    diversity: Diversity = "anchor",
     max_length: int | None = None,
     tokens_per_batch: int | None = None,
     strict: bool = False,
@@ -103,20 +115,25 @@ def fit(
 
     Args:
         model: a loaded model, a folder, or a hub name. A loaded model whose head is refitted is changed.
-        data: preferences, loaded or in any form that `prudent.data.load_preferences` takes.
+        data: preferences, loaded or in any form that `prudent.data.load_preferences` takes; for `quantile` pools with
+            a `gold` score of every response, as `prudent.data.load_pools` takes them.
         output: folder to save model and posterior to; with `overwrite` it may be the model's own
             folder, whose head and posterior are then replaced.
         split: the split of data that have several.
         eval_data: held-out preferences: the prior precision that they prefer is reported beside that of highest
-            evidence, with calibration figures, which are saved with the posterior.
+            evidence, with calibration figures, which are saved with the posterior. For kinds with members other prior
+            precisions are tried only where the pairs are to choose; for `quantile` the pairs give the scale from scores
+            to logits.
         eval_split: the split of the held-out data, by default as in `prudent.evaluation.evaluate`; without `eval_data`,
             the split of `data` to hold out.
         posterior: the kind. `kron`, `ekfac`, `diag` and `full` are about the weights of a LoRA adapter and the head,
-            which stay as they are.
-        pooling: what the last layer reads. With `mean` the posterior carries its own head, since a plain Transformers
-            classifier cannot average: then the folder's plain rewards differ from the posterior mean.
+            which stay as they are. `heads`, `classification`, `mean_variance` and `quantile` are M heads on the
+            features; see `fit_heads` and `fit_quantile_heads`.
+        pooling: what the last layer, or heads, read. With `mean` the posterior carries its own head, since a plain
+            Transformers classifier cannot average: then the folder's plain rewards differ from the posterior mean.
         head: for `last_layer`: `refit` (the default) moves the head to the posterior mode (it is saved, so that plain
-            Transformers gives the same mean), `kept` leaves it as trained. The other kinds always keep it.
+            Transformers gives the same mean), `kept` leaves it as trained. LoRA kinds always keep it; linear heads on
+            what the model's own head reads replace it by their average, others leave it and carry theirs along.
         standardize: for `last_layer`: put the isotropic prior on standardised features.
         prior_precision: a number; or that of highest evidence; or that under which the held-out pairs are most likely.
         per_layer: for LoRA kinds but `full`: each weight matrix has its own prior precision.
@@ -124,7 +141,12 @@ def fit(
             average curvature.
         center_rewards_coefficient: for LoRA kinds: the one that the model was trained with; by default what
             `training_result.json` beside the model says, else none.
-        posterior_temperature: factor on the posterior covariance, 1 is Bayes.
+        posterior_temperature: factor on the posterior covariance, 1 is Bayes; not for kinds with members.
+        num_members: for kinds with members: M, at least 2.
+        architecture: for kinds with members: `linear`, or an `mlp` with two hidden layers of 128.
+        bootstrap: for kinds with members: train each on prompts drawn with replacement.
+        diversity: for kinds with members: pull each to a draw from the prior (`anchor`), or train it on top of such a
+            draw (`prior_function`); for linear heads the two are the same.
         max_length: tokens a text may have.
         tokens_per_batch: padded tokens of a batch.
         strict: an over-long text is an error.
@@ -153,17 +175,27 @@ def fit(
     _require_options_of(
         posterior,
         {
-            "pooling 'mean'": pooling != "head" and _LAST_LAYER,
+            "pooling 'mean'": pooling != "head" and (*_LAST_LAYER, *_HEADS),
             "head 'refit'": head == "refit" and _LAST_LAYER,
+            "head 'kept'": head == "kept" and _LAPLACE,
+            "posterior_temperature": posterior_temperature != 1.0 and _LAPLACE,
+            "num_members": num_members != _DEFAULT_NUM_MEMBERS and _HEADS,
+            "architecture 'mlp'": architecture != "linear" and _HEADS,
+            "bootstrap False": not bootstrap and _HEADS,
+            "diversity 'prior_function'": diversity != "anchor" and _HEADS,
             "standardize False": not standardize and _LAST_LAYER,
             "max_rank": max_rank != DEFAULT_MAX_RANK and ("kron", "ekfac"),
             "per_layer": per_layer and ("kron", "ekfac", "diag"),
             "center_rewards_coefficient": bool(center_rewards_coefficient) and get_args(Structure),
         },
     )
-    preferences, held_out = _load(data, split, eval_data, eval_split, on_bad="skip" if skip_bad else "error")
-    rows = preferences.rows
-    if len(rows) < 2:
+    kind: Any = posterior
+    if posterior in _HEADS:
+        check_heads_options(kind, architecture, diversity, num_members, chosen=prior_precision == "held_out")
+    load: Any = load_scored if posterior == "quantile" else _load
+    loaded_data, held_out = load(data, split, eval_data, eval_split, on_bad="skip" if skip_bad else "error")
+    rows = loaded_data.rows
+    if len(rows) < 2 and posterior != "quantile":
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(rows)}")
     source = None if isinstance(model, RewardModel) else Path(model)
     process = process_state()
@@ -179,15 +211,16 @@ def fit(
                 seed=seed,
             )
         )
-        if posterior != "last_layer":
+        if posterior in get_args(Structure):
             find_blocks(loaded)  # what is not LoRA is refused before texts are read
-        chosen_head: HeadChoice = head or ("refit" if posterior == "last_layer" else "kept")
+        chosen_head: HeadChoice = head or ("kept" if posterior in get_args(Structure) else "refit")
         if loaded.head_is_new and chosen_head == "kept":
             raise PosteriorError(
                 f"{source or 'the model'} has no trained head to keep; train it first or let it be refitted"
             )
         centering = _trained_centering(source) if center_rewards_coefficient is None else center_rewards_coefficient
-        pairs = encode_pairs(loaded, rows, strict=strict)
+        encode: Any = encode_scored if posterior == "quantile" else encode_pairs
+        texts: PairTexts | ScoredTexts = encode(loaded, rows, strict=strict)
         evaluated = None
         if held_out is not None:
             evaluated = HeldOut(
@@ -197,22 +230,43 @@ def fit(
             )
         common: dict[str, Any] = {
             "prior_precision": None if isinstance(prior_precision, str) else prior_precision,
-            "posterior_temperature": posterior_temperature,
             "tokens_per_batch": tokens_per_batch,
             "progress": progress and process.is_local_main_process,
         }
-        if posterior == "last_layer":
+        if isinstance(texts, ScoredTexts) or posterior in _HEADS:
+            fitted = fit_head_kind(
+                loaded,
+                texts,
+                evaluated,
+                kind,
+                num_members=num_members,
+                architecture=architecture,
+                bootstrap=bootstrap,
+                diversity=diversity,
+                pooling=pooling,
+                seed=seed,
+                **common,
+            )
+        elif posterior == "last_layer":
             fitted = fit_last_layer(
-                loaded, pairs, evaluated, pooling=pooling, head=chosen_head, standardize=standardize, **common
+                loaded,
+                texts,
+                evaluated,
+                pooling=pooling,
+                head=chosen_head,
+                standardize=standardize,
+                posterior_temperature=posterior_temperature,
+                **common,
             )
         else:
             fitted = fit_lora(
                 loaded,
-                pairs,
+                texts,
                 evaluated,
-                posterior,
+                kind,
                 per_layer=per_layer,
                 max_rank=max_rank,
+                posterior_temperature=posterior_temperature,
                 center_rewards_coefficient=centering,
                 seed=seed,
                 checkpoint=checkpoint,
@@ -221,29 +275,34 @@ def fit(
         contrast = fitted.contrast
         result = FitResult(
             posterior=fitted.posterior,
-            num_pairs=len(rows),
-            num_skipped=preferences.summary.num_skipped,
-            num_truncated=int(pairs.encoded.truncated.sum()),
-            num_prompt_truncated=int(pairs.encoded.prompt_truncated.sum()),
+            num_pairs=len(contrast),
+            num_responses=len(texts) if isinstance(texts, ScoredTexts) else None,
+            num_skipped=loaded_data.summary.num_skipped,
+            num_truncated=int(texts.encoded.truncated.sum()),
+            num_prompt_truncated=int(texts.encoded.prompt_truncated.sum()),
             train_accuracy=float((contrast > 0).float().mean() + 0.5 * (contrast == 0).float().mean()),
             held_out=fitted.held_out,
             output=None if output is None else Path(output),
-            notes=(*_notes(fitted.posterior, loaded), *_held_out_notes(fitted.held_out)),
+            notes=tuple(fit_notes(fitted.posterior, loaded, fitted.held_out)),
         )
         process.wait_for_everyone()  # others may still be reading the model from the folder to be replaced
         if folder is not None:
             loaded.save_pretrained(folder)
-            _write_card(folder, source, loaded, result, preferences.summary.source)
+            _write_card(folder, source, loaded, result, loaded_data.summary.source)
             figures = {key: value for key, value in result.to_dict().items() if key.startswith(("num_", "train_"))}
             save_posterior(
                 fitted.posterior,
                 loaded,
                 folder,
                 fitted_on={
-                    "data": preferences.summary.source,
+                    "data": loaded_data.summary.source,
                     **figures,
                     "prior_precision_by": prior_precision if isinstance(prior_precision, str) else "given",
-                    **({} if posterior == "last_layer" else {"center_rewards_coefficient": centering, "seed": seed}),
+                    **(
+                        {"center_rewards_coefficient": centering, "seed": seed}
+                        if posterior in get_args(Structure)
+                        else {}
+                    ),
                     **({"max_rank": max_rank} if posterior in ("kron", "ekfac") else {}),
                 },
                 calibration=None if fitted.held_out is None else fitted.held_out.to_dict(),
@@ -306,55 +365,3 @@ def _write_card(folder: Path, source: Path | None, model: RewardModel, result: F
         data=data,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _notes(posterior: LastLayerPosterior | LoraLaplacePosterior, model: RewardModel) -> Iterator[str]:
-    if isinstance(posterior, LoraLaplacePosterior):
-        yield from _lora_notes(posterior, model)
-        return
-    if posterior.prior_precision >= 0.5 * MAX_PRIOR_PRECISION:
-        yield (
-            "the evidence prefers the strongest prior considered: these pairs tell next to nothing about the reward, "
-            "and rules that subtract a standard deviation will go by the variance alone"
-        )
-    if posterior.pooling == "mean":
-        yield ("mean pooling: the posterior carries its own head, so plain Transformers gives other rewards here")
-    head = {name for name, module in model.model.named_modules() if module is model.head}
-    below = [name for name in model.new_modules if name not in head]
-    if below and posterior.pooling == "head":
-        yield (
-            f"new and never trained below the head: {', '.join(below)}; the features pass through weights drawn by the "
-            "seed, so train the model first, or take mean pooling"
-        )
-
-
-def _held_out_notes(figures: HeldOutFigures | None) -> Iterator[str]:
-    if figures is not None and figures.nll > math.log(2):
-        yield (
-            f"on the held-out pairs the whole posterior predicts worse than a coin ({figures.nll:.4f} against "
-            f"{math.log(2):.4f} nats)"
-        )
-    if figures is not None and figures.chose_prior and figures.num_pairs < _FEW_PAIRS:
-        yield f"only {figures.num_pairs} held-out pairs chose the prior precision; others may choose another"
-    if figures is not None and figures.prior_precision_scale in (min(PRIOR_SCALES), max(PRIOR_SCALES)):
-        end = "weakest" if figures.prior_precision_scale < 1 else "strongest"
-        yield f"the held-out pairs prefer the {end} prior tried; what suits them best may lie further off"
-
-
-def _lora_notes(posterior: LoraLaplacePosterior, model: RewardModel) -> Iterator[str]:
-    fixed = held_fixed(model, find_blocks(model))
-    if fixed:
-        more = f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
-        yield f"trained along but held fixed in the posterior: {', '.join(fixed[:3])}{more}"
-    low, high = PRIOR_BOUNDS
-    ends = sum(not 1.1 * low < prior < high / 1.1 for prior in posterior.prior_precisions)
-    if ends:
-        yield (
-            f"the evidence has no maximum within {low:g} to {high:g} for the prior precision of {ends} of "
-            f"{len(posterior.prior_precisions)} weight matrices; what these contribute to the variance means little"
-        )
-    if posterior.jitter > 1e-5:
-        yield (
-            f"ill-conditioned curvature: a factor was mended by {posterior.jitter:.1g} of its largest eigenvalue; "
-            "load the model in float32 if it is not"
-        )

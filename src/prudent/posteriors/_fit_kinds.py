@@ -1,4 +1,4 @@
-"""The two ways of fitting a loaded model to its pairs: a last layer on features, or Laplace over LoRA weights."""
+"""Laplace's ways of fitting a loaded model to its pairs: a last layer on features, or LoRA weights."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from prudent.models import Pooling, RewardModel, progress_bar
+from prudent.posteriors._heads import HeadsPosterior
 from prudent.posteriors._held_out import PRIOR_SCALES, HeldOutFigures, held_out_figures, last_layer_contrasts
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._lora_contrasts import lora_contrasts
@@ -30,7 +31,7 @@ class HeldOut:
 class Fitted:
     """A posterior, the reward differences `[M]` of the pairs fitted on, and figures on held-out pairs."""
 
-    posterior: LastLayerPosterior | LoraLaplacePosterior
+    posterior: LastLayerPosterior | LoraLaplacePosterior | HeadsPosterior
     contrast: Tensor
     held_out: HeldOutFigures | None
 
@@ -80,6 +81,7 @@ def fit_last_layer(
         contrasts = last_layer_contrasts(refit, fitted, first - second)
         figures = _figures(held_out, contrasts)
         if held_out.choose_prior:
+            assert figures.prior_precision_scale is not None
             fitted = refit(fitted.prior_precision * figures.prior_precision_scale)
     if head == "refit" and pooling == "head":
         model.set_head(fitted.weight, fitted.bias)
@@ -135,6 +137,7 @@ def fit_lora(
             )
         figures = _figures(held_out, (mean.unsqueeze(1).expand_as(variance), variance))
         if held_out.choose_prior:
+            assert figures.prior_precision_scale is not None
             fitted = scale_prior(fitted, model, figures.prior_precision_scale)
     return Fitted(fitted, contrast, figures)
 

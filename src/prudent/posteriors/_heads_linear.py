@@ -34,33 +34,36 @@ def train_linear(
     )
     weights = member_weights(task.group, generators, bootstrap=bootstrap)
     anchor, bias_anchor = draws[..., :size] / prior.precision**0.5, bias_mean + bias_std * draws[..., size]
-    identity = torch.eye(size, dtype=torch.float64)
-    factor = torch.linalg.solve_triangular(prior.cholesky, identity, upper=False).T
     inputs = task.inputs
     fixed = (anchor @ inputs.T).transpose(1, 2) + bias_anchor.unsqueeze(1)
-    # Coordinates in which the posterior of one head is round: the weights are the anchor plus factor @ coordinates.
-    whitened = inputs @ factor
-    has_bias = bias_std > 0
+    # Coordinates in which the posterior of one head is about round: along eigenvectors of inputs and of outputs.
+    rotated = inputs @ prior.vectors
+    strength, mixing = torch.linalg.eigh(task.output_curvature())
+    spread = (strength.clamp_min(0).outer(prior.curvature) + prior.precision).rsqrt()
+    bias_spread = (strength.clamp_min(0) * len(task) / task.residual_std**2 + 1).rsqrt()
 
     def unpack(point: Tensor) -> tuple[Tensor, Tensor]:
         values = point.reshape(members, outputs, size + 1)
-        return values[..., :size], values[..., size] * has_bias
+        return mixing @ (spread * values[..., :size]), (bias_spread * values[..., size]) @ mixing.T * bias_std
 
     def objective(point: Tensor) -> Tensor:
         moved, shift = unpack(point)
-        found = fixed + (moved @ whitened.T).transpose(1, 2) + (shift * bias_std).unsqueeze(1)
-        pull = prior.precision * (moved @ factor.T).square().sum((1, 2)) + shift.square().sum(1)
+        found = fixed + (moved @ rotated.T).transpose(1, 2) + shift.unsqueeze(1)
+        held = torch.where(bias_std > 0, shift / bias_std.clamp_min(1e-300), 0.0)
+        pull = prior.precision * moved.square().sum((1, 2)) + held.square().sum(1)
         value: Tensor = (weights * task.losses(found)).sum(1) + 0.5 * pull
         return value
 
     start = torch.zeros(members, outputs, size + 1, dtype=torch.float64)
-    start[:, task.reward_output, :size] = (prior.mode - anchor[:, task.reward_output]) @ prior.cholesky
+    towards = torch.zeros_like(anchor)
+    towards[:, task.reward_output] = prior.mode - anchor[:, task.reward_output]
+    start[..., :size] = mixing.T @ (towards @ prior.vectors) / spread
     kinked = task.kind == "quantile"
     found = minimize_members(
         objective,
         start.reshape(members, -1),
-        tolerance=1e-2 if kinked else 1e-5,
-        max_steps=3000 if kinked else 500,
+        tolerance=0.05 if kinked else 1e-5,
+        max_steps=2000 if kinked else 500,
     )
     moved, shift = unpack(found)
-    return anchor + moved @ factor.T, bias_anchor + shift * bias_std
+    return anchor + moved @ prior.vectors.T, bias_anchor + shift

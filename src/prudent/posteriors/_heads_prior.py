@@ -23,13 +23,15 @@ class LinearPrior:
     Attributes:
         precision: of the zero-centred isotropic Gaussian prior.
         mode: `[H]` float64 of the reward's weights.
-        cholesky: `[H, H]` float64 lower triangular factor of their posterior precision.
+        curvature: `[H]` float64 eigenvalues of the data's part of their posterior precision, not negative.
+        vectors: `[H, H]` float64 its eigenvectors, in columns.
         residual_std: of scores, as in `HeadsTask`.
     """
 
     precision: float
     mode: Tensor
-    cholesky: Tensor
+    curvature: Tensor
+    vectors: Tensor
     residual_std: float = 1.0
 
 
@@ -51,7 +53,9 @@ def pair_prior(task: HeadsTask, prior_precision: float | None) -> LinearPrior:
         fitted = maximize_evidence(rows, **options)
     else:
         fitted = fit_logistic(rows, prior_precision, **options)
-    return LinearPrior(fitted.prior_precision, fitted.weight, fitted.cholesky)
+    values, vectors = torch.linalg.eigh(fitted.cholesky @ fitted.cholesky.T)
+    curvature = (values - fitted.prior_precision).clamp_min(0)
+    return LinearPrior(fitted.prior_precision, fitted.weight, curvature, vectors)
 
 
 def score_prior(features: Tensor, scores: Tensor, prior_precision: float | None) -> LinearPrior:
@@ -85,7 +89,6 @@ def score_prior(features: Tensor, scores: Tensor, prior_precision: float | None)
             lambda precision: loss(precision, best_variance(precision)), _MIN_PRIOR_PRECISION, MAX_PRIOR_PRECISION
         )
     variance = best_variance(prior_precision)
-    posterior = features.T @ features / variance + prior_precision * torch.eye(features.shape[1], dtype=torch.float64)
-    cholesky = torch.linalg.cholesky(posterior)
-    mode = torch.cholesky_solve((features.T @ scores / variance).unsqueeze(1), cholesky).squeeze(1)
-    return LinearPrior(prior_precision, mode, cholesky, variance**0.5)
+    curvature = values / variance
+    mode = vectors @ (projected / variance / (curvature + prior_precision))
+    return LinearPrior(prior_precision, mode, curvature, vectors, variance**0.5)

@@ -18,7 +18,7 @@ from prudent.posteriors._heads_losses import (
 
 __all__ = ["HeadsTask", "member_generators", "member_weights"]
 
-_PINBALL_WIDTH = 0.02
+_PINBALL_WIDTH = 0.03
 """Half-width of the rounded kink of the pinball loss, in standard deviations of what the features leave unexplained."""
 
 
@@ -112,6 +112,21 @@ class HeadsTask:
             places = [place for place in range(self.num_outputs) if place != self.reward_output]
             mean[places] = increments.expm1().log()
         return mean, std
+
+    def output_curvature(self) -> Tensor:
+        """`[D, D]` float64 how the loss curves in the outputs, about, where it curves by 1 in the reward alone.
+
+        For quantiles it is that at a Gaussian: the density at each quantile weighs the outputs that move it.
+        """
+        if self.kind == "mean_variance":
+            return torch.diag(torch.tensor([1.0, 0.02], dtype=torch.float64))
+        if self.kind != "quantile":
+            return torch.ones(1, 1, dtype=torch.float64)
+        jacobian = torch.func.jacrev(monotone_quantiles)(self.bias_prior()[0])
+        normal = torch.special.ndtri(torch.tensor(QUANTILE_LEVELS, dtype=torch.float64))
+        density = (-0.5 * normal.square()).exp()
+        curvature: Tensor = jacobian.T @ (jacobian * (density / density.sum()).unsqueeze(1))
+        return curvature
 
 
 def member_generators(seed: int, num_members: int) -> list[torch.Generator]:

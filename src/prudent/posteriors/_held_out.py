@@ -38,9 +38,9 @@ class HeldOutFigures:
             not determine one (all ranked as labelled, or none better than chance).
         nll_temperature: nats a pair, by the sigmoid of that.
         prior_precision_scale: factor on the prior precision of highest evidence (or on the one given) that predicts
-            best; 1 says that the two agree.
+            best; 1 says that the two agree, None that no other was tried.
         nll_unscaled: nats a pair, with the prior precision of highest evidence, or the one given.
-        nll_scaled: nats a pair, with that times the scale.
+        nll_scaled: nats a pair, with that times the scale; None where no other was tried.
         chose_prior: the posterior is saved with its prior precision scaled so: these pairs chose it, and their figures
             flatter it.
     """
@@ -54,9 +54,9 @@ class HeldOutFigures:
     ece: float
     logit_temperature: float | None
     nll_temperature: float | None
-    prior_precision_scale: float
+    prior_precision_scale: float | None
     nll_unscaled: float
-    nll_scaled: float
+    nll_scaled: float | None
     chose_prior: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,16 +69,18 @@ def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *
 
     Args:
         data: where the pairs come from.
-        mean: `[M, G]` mean of r(chosen) - r(rejected) under each of `PRIOR_SCALES`.
-        variance: `[M, G]` its variance.
+        mean: `[M, G]` mean of r(chosen) - r(rejected) under each of `PRIOR_SCALES`; or `[M, 1]`, under the prior
+            precision as it is.
+        variance: `[M, G]` its variance, of all kinds.
         label: `[M]` probability that chosen is the better one.
         scaled: the posterior that is saved has its prior precision scaled to what these pairs prefer.
     """
     nll = torch.stack(
-        [pair_scores(mean[:, place], variance[:, place], label).nll.mean() for place in range(len(PRIOR_SCALES))]
+        [pair_scores(mean[:, place], variance[:, place], label).nll.mean() for place in range(mean.shape[1])]
     )
+    tried = mean.shape[1] > 1
     best = int(nll.argmin())
-    unscaled = PRIOR_SCALES.index(1.0)
+    unscaled = PRIOR_SCALES.index(1.0) if tried else 0
     own = best if scaled else unscaled
     scores = pair_scores(mean[:, own], variance[:, own], label)
     temperature, nll_temperature = best_temperature(mean[:, own], label)
@@ -92,9 +94,9 @@ def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *
         ece=expected_calibration_error(scores.probability, label),
         logit_temperature=temperature,
         nll_temperature=nll_temperature,
-        prior_precision_scale=PRIOR_SCALES[best],
+        prior_precision_scale=PRIOR_SCALES[best] if tried else None,
         nll_unscaled=float(nll[unscaled]),
-        nll_scaled=float(nll[best]),
+        nll_scaled=float(nll[best]) if tried else None,
         chose_prior=scaled,
     )
 

@@ -8,6 +8,8 @@ import torch
 
 from prudent.errors import PosteriorError
 from prudent.models import RewardModel, find_model_file, template_hash
+from prudent.posteriors._heads import HeadsPosterior
+from prudent.posteriors._heads_losses import HeadsKind
 from prudent.posteriors._last_layer import LastLayerPosterior
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
 from prudent.posteriors._plain import PlainRewards
@@ -32,6 +34,7 @@ TENSORS = "posterior.safetensors"
 _KINDS: dict[str, Any] = {
     "last_layer": LastLayerPosterior,
     **dict.fromkeys(get_args(Structure), LoraLaplacePosterior),
+    **dict.fromkeys(get_args(HeadsKind), HeadsPosterior),
 }
 
 
