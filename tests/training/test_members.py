@@ -120,6 +120,7 @@ def test_a_folder_of_something_else_is_left_alone(
     tiny_models: Callable[..., Path], loaded: tuple[Preferences, Preferences], tmp_path: Path
 ) -> None:
     base = tiny_models("llama", head=False)
+    (tmp_path / "member_0.partial").mkdir()  # a posterior that was being fitted is nothing foreign
     (tmp_path / "notes.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(ModelError, match=r"files of something else \(notes.txt\)"):

@@ -118,7 +118,8 @@ def _require_own(folder: Path) -> None:
         raise ModelError(f"{folder} is a file; name a folder for the members")
     known = {*_members(folder), *(folder / name for name in _ENSEMBLE_FILES)}
     other = [] if not folder.is_dir() else [path.name for path in folder.iterdir() if path not in known]
-    other = [name for name in other if not name.endswith(".tmp")]  # what a process left that died while writing
+    # What a process left that died while writing, or while fitting a posterior to a member.
+    other = [name for name in other if not (name.endswith(".tmp") or re.fullmatch(r"member_\d+\.partial", name))]
     if other:
         shown = ", ".join(sorted(other)[:3])
         raise ModelError(f"{folder} holds files of something else ({shown}); name another output folder")
