@@ -84,9 +84,9 @@ def test_defaults_are_those_of_the_library():
 
 
 def test_rules_are_those_of_the_library():
-    from prudent.utility import POOL_RULES, RULES
+    from prudent.utility import MEMBER_RULES, POOL_RULES, RULES
 
-    assert [rule.value for rule in Rule] == [*RULES, *POOL_RULES]
+    assert [rule.value for rule in Rule] == [*RULES, *POOL_RULES, *MEMBER_RULES]
 
 
 def test_choices_of_fit_are_those_of_the_library():

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prudent.errors import UnsupportedError
 from prudent.rewards import GaussianRewards, MemberRewards, TransformedRewards
-from prudent.utility import POOL_RULES, RULES, Entropic, LcbStd, LcbVar, Mean, ProbBest, risk_rule
+from prudent.utility import MEMBER_RULES, POOL_RULES, RULES, Entropic, LcbStd, LcbVar, Mean, ProbBest, Worst, risk_rule
 
 
 def gaussian() -> GaussianRewards:
@@ -65,7 +66,7 @@ def test_what_is_not_scored_stays_so() -> None:
     for name in (*RULES, *POOL_RULES):
         assert risk_rule(name)(rewards).isnan().tolist() == [False, True], name
     members = MemberRewards(torch.tensor([[1.0, 2.0], [math.nan, 1.0]]))
-    for name in (*RULES, *POOL_RULES):
+    for name in (*RULES, *POOL_RULES, *MEMBER_RULES):
         assert risk_rule(name)(members).isnan().tolist() == [False, True], name
 
 
@@ -80,6 +81,15 @@ def test_only_pool_rules_depend_on_the_pool() -> None:
         assert torch.equal(rule(rewards)[rows], rule(rewards[rows])) == (not rule.depends_on_pool)
 
 
+def test_the_worst_member_is_the_limit_of_entropic_and_needs_members() -> None:
+    members = MemberRewards(torch.randn(6, 4, generator=torch.Generator().manual_seed(2)).double())
+    assert isinstance(risk_rule("worst"), Worst)
+    torch.testing.assert_close(Worst()(members), members.members.amin(1))
+    torch.testing.assert_close(Entropic(1e6)(members), Worst()(members), atol=1e-5, rtol=0)
+    with pytest.raises(UnsupportedError, match=r"worst needs .* GaussianRewards"):
+        Worst()(GaussianRewards(torch.zeros(2), torch.ones(2)))
+
+
 def test_rules_are_values() -> None:
     assert risk_rule("lcb_std", num_std=2.0) == LcbStd(2.0)
     assert len({Mean(), risk_rule("mean"), ProbBest(), ProbBest(64)}) == 3
@@ -92,7 +102,7 @@ def test_rules_are_values() -> None:
 
 
 def test_wrong_names_and_parameters_are_named() -> None:
-    with pytest.raises(ValueError, match="choose one of mean, lcb_std, lcb_var, entropic, prob_best"):
+    with pytest.raises(ValueError, match="choose one of mean, lcb_std, lcb_var, entropic, prob_best, worst"):
         risk_rule("ucb")
     with pytest.raises(ValueError, match="num_std must be finite"):
         risk_rule("lcb_std", num_std=math.nan)

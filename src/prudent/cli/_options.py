@@ -48,6 +48,7 @@ class Rule(StrEnum):
     lcb_var = "lcb_var"
     entropic = "entropic"
     prob_best = "prob_best"
+    worst = "worst"
 
 
 ModelOption = Annotated[

@@ -74,7 +74,8 @@ def report(
         list[Rule] | None,
         typer.Option(
             "--rule",
-            help="A rule to show; repeat it for several. By default, all but prob_best, which has no curve.",
+            help="A rule to show; repeat it for several. By default, all but prob_best, which has no curve, and"
+            " worst, which needs members and --marginal.",
             rich_help_panel=RULES,
         ),
     ] = None,

@@ -58,7 +58,7 @@ def select(
         ),
     ] = False,
     rule: Annotated[
-        Rule, typer.Option("--rule", help="What a response is worth.", rich_help_panel=RULES)
+        Rule, typer.Option("--rule", help="What a response is worth; worst is for ensembles.", rich_help_panel=RULES)
     ] = Rule.lcb_std,
     num_std: NumStdOption = 1.0,
     variance_weight: VarianceWeightOption = 1.0,

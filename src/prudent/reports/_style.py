@@ -15,6 +15,7 @@ _COLORS = {
     "lcb_std": ("#0072b2", "#56b4e9"),
     "lcb_var": ("#00805e", "#2fcf9f"),
     "entropic": ("#a8518a", "#e79fca"),
+    "worst": ("#3f3fbf", "#a5a5ff"),
     "oracle": ("#8a7400", "#e0c13a"),
 }
 _GREY = ("#6a6f76", "#a3a9b1")

@@ -74,7 +74,7 @@ def select(
         data: what `score` wrote, or its path.
         output: a `.jsonl`, `.parquet` or `.csv` file; one row a prompt: `prompt_id`, `response_id`, `prompt`,
             `response`, `utility`, `num_candidates`, `num_tied`, and the pick's other columns (without its factor).
-        rule: `mean`, `lcb_std`, `lcb_var`, `entropic` or `prob_best`.
+        rule: `mean`, `lcb_std`, `lcb_var`, `entropic`, `prob_best`, or, of ensembles, `worst`.
         num_std: standard deviations that `lcb_std` subtracts.
         variance_weight: variances that `lcb_var` subtracts.
         risk_aversion: of `entropic`.
@@ -84,7 +84,8 @@ def select(
 
     Raises:
         DataError: not a scored pool, or responses without a reward or a variance that the rule needs.
-        UnsupportedError: `prob_best` without a stored factor, or `centered` without centred variances.
+        UnsupportedError: `prob_best` without a stored factor, `centered` without centred variances, or `worst` without
+            members.
         PrudentError: the output has another suffix.
     """
     if output is not None and Path(output).suffix not in _SUFFIXES:

@@ -2,6 +2,7 @@
 
 from prudent.utility._reference import choose_references
 from prudent.utility._rules import (
+    MEMBER_RULES,
     POOL_RULES,
     RULES,
     Entropic,
@@ -10,10 +11,12 @@ from prudent.utility._rules import (
     Mean,
     ProbBest,
     UtilityRule,
+    Worst,
     risk_rule,
 )
 
 __all__ = [
+    "MEMBER_RULES",
     "POOL_RULES",
     "RULES",
     "Entropic",
@@ -22,6 +25,7 @@ __all__ = [
     "Mean",
     "ProbBest",
     "UtilityRule",
+    "Worst",
     "choose_references",
     "risk_rule",
 ]

@@ -7,6 +7,8 @@ fixed reference set is a property of the posterior given to a rule, not of the r
 On a Gaussian, `Entropic(a)` is `LcbVar(a / 2)`; they differ on other posteriors only.
 
 References:
+    Coste et al., Reward Model Ensembles Help Mitigate Overoptimization, https://arxiv.org/abs/2310.02743, 2024 (worst,
+        their WCO; their UWO is lcb_var on members with ddof 0).
     Yang et al., Bayesian Reward Models for LLM Alignment, https://arxiv.org/abs/2402.13210, 2024 (lcb_std, lcb_var).
     A Unifying Lens on Reward Uncertainty in RLHF, https://arxiv.org/abs/2606.09073, 2026 (entropic).
 """
@@ -17,9 +19,11 @@ from typing import ClassVar, Protocol
 
 from torch import Generator, Tensor
 
-from prudent.rewards import RewardPosterior
+from prudent.errors import UnsupportedError
+from prudent.rewards import MemberRewards, RewardPosterior
 
 __all__ = [
+    "MEMBER_RULES",
     "POOL_RULES",
     "RULES",
     "Entropic",
@@ -28,6 +32,7 @@ __all__ = [
     "Mean",
     "ProbBest",
     "UtilityRule",
+    "Worst",
     "risk_rule",
 ]
 
@@ -35,6 +40,8 @@ RULES = ("mean", "lcb_std", "lcb_var", "entropic")
 """Names of the rules that need only the marginal of each response."""
 POOL_RULES = ("prob_best",)
 """Names of the rules whose value for a response depends on the other responses of its prompt."""
+MEMBER_RULES = ("worst",)
+"""Names of the rules that need the rewards of each member of an ensemble."""
 
 
 class UtilityRule(Protocol):
@@ -186,6 +193,33 @@ class ProbBest:
         return posterior.prob_best(self.num_samples, generator)
 
 
+@dataclass(frozen=True)
+class Worst:
+    """The smallest reward over the members of an ensemble (worst-case optimization), each member at its own mean.
+
+    Raises when called:
+        UnsupportedError: the posterior has no members.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import MemberRewards
+        >>> Worst()(MemberRewards(torch.tensor([[1.0, 3.0], [0.0, 4.0]]))).tolist()
+        [1.0, 0.0]
+    """
+
+    name: ClassVar[str] = "worst"
+    depends_on_pool: ClassVar[bool] = False
+
+    def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
+        """Utilities [N]."""
+        if not isinstance(posterior, MemberRewards):
+            raise UnsupportedError(
+                f"the rule worst needs the rewards of each member, which {type(posterior).__name__} does not have; "
+                "score with an ensemble, without centering, or take entropic with a large risk aversion"
+            )
+        return posterior.worst
+
+
 def risk_rule(
     name: str,
     *,
@@ -197,11 +231,12 @@ def risk_rule(
     """The rule of a name, as the command line and configuration files give it.
 
     Args:
-        name: one of `RULES` ("mean", "lcb_std", "lcb_var", "entropic") or `POOL_RULES` ("prob_best").
+        name: one of `RULES` ("mean", "lcb_std", "lcb_var", "entropic"), `POOL_RULES` ("prob_best") or `MEMBER_RULES`
+            ("worst").
         num_std: for lcb_std, standard deviations to subtract, >= 0.
         variance_weight: for lcb_var, what is subtracted per unit of variance, >= 0.
         risk_aversion: for entropic, a > 0 in -1/a log E exp(-a r).
-        include_noise: count the aleatoric variance too (mean and prob_best do not use it).
+        include_noise: count the aleatoric variance too (mean, prob_best and worst do not use it).
 
     Returns:
         A callable from a posterior to utilities [N].
@@ -224,7 +259,9 @@ def risk_rule(
             return Entropic(risk_aversion, include_noise)
         case "prob_best":
             return ProbBest()
-    raise ValueError(f"unknown rule {name!r}: choose one of {', '.join((*RULES, *POOL_RULES))}")
+        case "worst":
+            return Worst()
+    raise ValueError(f"unknown rule {name!r}: choose one of {', '.join((*RULES, *POOL_RULES, *MEMBER_RULES))}")
 
 
 def _check(name: str, value: float) -> None:
