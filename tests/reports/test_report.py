@@ -415,3 +415,28 @@ def test_a_page_is_not_written_under_the_name_of_something_else(study, tmp_path)
     with pytest.raises(PrudentError, match=r"page\.pdf: a report is one HTML page"):
         report(study, tmp_path / "page.pdf")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_pool_scored_by_an_ensemble_is_told_as_one(tmp_path, within):
+    import torch
+
+    from prudent.rewards import MemberRewards
+
+    rng = np.random.default_rng(3)
+    members = MemberRewards(
+        torch.from_numpy(rng.normal(size=(40, 5))),
+        torch.arange(40) // 8,
+        within_variance=torch.ones(40) if within else None,
+    )
+    table = members.to_arrow().append_column("gold", pa.array(rng.normal(size=40)))
+    pq.write_table(table, tmp_path / "scored.parquet")
+    rules = {} if within else {"rules": ("mean", "lcb_std", "entropic", "worst")}
+    written = report(tmp_path / "scored.parquet", tmp_path / "a.html", num_bootstrap=20, **rules)
+    page = written.html.read_text()
+    assert "the average of 5 members" in page
+    assert ("own variance" in page) == within
+    # without the factor of what is within members, pairs are taken as independent; bare members need none
+    assert written.study.reliability[0].exact_contrast == (not within)
+    if not within:
+        assert ">worst<" in page.replace("</span>worst", ">worst")

@@ -1,11 +1,14 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from prudent.evaluation import Band, BestOfNStudy, Counts, Curve, Estimate, Figure, Outcome, Reliability, StudySettings
 from prudent.reports._held_out import HeldOut
 from prudent.reports._style import tick_values
-from prudent.reports._words import headline, held_out_sentence, interval, number, sentences
+from prudent.reports._words import ensemble_sentence, headline, held_out_sentence, interval, number, sentences
+from prudent.rewards import GaussianRewards, MemberRewards
+from prudent.scoring import ScoredPool
 
 N = (1, 10, 100)
 
@@ -171,3 +174,15 @@ def test_ticks(n_max):
     assert ticks[-1] == n_max
     assert ticks == sorted(set(ticks))
     assert len(ticks) <= 8
+
+
+def test_an_ensemble_is_told_with_its_size_and_what_its_variance_is():
+    members = MemberRewards(torch.randn(4, 9))
+    sentence = ensemble_sentence(ScoredPool(members.to_arrow()))
+    assert "the average of 9 members, the variance that between them (divided by 8)" in sentence
+    assert sentence.endswith("relative standard error of about 50%.")
+    biased = MemberRewards(members.members[:, :2], ddof=0, within_variance=torch.ones(4))
+    sentence = ensemble_sentence(ScoredPool(biased.to_arrow()))
+    assert "(divided by 2)" in sentence
+    assert sentence.endswith("added is the members' own variance, averaged.")
+    assert ensemble_sentence(ScoredPool(GaussianRewards(torch.zeros(2), torch.ones(2)).to_arrow())) is None

@@ -137,7 +137,10 @@ def _risk_coverage(confidence: Tensor, error: Tensor, prompt: Tensor, resamples:
 
 def _probability_greater(pool: StudyPool, i: Tensor, j: Tensor) -> tuple[Tensor, bool]:
     """P(r_i > r_j) `[P]` and whether it is of the joint posterior."""
-    if {"reward_factor", "reward_members"} & set(pool.table.column_names):
+    columns = set(pool.table.column_names)
+    # members with doubts of their own need the factor of those, as a single model does
+    members_alone = "reward_members" in columns and "reward_within_variance" not in columns
+    if "reward_factor" in columns or members_alone:
         # only the rows that occur in a pair: a factor of many candidates is large
         used = index_groups(torch.cat([i, j]))
         posterior = from_arrow(pool.table.take(pa.array(used.ids.numpy())))

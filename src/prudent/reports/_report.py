@@ -17,7 +17,7 @@ from prudent.reports._held_out import HeldOut, held_out_pairs
 from prudent.reports._interactive import chart_data, plotly_script
 from prudent.reports._png import draw_figures
 from prudent.reports._style import SCALE_LABELS, axis_label, look
-from prudent.reports._words import headline, held_out_sentence, interval, number, sentences
+from prudent.reports._words import ensemble_sentence, headline, held_out_sentence, interval, number, sentences
 from prudent.scoring import read_scored
 
 __all__ = ["ReportPaths", "report"]
@@ -92,9 +92,10 @@ def report(
     if isinstance(data, BestOfNStudy):
         if study_options:
             raise TypeError(f"a finished study takes no study options, got {', '.join(study_options)}")
-        study, source = data, None
+        study, source, ensemble = data, None, None
     else:
-        study, source = best_of_n_study(read_scored(data), **study_options), str(data)
+        scored = read_scored(data)
+        study, source, ensemble = best_of_n_study(scored, **study_options), str(data), ensemble_sentence(scored)
     if study.gold_scales and scale not in study.gold_scales:
         raise DataError(f"no gold on the scale {scale!r} here; there is {', '.join(study.gold_scales)}")
     heading = title or (f"Best-of-n on {Path(source).stem}" if source else "Best-of-n")
@@ -104,7 +105,7 @@ def report(
         images = {name: path.read_bytes() for name, path in figures.items()}
     else:
         figures, images = {}, _draw_in_memory(study, scale, held_out)
-    html = render(study, heading, source, scale, images, held_out)
+    html = render(study, heading, source, scale, images, held_out, ensemble)
     with atomic_file(output) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return ReportPaths(output, figures, study)
@@ -124,6 +125,7 @@ def render(
     scale: str,
     images: dict[str, bytes],
     held_out: Sequence[HeldOut] = (),
+    ensemble: str | None = None,
 ) -> str:
     """The page as text.
 
@@ -134,6 +136,7 @@ def render(
         scale: The scale of gold that the words use.
         images: PNG of each figure, by name; the page shows them until its script has run.
         held_out: Evaluations on held-out pairs.
+        ensemble: What is to be said of an ensemble that gave the rewards.
     """
     jinja2 = need("jinja2")
     folder = resources.files("prudent.reports") / "templates"
@@ -148,6 +151,7 @@ def render(
         template.render(
             title=title,
             source=source,
+            ensemble=ensemble,
             study=study,
             scales=scales,
             scale_labels=SCALE_LABELS,

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,8 +56,7 @@ class ScoredPool:
     @property
     def basis_id(self) -> str | None:
         """Names the posterior that scored this; None where none did, or scores made elsewhere do not say."""
-        stated = (self.table.schema.metadata or {}).get(b"prudent")
-        found: str | None = None if stated is None else json.loads(stated).get("basis_id")
+        found: str | None = self._stated().get("basis_id")
         return found
 
     @property
@@ -65,12 +65,30 @@ class ScoredPool:
         return bool(self.table["reward_variance"].null_count < self.table.num_rows)
 
     @property
+    def num_members(self) -> int:
+        """M of the ensemble whose rewards are stored; 0 where there are none."""
+        if "reward_members" not in self.table.column_names:
+            return 0
+        return int(self.table.schema.field("reward_members").type.list_size)
+
+    @property
+    def ddof(self) -> int:
+        """Delta degrees of freedom of the variance between members, which is divided by M - ddof."""
+        return int(self._stated().get("ddof", 1))
+
+    @property
     def has_centered_variance(self) -> bool:
         """The variance against the prompts' reference sets is stored."""
         columns = ("reward_reference", "reward_centered_variance")
         return all(
             name in self.table.column_names and self.table[name].null_count < self.table.num_rows for name in columns
         )
+
+    def _stated(self) -> dict[str, Any]:
+        """What the file says of its rewards; empty for files made elsewhere."""
+        metadata = self.table.schema.metadata or {}
+        found: dict[str, Any] = json.loads(metadata.get(b"prudent", b"{}"))
+        return found
 
     def column(self, name: str) -> Tensor:
         """A numeric column as `[N]` float64; NaN where it is null."""
