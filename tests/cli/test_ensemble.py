@@ -90,10 +90,9 @@ def test_a_trained_ensemble_is_scored_selected_from_and_evaluated_like_one_model
     assert table.num_rows == 12
     assert table.schema.field("reward_members").type.list_size == 2
     assert pool.basis_id == load_scorer(output).basis_id
-    picked = run(
-        "select", "--data", str(tmp_path / "scored"), "--output", str(tmp_path / "picks.jsonl"), "--rule", "lcb_std"
-    )
-    assert picked["num_picks"] == 3 if "num_picks" in picked else picked
+    picks = tmp_path / "picks.jsonl"
+    run("select", "--data", str(tmp_path / "scored"), "--output", str(picks), "--rule", "lcb_std")
+    assert len(picks.read_text().splitlines()) == 3
     figures = run("evaluate", "--model", str(output), "--data", files["held_out"], "--num-bootstrap", "20")
     assert figures["posterior"] == "ensemble"
     assert figures["accuracy"]["value"] == pytest.approx(printed["figures"]["accuracy"])
@@ -127,6 +126,22 @@ def test_models_of_two_families_are_joined(
     assert [line.split()[0] for line in shown.stdout.splitlines()[1:5]] == ["member", "member_0", "bert", "together"]
 
 
+def test_a_posterior_is_fitted_to_each_member(
+    trained: tuple[Path, dict[str, Any]], files: dict[str, str], tmp_path: Path
+) -> None:
+    command = ["fit", "--model", str(trained[0]), "--data", files["pairs"], "--eval-data", files["held_out"]]
+    shown = CliRunner().invoke(app, [*command, "--posterior", "diag", "--output", str(tmp_path / "fitted"), "--quiet"])
+    assert shown.exit_code == 0, shown.stderr
+    told = [line for line in shown.stdout.splitlines() if not line.startswith(("note", "on "))]
+    assert [line.split(":")[0] for line in told[:2]] == ["member 1 of 2", "member 2 of 2"]
+    assert told[-2].startswith("together: on 30 held-out pairs")
+    assert {member.scorer.kind for member in load_scorer(tmp_path / "fitted").members} == {"diag"}  # type: ignore[union-attr]
+    heads = refused(*command, "--posterior", "heads", "--output", str(tmp_path / "heads"))
+    assert "'heads' is not for the members of an ensemble" in heads
+    bases = refused(*command, "--posterior", "diag", "--max-rank", "3", "--output", str(tmp_path / "rank"))
+    assert "no option max_rank" in bases
+
+
 def test_bad_input_is_one_line(
     trained: tuple[Path, dict[str, Any]], tiny_models: Callable[..., Path], files: dict[str, str], tmp_path: Path
 ) -> None:
@@ -138,18 +153,7 @@ def test_bad_input_is_one_line(
         *command, "--loss", "classification", "--center-rewards-coefficient", "0.1"
     )
     member = str(trained[0] / "member_0")
-    one = refused("ensemble", "--member", member, "--data", files["held_out"], "--output", str(tmp_path / "out"))
-    assert "at least two members" in one
-    twice = refused(
-        "ensemble",
-        "--member",
-        member,
-        "--member",
-        f"{member}/",
-        "--data",
-        files["held_out"],
-        "--output",
-        str(tmp_path / "out"),
-    )
-    assert "is given twice" in twice
+    join = ["ensemble", "--data", files["held_out"], "--output", str(tmp_path / "out"), "--member", member]
+    assert "at least two members" in refused(*join)
+    assert "is given twice" in refused(*join, "--member", f"{member}/")
     assert not (tmp_path / "out").exists()

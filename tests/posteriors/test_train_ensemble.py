@@ -205,3 +205,19 @@ def test_what_cannot_be_made_is_said_before_data_or_models_are_read(trained: Pat
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(PosteriorError, match="files of something else"):
         fit_ensemble(trained, PAIRS, tmp_path / "mine", posterior="diag", overwrite=True)
+
+
+def test_an_ensemble_is_not_fitted_as_one_model_nor_classifiers_as_logits(
+    trained: Path, tiny_models: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(PosteriorError, match="is an ensemble; fit its members"):
+        fit(trained, PAIRS, tmp_path / "out")
+    config = TrainingConfig(loss="classification", max_steps=2, learning_rate=1e-2, lora_r=2)
+    result = train_ensemble(
+        tiny_models("llama", head=False), PAIRS, tmp_path / "classifiers", num_members=2, config=config, progress=False
+    )
+    assert "were trained by classification" in result.notes[0]
+    member = result.output / "member_0"
+    for options, told in (({"posterior": "diag"}, True), ({"head": "kept"}, True), ({}, False)):
+        notes = fit(member, PAIRS, progress=False, **options).notes
+        assert any("the model was trained by classification" in note for note in notes) == told

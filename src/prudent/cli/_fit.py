@@ -24,7 +24,7 @@ from prudent.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from prudent.posteriors import FitResult, PriorChoice
+    from prudent.posteriors import EnsembleFitResult, FitResult, PriorChoice
 
 __all__ = [
     "LORA_KINDS",
@@ -230,38 +230,40 @@ def fit(
 
     The model may be one that prudent trained or any reward model with one output; kron, ekfac, diag and full are for
     LoRA adapters. The folder written holds both the model and its posterior. Under `torchrun`, processes share the
-    pairs of a LoRA kind.
+    pairs of a LoRA kind. To an ensemble of models a posterior is fitted member by member, into a new ensemble.
     """
     from prudent.posteriors import fit as fit_posterior
+    from prudent.posteriors import fit_ensemble, is_ensemble
 
-    result = fit_posterior(
-        model,
-        data,
-        output,
-        split=split,
-        eval_data=eval_data,
-        eval_split=eval_split,
-        posterior=posterior.value,
-        pooling=pooling.value,
-        head=None if head is None else head.value,
-        standardize=standardize,
-        prior_precision=_prior_precision(prior_precision),
-        per_layer=per_layer,
-        max_rank=max_rank,
-        center_rewards_coefficient=center_rewards_coefficient,
-        posterior_temperature=posterior_temperature,
-        num_members=num_members,
-        architecture=architecture.value,
-        bootstrap=bootstrap,
-        diversity=diversity.value,
-        max_length=max_length,
-        tokens_per_batch=tokens_per_batch,
-        strict=strict,
-        skip_bad=skip_bad,
-        overwrite=overwrite,
-        seed=seed,
-        progress=common.progress,
-    )
+    options: dict[str, Any] = {
+        "split": split,
+        "eval_data": eval_data,
+        "eval_split": eval_split,
+        "posterior": posterior.value,
+        "pooling": pooling.value,
+        "head": None if head is None else head.value,
+        "standardize": standardize,
+        "prior_precision": _prior_precision(prior_precision),
+        "per_layer": per_layer,
+        "max_rank": max_rank,
+        "center_rewards_coefficient": center_rewards_coefficient,
+        "posterior_temperature": posterior_temperature,
+        "num_members": num_members,
+        "architecture": architecture.value,
+        "bootstrap": bootstrap,
+        "diversity": diversity.value,
+        "max_length": max_length,
+        "tokens_per_batch": tokens_per_batch,
+        "strict": strict,
+        "skip_bad": skip_bad,
+        "overwrite": overwrite,
+        "seed": seed,
+        "progress": common.progress,
+    }
+    if is_ensemble(model):
+        fitted = fit_ensemble(model, data, output, **options)
+        return Outcome(fitted.to_dict(), _describe_members(fitted, prior_precision))
+    result = fit_posterior(model, data, output, **options)
     return Outcome(result.to_dict(), f"{describe(result, prior_precision)}\nmodel and posterior in {output}")
 
 
@@ -311,6 +313,21 @@ def describe(result: "FitResult", prior_precision: str = "evidence") -> str:
     }
     counts = "; ".join(remark for remark, holds in remarks.items() if holds)
     return "\n".join([*parts, *([counts] if counts else []), *(f"note: {note}" for note in result.notes)])
+
+
+def _describe_members(result: "EnsembleFitResult", prior_precision: str) -> str:
+    """The same of each member of an ensemble, then a line on all together."""
+    lines = []
+    for place, member in enumerate(result.members):
+        told = "had been fitted" if member is None else describe(member, prior_precision)
+        lines.append(f"member {place + 1} of {len(result.members)}: {told}")
+    if (figures := result.figures) is not None:
+        lines.append(
+            f"together: on {figures.num_pairs:,} held-out pairs accuracy {figures.accuracy:.3f}, negative "
+            f"log-likelihood {figures.nll:.4f} nats ({figures.nll_map:.4f} by the mean alone), calibration error "
+            f"{figures.ece:.3f}"
+        )
+    return "\n".join([*lines, *(f"note: {note}" for note in result.notes), f"ensemble in {result.output}"])
 
 
 def _amount(prior: Any, factor: float = 1.0) -> str:

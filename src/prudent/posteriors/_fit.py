@@ -1,6 +1,5 @@
 """`fit`: a posterior for any reward model from a preference set."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,6 +9,7 @@ from prudent.errors import PosteriorError, UnsupportedError
 from prudent.models import Pooling, RewardModel, atomic_folder
 from prudent.posteriors._blocks import find_blocks
 from prudent.posteriors._card import card_with_posterior
+from prudent.posteriors._ensemble_store import is_ensemble
 from prudent.posteriors._fit_heads import check_heads_options, fit_head_kind
 from prudent.posteriors._fit_kinds import HeldOut, fit_last_layer, fit_lora
 from prudent.posteriors._fit_notes import fit_notes
@@ -24,6 +24,7 @@ from prudent.posteriors._processes import process_state
 from prudent.posteriors._resume import SumsCheckpoint
 from prudent.posteriors._scored_texts import ScoredTexts, encode_scored, load_scored
 from prudent.posteriors._store import save_posterior
+from prudent.posteriors._training_record import training_settings
 
 __all__ = ["FitResult", "PosteriorKind", "PriorChoice", "fit"]
 
@@ -198,6 +199,8 @@ def fit(
     if len(rows) < 2 and posterior != "quantile":
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(rows)}")
     source = None if isinstance(model, RewardModel) else Path(model)
+    if source is not None and is_ensemble(source):
+        raise PosteriorError(f"{source} is an ensemble; fit its members, each by itself, by fit_ensemble")
     process = process_state()
     checkpoint = None if output is None else SumsCheckpoint(output, overwrite=overwrite)
     with atomic_folder(output if process.is_main_process else None, overwrite=overwrite) as folder:
@@ -218,7 +221,10 @@ def fit(
             raise PosteriorError(
                 f"{source or 'the model'} has no trained head to keep; train it first or let it be refitted"
             )
-        centering = _trained_centering(source) if center_rewards_coefficient is None else center_rewards_coefficient
+        trained = training_settings(source)
+        centering = center_rewards_coefficient
+        if centering is None:
+            centering = float(trained.get("center_rewards_coefficient", 0.0))
         encode: Any = encode_scored if posterior == "quantile" else encode_pairs
         texts: PairTexts | ScoredTexts = encode(loaded, rows, strict=strict)
         evaluated = None
@@ -283,7 +289,7 @@ def fit(
             train_accuracy=float((contrast > 0).float().mean() + 0.5 * (contrast == 0).float().mean()),
             held_out=fitted.held_out,
             output=None if output is None else Path(output),
-            notes=tuple(fit_notes(fitted.posterior, loaded, fitted.held_out)),
+            notes=tuple(fit_notes(fitted.posterior, loaded, fitted.held_out, trained.get("loss"))),
         )
         process.wait_for_everyone()  # others may still be reading the model from the folder to be replaced
         if folder is not None:
@@ -311,19 +317,6 @@ def fit(
         checkpoint.remove()
     process.wait_for_everyone()
     return result
-
-
-def _trained_centering(source: Path | None) -> float:
-    """The centring coefficient of the run that trained a model, where prudent left its record beside it."""
-    record = None if source is None else source / "training_result.json"
-    if record is None or not record.is_file():
-        return 0.0
-    try:
-        return float(json.loads(record.read_text(encoding="utf-8"))["settings"]["center_rewards_coefficient"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise PosteriorError(
-            f"{record} does not say how the model was trained ({error}); give center_rewards_coefficient"
-        ) from error
 
 
 def _require_options_of(posterior: PosteriorKind, given: dict[str, tuple[str, ...] | Literal[False]]) -> None:

@@ -21,6 +21,7 @@ def fit_notes(
     posterior: LastLayerPosterior | LoraLaplacePosterior | HeadsPosterior,
     model: RewardModel,
     figures: HeldOutFigures | None,
+    loss: str | None = None,
 ) -> Iterator[str]:
     """A sentence each.
 
@@ -28,7 +29,14 @@ def fit_notes(
         posterior: fitted.
         model: that it was fitted to.
         figures: on held-out pairs, where there were any.
+        loss: that the model was trained by, where it is known.
     """
+    kept = isinstance(posterior, LoraLaplacePosterior) or getattr(posterior, "head", None) == "kept"
+    if loss == "classification" and kept:
+        yield (
+            "the model was trained by classification, so its rewards are no logits of a preference, as which this "
+            "posterior takes them; a last layer that is refitted makes them so"
+        )
     if isinstance(posterior, LoraLaplacePosterior):
         yield from _lora_notes(posterior, model)
     else:

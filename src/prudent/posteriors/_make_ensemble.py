@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prudent.data import DataSource, Preferences, choose_split, load_preferences
-from prudent.errors import DataError, ModelError, PosteriorError
+from prudent.errors import DataError, PosteriorError
 from prudent.models import progress_bar
 from prudent.posteriors._ensemble import EnsembleScorer, MemberPairs, MemberTexts, ScoredMember, mixture
 from prudent.posteriors._ensemble_figures import EnsembleFigures, ensemble_figures, write_ensemble
@@ -19,6 +19,7 @@ from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load
 from prudent.posteriors._member_calibration import MemberCalibration, calibrate_member
 from prudent.posteriors._protocol import Contrasts
 from prudent.posteriors._store import CONFIG, TENSORS
+from prudent.posteriors._training_record import training_settings
 from prudent.training import data_digest
 
 __all__ = ["EnsembleResult", "MemberFigures", "ensemble"]
@@ -98,10 +99,10 @@ def ensemble(
 
     Rewards of different models have different units. On preferences that no member was trained on, each member's
     rewards are multiplied by the scale that makes its Bradley-Terry probabilities most likely, and shifted so that
-    their mean is zero on the texts of these pairs. The scale is that of the mean alone, also where a member has a posterior of its
-    own, whose variance is scaled along: a moderated likelihood would mend a posterior that is too wide by an ever
-    larger scale. The members stay where they are; the folder written names them, by a path relative to it where they
-    lie inside, with what their weights, tokenizer and posterior must be when it is loaded.
+    their mean is zero on the texts of these pairs. The scale is that of the mean alone, also where a member has a
+    posterior of its own, whose variance is scaled along: a moderated likelihood would mend a posterior that is too wide
+    by an ever larger scale. The members stay where they are; the folder written names them, by a path relative to it
+    where they lie inside, with what their weights, tokenizer and posterior must be when it is loaded.
 
     Args:
         members: at least two folders or hub names of reward models, with or without posteriors.
@@ -232,7 +233,7 @@ def _require_common_base(loaded: Sequence[ScoredMember], paths: Sequence[str | P
                 "their rewards have scales of their own; calibrate them on preferences by data"
             )
     for member, path in zip(loaded, paths, strict=True):
-        if _training_settings(path).get("loss") == "classification":
+        if training_settings(path).get("loss") == "classification":
             raise PosteriorError(
                 f"member {member.name} was trained by classification, so its rewards are no logits of a preference; "
                 "calibrate the members on preferences by data"
@@ -306,22 +307,10 @@ def _notes(members: Sequence[MemberFigures], pairs: Preferences | None) -> list[
     if len(pairs) < _FEW_PAIRS:
         notes.append(f"only {len(pairs)} pairs chose the scales; others may choose other ones")
     digest = data_digest(pairs.rows)
-    seen = [member.name for member in members if _training_settings(member.path).get("data") == digest]
+    seen = [member.name for member in members if training_settings(member.path).get("data") == digest]
     if seen:
         notes.append(
             f"{', '.join(seen)} {'was' if len(seen) == 1 else 'were'} trained on these very pairs, so the scale found "
             "is too large; calibrate on held-out pairs"
         )
     return notes
-
-
-def _training_settings(path: str | Path) -> dict[str, Any]:
-    """What prudent's training left beside a model; nothing where it did not make it."""
-    record = Path(path) / "training_result.json"
-    if not record.is_file():
-        return {}
-    try:
-        settings: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{record} is damaged ({error}); remove it") from error
-    return settings
