@@ -15,11 +15,12 @@ def train_linear(
 ) -> tuple[Tensor, Tensor]:
     """Weights `[M, D, H]` and biases `[M, D]` float64 of M linear heads on the task's features.
 
-    Head m minimises `sum_i n_mi loss_i(w) + precision / 2 ||w - a_m||^2`: `a_m` is drawn from the prior and `n_mi`
-    counts how often datum i was drawn for it. For a linear head, training what is added to a fixed draw `a_m` (a prior
-    function) is the same. With both, the covariance of the members tends to that of the Laplace posterior: near its
-    mode, `w_m = S (H n_m-noise + precision a_m)` with the two terms' covariances H and the precision, so `S (H +
-    precision) S = S`; anchors alone give `S precision S` (arXiv 1810.05546 for Gaussian likelihoods).
+    Head m minimises `sum_i n_mi loss_i(w) + precision / 2 ||w - a_m||^2`: `a_m` is drawn from the prior, for the output
+    that is the reward, and 0 for others; `n_mi` counts how often datum i was drawn for it. For a linear head, training
+    what is added to a fixed draw `a_m` (a prior function) is the same. With both, the covariance of the members tends
+    to that of the Laplace posterior: about its mode `w_m` is off by `S (g_m + precision a_m)`, S that covariance and
+    `g_m` the gradient that the draw of the data adds, whose covariance is the curvature H; so `S (H + precision) S =
+    S`. Anchors alone give `S precision S` (compare arXiv 1810.05546).
 
     Args:
         task: float64.
@@ -29,13 +30,12 @@ def train_linear(
     """
     size, outputs, members = task.num_features, task.num_outputs, len(generators)
     bias_mean, bias_std = task.bias_prior()
-    draws = torch.stack(
-        [torch.randn(outputs, size + 1, generator=generator, dtype=torch.float64) for generator in generators]
-    )
+    draws = torch.stack([torch.randn(size, generator=generator, dtype=torch.float64) for generator in generators])
     weights = member_weights(task.group, generators, bootstrap=bootstrap)
-    anchor, bias_anchor = draws[..., :size] / prior.precision**0.5, bias_mean + bias_std * draws[..., size]
+    anchor = torch.zeros(members, outputs, size, dtype=torch.float64)
+    anchor[:, task.reward_output] = draws / prior.precision**0.5
     inputs = task.inputs
-    fixed = (anchor @ inputs.T).transpose(1, 2) + bias_anchor.unsqueeze(1)
+    fixed = (anchor @ inputs.T).transpose(1, 2) + bias_mean
     # Coordinates in which the posterior of one head is about round: along eigenvectors of inputs and of outputs.
     rotated = inputs @ prior.vectors
     strength, mixing = torch.linalg.eigh(task.output_curvature())
@@ -66,4 +66,4 @@ def train_linear(
         max_steps=2000 if kinked else 500,
     )
     moved, shift = unpack(found)
-    return anchor + moved @ prior.vectors.T, bias_anchor + shift
+    return anchor + moved @ prior.vectors.T, bias_mean + shift

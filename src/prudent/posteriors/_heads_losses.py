@@ -13,6 +13,7 @@ from prudent.training import preference_nll
 __all__ = [
     "QUANTILE_LEVELS",
     "HeadsKind",
+    "increment_outputs",
     "log_sigmoid_of_normal",
     "monotone_quantiles",
     "num_outputs",
@@ -27,6 +28,7 @@ QUANTILE_LEVELS: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))
 """0.05, 0.10, ..., 0.95 (QRM, arXiv 2409.10164)."""
 
 _MEDIAN = len(QUANTILE_LEVELS) // 2
+_INCREMENT_RATE = 0.3
 
 
 def num_outputs(kind: HeadsKind) -> int:
@@ -66,6 +68,11 @@ def pair_loss(kind: HeadsKind, chosen: Tensor, rejected: Tensor, label: Tensor, 
     return loss
 
 
+def increment_outputs(increments: Tensor) -> Tensor:
+    """The outputs that give positive increments between quantiles: the inverse of their `softplus`."""
+    return increments.expm1().log() / _INCREMENT_RATE
+
+
 def log_sigmoid_of_normal(mean: Tensor, variance: Tensor) -> Tensor:
     """`log E sigma(z)`, `z ~ N(mean, variance)`, with gradients that are smooth down to variance 0.
 
@@ -102,6 +109,9 @@ def _scale_mixture() -> tuple[Tensor, Tensor]:
 def monotone_quantiles(outputs: Tensor) -> Tensor:
     """Quantiles that cannot cross: the median, and increments up and down from it that are positive by `softplus`.
 
+    What widths do is a matter of their logarithm, which moves less than the median: hence the rate of 0.3 of their
+    outputs.
+
     Args:
         outputs: `[..., Q]` of a head; the middle one is the median.
 
@@ -109,8 +119,8 @@ def monotone_quantiles(outputs: Tensor) -> Tensor:
         `[..., Q]` in ascending order.
     """
     median = outputs[..., _MEDIAN : _MEDIAN + 1]
-    up = median + softplus(outputs[..., _MEDIAN + 1 :]).cumsum(-1)
-    down = median - softplus(outputs[..., :_MEDIAN]).flip(-1).cumsum(-1).flip(-1)
+    up = median + softplus(_INCREMENT_RATE * outputs[..., _MEDIAN + 1 :]).cumsum(-1)
+    down = median - softplus(_INCREMENT_RATE * outputs[..., :_MEDIAN]).flip(-1).cumsum(-1).flip(-1)
     return torch.cat([down, median, up], -1)
 
 

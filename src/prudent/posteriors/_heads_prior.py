@@ -14,6 +14,8 @@ from prudent.posteriors._logistic import MAX_PRIOR_PRECISION, fit_logistic, maxi
 __all__ = ["LinearPrior", "pair_prior", "score_prior"]
 
 _MIN_PRIOR_PRECISION = 1e-4
+_MIN_RESIDUAL_VARIANCE = 1e-3
+"""Of standardised scores: what a head explains to less than 3 % of their spread counts as explained to that."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def score_prior(features: Tensor, scores: Tensor, prior_precision: float | None)
         return float(spread.log().sum() + (energy / spread).sum()) + free * math.log(variance) + rest / variance
 
     def best_variance(precision: float) -> float:
-        return minimize_on_log_scale(lambda variance: loss(precision, variance), 1e-6, 10.0)
+        return minimize_on_log_scale(lambda variance: loss(precision, variance), _MIN_RESIDUAL_VARIANCE, 10.0)
 
     if prior_precision is None:
         prior_precision = minimize_on_log_scale(

@@ -10,6 +10,7 @@ from torch import Tensor
 from prudent.posteriors._heads_losses import (
     QUANTILE_LEVELS,
     HeadsKind,
+    increment_outputs,
     monotone_quantiles,
     num_outputs,
     pair_loss,
@@ -98,19 +99,20 @@ class HeadsTask:
     def bias_prior(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `[D]` float64 of the prior of each output's bias; 0 and 0 where there is none.
 
-        Pairs say nothing about the bias of a reward, and features are centred. The increments between quantiles start
-        as those of a Gaussian.
+        Pairs say nothing about the bias of a reward, and features are centred; they say little about how much noise
+        there is in all, since noise and steepness make up for each other. Increments between quantiles are expected to
+        be those of a Gaussian.
         """
         mean, std = torch.zeros(2, self.num_outputs, dtype=torch.float64)
         if self.kind == "mean_variance":
             std[1] = 1.0
         if self.kind == "quantile":
-            std[:] = 1.0
+            std[:] = 3.0
             levels = torch.tensor(QUANTILE_LEVELS, dtype=torch.float64)
             gaps = self.residual_std * torch.special.ndtri(levels).diff()
             increments = torch.cat([gaps[: self.reward_output], gaps[self.reward_output :]])
             places = [place for place in range(self.num_outputs) if place != self.reward_output]
-            mean[places] = increments.expm1().log()
+            mean[places] = increment_outputs(increments)
         return mean, std
 
     def output_curvature(self) -> Tensor:
