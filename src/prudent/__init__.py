@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         concatenate,
         from_arrow,
     )
-    from prudent.scoring import ScoredPool, read_scored, score, select
+    from prudent.scoring import ScoredPool, read_scored, score, score_members, select
     from prudent.selection import best_of_n, best_of_n_curve, best_of_n_kl
     from prudent.training import TrainingConfig, train
     from prudent.utility import risk_rule
@@ -68,6 +68,7 @@ __all__ = [
     "risk_rule",
     "run_demo",
     "score",
+    "score_members",
     "select",
     "train",
 ]
@@ -88,7 +89,7 @@ _HOMES = {
         "concatenate",
         "from_arrow",
     ),
-    "prudent.scoring": ("ScoredPool", "read_scored", "score", "select"),
+    "prudent.scoring": ("ScoredPool", "read_scored", "score", "score_members", "select"),
     "prudent.selection": ("best_of_n", "best_of_n_curve", "best_of_n_kl"),
     "prudent.training": ("TrainingConfig", "train"),
     "prudent.utility": ("risk_rule",),
