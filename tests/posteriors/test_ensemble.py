@@ -186,7 +186,7 @@ def no_member(folder: Path) -> None:
         (damaged_weights, r"member m1: cannot load"),
         (other_weights, r"the weights of member m1 changed"),
         (other_tokenizer, r"the tokenizer of member m1 changed"),
-        (no_member, r"member m1: there is no folder"),
+        (no_member, r"member m1 is missing: there is no folder"),
     ],
 )
 def test_a_member_that_is_not_what_it_was_is_named(

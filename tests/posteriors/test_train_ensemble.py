@@ -69,7 +69,7 @@ def test_the_ensemble_is_its_members_and_its_figures_are_those_of_their_mean(
     assert again.figures.nll_map == pytest.approx(float(torch.nn.functional.softplus(-contrast).mean()), rel=1e-4)
     config = json.loads((trained / "posterior_config.json").read_text())
     assert config["fitted_on"]["seeds"] == [3, 4]
-    assert [member["path"] for member in config["members"]] == ["member_0", "member_1"]
+    assert [member["path"] for member in config["members"]] == ["./member_0", "./member_1"]
     assert "by 2 seeds" in (trained / "README.md").read_text()
 
 

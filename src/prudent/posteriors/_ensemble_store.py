@@ -7,7 +7,6 @@ ensemble/member_0/                an ordinary reward-model folder, with or witho
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +142,7 @@ def saved_members(folder: str | Path) -> list[EnsembleMember]:
         folder: written by `save_ensemble`.
 
     Raises:
+        ModelError: the folder of a member is missing.
         PosteriorError: the folder is damaged.
     """
     place = Path(folder)
@@ -151,7 +151,7 @@ def saved_members(folder: str | Path) -> list[EnsembleMember]:
     tensors = read_tensors(place / TENSORS)
     try:
         return [
-            EnsembleMember(entry["name"], _found_path(entry["path"], place), float(scale), float(offset))
+            EnsembleMember(entry["name"], _found_path(entry["path"], place, entry["name"]), float(scale), float(offset))
             for entry, scale, offset in zip(
                 read_config(place / CONFIG)["members"], tensors["scale"], tensors["offset"], strict=True
             )
@@ -218,12 +218,20 @@ def _load_models(
 
 
 def _stored_path(path: str | Path, folder: Path) -> str:
-    """Relative to the ensemble for what lies within it, absolute for other folders, hub names as they are."""
+    """`./` and the way from the ensemble for what lies within it, absolute for other folders, hub names as they are."""
     if not Path(path).exists():
         return str(path)
     inner, outer = Path(path).resolve(), folder.resolve()
-    return os.path.relpath(inner, outer) if outer in inner.parents else str(inner)
+    return f"./{inner.relative_to(outer).as_posix()}" if outer in inner.parents else str(inner)
 
 
-def _found_path(path: str, folder: Path) -> str:
-    return str(folder / path) if (folder / path).exists() or path.startswith("member_") else path
+def _found_path(path: str, folder: Path, name: str) -> str:
+    """Where a member is; a folder that is gone is never looked for on the hub, where another may have its name."""
+    found = folder / path if path.startswith("./") else Path(path)
+    if not path.startswith("./") and not found.is_absolute():
+        return path
+    if not found.is_dir():
+        raise ModelError(
+            f"member {name} is missing: there is no folder {found}; put it back or make the ensemble again"
+        )
+    return str(found)
