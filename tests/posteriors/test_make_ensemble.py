@@ -188,7 +188,13 @@ def test_a_member_that_changed_is_named_when_the_ensemble_is_loaded(
     for folder in folders:
         shutil.copytree(folder, tmp_path / folder.name)
     ensemble([tmp_path / "llama", tmp_path / "bert"], tmp_path / "both", data=pairs, progress=False)
+    load_scorer(tmp_path / "both", dtype=torch.bfloat16)
     model = RewardModel.from_pretrained(tmp_path / "bert")
+    weight, bias = model.head_values()
+    model.set_head(1.1 * weight, bias or 0.0)
+    model.save_pretrained(tmp_path / "bert")
+    with pytest.raises(PosteriorError, match="the head of member bert changed"):
+        load_scorer(tmp_path / "both")
     with torch.no_grad():
         next(iter(model.model.parameters())).add_(0.1)
     model.save_pretrained(tmp_path / "bert")

@@ -1,7 +1,7 @@
 """An ensemble on disk: which reward models are its members, and the scale on which each of them enters.
 
 ensemble/posterior_config.json    kind "ensemble", the members with scale, offset and what names their weights
-ensemble/posterior.safetensors    scale and offset, float64
+ensemble/posterior.safetensors    scale and offset, float64; the members' heads, by which they are known again
 ensemble/member_0/                an ordinary reward-model folder, with or without a posterior; members may also lie
                                   elsewhere, or on the hub
 """
@@ -17,6 +17,7 @@ import torch
 from prudent.errors import ModelError, PosteriorError
 from prudent.models import RewardModel, atomic_file, load_reward_models, tokenizer_hash
 from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember
+from prudent.posteriors._protocol import check_head
 from prudent.posteriors._scorer import ModelScorer
 from prudent.posteriors._store import CONFIG, FORMAT_VERSION, TENSORS, load_posterior, read_config, read_tensors
 
@@ -108,7 +109,9 @@ def save_ensemble(
         name: torch.tensor([getattr(member, name) for member in ensemble.members], dtype=torch.float64)
         for name in ("scale", "offset")
     }
-    save_file(columns, Path(folder) / TENSORS)
+    # The fingerprint names the weights below the head, which another precision would round.
+    heads = {f"head_{place}": member.scorer.model.head_values()[0] for place, member in enumerate(ensemble.members)}
+    save_file({**columns, **heads}, Path(folder) / TENSORS)
     described = [
         {
             "name": member.name,
@@ -184,8 +187,9 @@ def load_ensemble(
         ]
     except KeyError as error:
         raise _damaged(place, error) from error
+    heads = read_tensors(place / TENSORS)
     loaded = load_members(members, max_length=max_length, dtype=dtype)
-    for member, wanted in zip(loaded, expected, strict=True):
+    for number, (member, wanted) in enumerate(zip(loaded, expected, strict=True)):
         here = {**_names_of(member.scorer.model), "posterior_basis_id": member.scorer.basis_id}
         for name, what in (
             ("model_fingerprint", "weights"),
@@ -193,10 +197,16 @@ def load_ensemble(
             ("posterior_basis_id", "posterior"),
         ):
             if here[name] != wanted[name]:
-                raise PosteriorError(
-                    f"{folder}: the {what} of member {member.name} changed after the ensemble was made; make it again"
-                )
+                raise _changed(place, what, member.name)
+        try:
+            check_head(heads[f"head_{number}"], member.scorer.model)
+        except (KeyError, RuntimeError, PosteriorError) as error:
+            raise _changed(place, "head", member.name) from error
     return EnsembleScorer(loaded)
+
+
+def _changed(folder: Path, what: str, name: str) -> PosteriorError:
+    return PosteriorError(f"{folder}: the {what} of member {name} changed after the ensemble was made; make it again")
 
 
 def _damaged(folder: Path, error: Exception) -> PosteriorError:
