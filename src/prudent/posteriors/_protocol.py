@@ -44,8 +44,6 @@ class Prediction:
         factor: `[N, K]` float32 factor for storage, or None when it was not asked for. Where there are members it is
             that of the covariance within members, and None where they have none.
         members: `[N, M]` rewards by each member of an ensemble; None where there is no ensemble.
-        within_variance: `[N]` variance within members, averaged over them, a part of `variance`; None where members
-            have no variance of their own.
         within_variance: `[N]` the part of `variance` that is the members' own, averaged; None where they have none.
     """
 
@@ -56,7 +54,6 @@ class Prediction:
     centered_variance: Tensor
     factor: Tensor | None
     members: Tensor | None = None
-    within_variance: Tensor | None = None
     within_variance: Tensor | None = None
 
 
