@@ -92,11 +92,17 @@ def test_rules_are_those_of_the_library():
 def test_choices_of_fit_are_those_of_the_library():
     from typing import get_args
 
-    from prudent.cli._fit import HeadName, PoolingName, PosteriorName
+    from prudent.cli._fit import ArchitectureName, DiversityName, HeadName, PoolingName, PosteriorName
     from prudent.models import Pooling
-    from prudent.posteriors import HeadChoice, PosteriorKind
+    from prudent.posteriors import Diversity, HeadArchitecture, HeadChoice, PosteriorKind
 
-    for names, known in ((PosteriorName, PosteriorKind), (PoolingName, Pooling), (HeadName, HeadChoice)):
+    for names, known in (
+        (PosteriorName, PosteriorKind),
+        (PoolingName, Pooling),
+        (HeadName, HeadChoice),
+        (ArchitectureName, HeadArchitecture),
+        (DiversityName, Diversity),
+    ):
         assert {name.value for name in names} == set(get_args(known))
 
 

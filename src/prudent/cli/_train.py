@@ -8,7 +8,8 @@ import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome, table
-from prudent.cli._fit import LORA_KINDS, POSTERIOR, PosteriorName, describe
+from prudent.cli._fit import LORA_KINDS, POSTERIOR, PosteriorName
+from prudent.cli._fit_words import describe
 from prudent.cli._options import (
     FILES,
     EvalSplitOption,

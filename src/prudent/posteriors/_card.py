@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from prudent.models import RewardModel
 from prudent.posteriors._heads import HeadsPosterior
 
 if TYPE_CHECKING:
     from prudent.posteriors._fit import FitResult
     from prudent.posteriors._held_out import HeldOutFigures
 
-__all__ = ["card_with_posterior"]
+__all__ = ["card_with_posterior", "write_card"]
 
 _HEADING = "## Posterior over rewards"
 
@@ -80,6 +81,29 @@ def card_with_posterior(existing: str | None, result: "FitResult", *, library: s
         "",
     ]
     return existing.partition(_HEADING)[0].rstrip() + "\n\n" + "\n".join(lines)
+
+
+def write_card(folder: Path, source: Path | None, model: RewardModel, result: "FitResult", data: str) -> None:
+    """Write the README.md of a folder that `fit` makes.
+
+    Args:
+        folder: exists.
+        source: folder of the model fitted to; None for a loaded one.
+        model: that was fitted to.
+        result: what was fitted.
+        data: what it was fitted on.
+    """
+    place = None if source is None else source / "README.md"
+    # A card that prudent did not write speaks of another model, the base or one made elsewhere.
+    existing = place.read_text(encoding="utf-8") if place is not None and place.is_file() else ""
+    card = card_with_posterior(
+        existing if "- prudent\n" in existing else None,
+        result,
+        library="peft" if hasattr(model.model, "peft_config") else "transformers",
+        base=model.base_name_and_revision()[0],
+        data=data,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _held_out(figures: "HeldOutFigures") -> list[str]:

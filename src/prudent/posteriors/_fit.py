@@ -8,7 +8,7 @@ from prudent.data import OnBad, Preferences, check_eval_split, check_leak, choos
 from prudent.errors import PosteriorError, UnsupportedError
 from prudent.models import Pooling, RewardModel, atomic_folder
 from prudent.posteriors._blocks import find_blocks
-from prudent.posteriors._card import card_with_posterior
+from prudent.posteriors._card import write_card
 from prudent.posteriors._ensemble_store import is_ensemble
 from prudent.posteriors._fit_heads import check_heads_options, fit_head_kind
 from prudent.posteriors._fit_kinds import HeldOut, fit_last_layer, fit_lora
@@ -294,7 +294,7 @@ def fit(
         process.wait_for_everyone()  # others may still be reading the model from the folder to be replaced
         if folder is not None:
             loaded.save_pretrained(folder)
-            _write_card(folder, source, loaded, result, loaded_data.summary.source)
+            write_card(folder, source, loaded, result, loaded_data.summary.source)
             figures = {key: value for key, value in result.to_dict().items() if key.startswith(("num_", "train_"))}
             save_posterior(
                 fitted.posterior,
@@ -344,17 +344,3 @@ def _load(
         else load_preferences(eval_data, split=eval_split or "train", on_bad=on_bad)
     )
     return preferences, check_leak(preferences, held_out, on_bad=on_bad)
-
-
-def _write_card(folder: Path, source: Path | None, model: RewardModel, result: FitResult, data: str) -> None:
-    place = None if source is None else source / "README.md"
-    # A card that prudent did not write speaks of another model, the base or one made elsewhere.
-    existing = place.read_text(encoding="utf-8") if place is not None and place.is_file() else ""
-    card = card_with_posterior(
-        existing if "- prudent\n" in existing else None,
-        result,
-        library="peft" if hasattr(model.model, "peft_config") else "transformers",
-        base=model.base_name_and_revision()[0],
-        data=data,
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
