@@ -14,21 +14,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prudent.errors import DataError, PosteriorError
 from prudent.models import EncodedTexts, Message, rewards_of_each, tokenizer_hash
-from prudent.posteriors._pair_texts import PairTexts
+from prudent.posteriors._member_texts import MemberPairs, MemberTexts
+from prudent.posteriors._plain import plain_prediction
 from prudent.posteriors._projection import STORED_COLUMNS, Projection
-from prudent.posteriors._protocol import Center, Contrasts, Prediction, group_average
+from prudent.posteriors._protocol import Center, Contrasts, Prediction
 from prudent.posteriors._scorer import ModelScorer
 
-__all__ = ["EnsembleScorer", "MemberPairs", "MemberTexts", "ScoredMember", "mixture"]
+__all__ = ["EnsembleScorer", "ScoredMember", "mixture"]
 
 _Read = TypeVar("_Read")
 
@@ -63,77 +62,6 @@ class ScoredMember:
         )
 
 
-@dataclass(frozen=True)
-class MemberTexts:
-    """N texts, once for each way in which the members tokenize.
-
-    Attributes:
-        parts: the texts by each way.
-        which: `[M]` way of each member.
-    """
-
-    parts: tuple[EncodedTexts, ...]
-    which: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.parts[0])
-
-    def of(self, member: int) -> EncodedTexts:
-        """The texts as a member reads them."""
-        return self.parts[self.which[member]]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """`[N]` tokens, of the member that makes most of them."""
-        longest: NDArray[np.int64] = np.max([part.lengths for part in self.parts], axis=0)
-        return longest
-
-    @property
-    def truncated(self) -> NDArray[np.bool_]:
-        """`[N]` the response was cut for a member."""
-        cut: NDArray[np.bool_] = np.any([part.truncated for part in self.parts], axis=0)
-        return cut
-
-    @property
-    def prompt_truncated(self) -> NDArray[np.bool_]:
-        """`[N]` the prompt was cut for a member."""
-        cut: NDArray[np.bool_] = np.any([part.prompt_truncated for part in self.parts], axis=0)
-        return cut
-
-    def select(self, index: NDArray[np.int64]) -> Self:
-        """The texts at some places, in that order."""
-        return type(self)(tuple(part.select(index) for part in self.parts), self.which)
-
-    def digest(self) -> str:
-        """Names the texts as they are read."""
-        return " ".join(part.digest() for part in self.parts)
-
-
-@dataclass(frozen=True)
-class MemberPairs:
-    """P pairs, once for each way in which the members tokenize; attributes as of `MemberTexts`."""
-
-    parts: tuple[PairTexts, ...]
-    which: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.parts[0])
-
-    def of(self, member: int) -> PairTexts:
-        """The pairs as a member reads them."""
-        return self.parts[self.which[member]]
-
-    @property
-    def label(self) -> Tensor:
-        """`[P]` float64 probability that chosen is the better one."""
-        return self.parts[0].label
-
-    @property
-    def num_truncated(self) -> int:
-        """Texts whose response was cut, for the member for which most were."""
-        return max(part.num_truncated for part in self.parts)
-
-
 class EnsembleScorer:
     """M reward models as one posterior.
 
@@ -158,6 +86,9 @@ class EnsembleScorer:
         ways = [(tokenizer_hash(model.tokenizer), model.max_length) for model in self._models()]
         self._ways = list(dict.fromkeys(ways))
         self._which = tuple(self._ways.index(way) for way in ways)
+        # Of the covariance within members, if each that has one can give its factor.
+        sizes = [member.scorer.posterior.factor_size for member in members if member.scorer.has_variance]
+        self._has_factor = bool(sizes) and min(sizes) > 0
 
     @property
     def kind(self) -> str:
@@ -219,24 +150,24 @@ class EnsembleScorer:
     ) -> Prediction:
         """See `prudent.posteriors.Scorer.predict`; the members' rewards come along.
 
-        A factor that is asked for is that of the covariance within members, projected to 256 columns; where members
-        have no posterior of their own there is none, since the joint posterior is then the members themselves.
+        A factor that is asked for is that of the covariance within members, projected to 256 columns. Where members
+        have no posterior of their own there is none, since the joint posterior is then the members themselves, and
+        none where a member's own posterior has none.
         """
         count = _scaled(advance, len(texts), len(texts) * self.num_members)
         plain = self._plain_rewards(texts.of, tokens_per_batch, count)
-        unique, local = torch.unique(group, return_inverse=True)
         found: list[Prediction] = []
         for place, member in enumerate(self.members):
             parts = {key: center.parts[place] for key, center in (centers or {}).items()}
             if place in plain:
-                one = _plain_prediction(plain[place], unique, local, reference_weight, parts)
+                one = plain_prediction(plain[place], group, reference_weight, parts)
             else:
                 one = member.scorer.predict(
                     texts.of(place),
                     group=group,
                     reference_weight=reference_weight,
                     centers=parts,
-                    with_factor=with_factor and member.scorer.posterior.factor_size > 0,
+                    with_factor=with_factor and self._has_factor,
                     tokens_per_batch=tokens_per_batch,
                     advance=count,
                 )
@@ -251,7 +182,7 @@ class EnsembleScorer:
             noise=torch.stack([one.noise for one in found], 1).mean(1),
             reference_mean=(members - deviations).mean(1),
             centered_variance=deviations.var(1) + torch.stack([one.centered_variance for one in found], 1).mean(1),
-            factor=self._stored_factor(found) if with_factor else None,
+            factor=self._stored_factor(found) if with_factor and self._has_factor else None,
             members=members,
             within_variance=within if any(member.scorer.has_variance for member in self.members) else None,
         )
@@ -322,13 +253,15 @@ class EnsembleScorer:
         return [member.scorer.model for member in self.members]
 
     def _described(self, member: ScoredMember) -> dict[str, Any]:
-        identity = member.scorer.identity()
+        model = member.scorer.model
+        # How it is read now, its dtype above all, is not what the ensemble is.
+        head = model.head_values()[0].to(torch.bfloat16).view(torch.int16).numpy().tobytes()
         return {
             "scale": member.scale,
             "offset": member.offset,
-            # How it is read now, its dtype above all, is not what the ensemble is.
-            "model": identity["model"].split("-")[0],
-            "posterior": identity["posterior"],
+            "model": model.fingerprint(),
+            "head": hashlib.sha256(head).hexdigest()[:16],
+            "posterior": f"{member.scorer.kind}-{member.scorer.basis_id}",
         }
 
     def _each_way(self, encode: Callable[[ModelScorer], _Read]) -> list[_Read]:
@@ -361,14 +294,14 @@ class EnsembleScorer:
             found.update({place: rewards[:, column] for column, place in enumerate(places)})
         return found
 
-    def _stored_factor(self, found: Sequence[Prediction]) -> Tensor | None:
-        """`[N, 256]` factor of the covariance within members; None where no member has one."""
-        total = None
-        for seed, one in enumerate(found):
-            if one.factor is not None:
-                projection = Projection(one.factor.shape[1], STORED_COLUMNS, seed, one.factor)
-                part = projection(one.factor) / self.num_members**0.5
-                total = part if total is None else total + part
+    def _stored_factor(self, found: Sequence[Prediction]) -> Tensor:
+        """`[N, 256]` factor of the covariance within members."""
+        parts = [
+            Projection(one.factor.shape[1], STORED_COLUMNS, seed, one.factor)(one.factor)
+            for seed, one in enumerate(found)
+            if one.factor is not None
+        ]
+        total: Tensor = torch.stack(parts).sum(0) / self.num_members**0.5
         return total
 
 
@@ -382,18 +315,6 @@ def mixture(found: Sequence[Contrasts]) -> Contrasts:
         torch.stack(part, 1) for part in zip(*((one.mean, one.variance, one.noise) for one in found), strict=True)
     )
     return Contrasts(means.mean(1), means.var(1) + within.mean(1), noise.mean(1))
-
-
-def _plain_prediction(
-    rewards: Tensor, unique: Tensor, local: Tensor, reference_weight: Tensor, centers: Mapping[int, Center]
-) -> Prediction:
-    """What a model without a posterior says of texts, from its rewards."""
-    average = group_average(rewards.unsqueeze(1), local, reference_weight, len(unique)).squeeze(1)
-    for position, key in enumerate(unique.tolist()):
-        if key in centers:
-            average[position] = centers[key].mean
-    unknown = torch.full_like(rewards, torch.nan)
-    return Prediction(rewards, unknown, torch.zeros_like(rewards), average[local], unknown, None)
 
 
 def _scaled(advance: Callable[[int], None], units: int, steps: int) -> Callable[[int], None]:

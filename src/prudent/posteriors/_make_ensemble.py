@@ -13,10 +13,11 @@ from torch import Tensor
 from prudent.data import DataSource, Preferences, choose_split, load_preferences
 from prudent.errors import DataError, PosteriorError
 from prudent.models import progress_bar
-from prudent.posteriors._ensemble import EnsembleScorer, MemberPairs, MemberTexts, ScoredMember, mixture
+from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember, mixture
 from prudent.posteriors._ensemble_figures import EnsembleFigures, ensemble_figures, write_ensemble
 from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load_members
 from prudent.posteriors._member_calibration import MemberCalibration, calibrate_member
+from prudent.posteriors._member_texts import MemberPairs, MemberTexts
 from prudent.posteriors._protocol import Contrasts
 from prudent.posteriors._store import CONFIG, TENSORS
 from prudent.posteriors._training_record import training_settings

@@ -12,7 +12,7 @@ from prudent.models import EncodedTexts, RewardModel
 from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._protocol import Center, Contrasts, Prediction, group_average
 
-__all__ = ["PlainRewards"]
+__all__ = ["PlainRewards", "plain_prediction"]
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,7 @@ class PlainRewards:
         if with_factor:
             raise PosteriorError("a factor needs a posterior, and this model has none; fit one with `prudent fit`")
         mean = model.features(encoded, tokens_per_batch=tokens_per_batch, advance=advance)[1]
-        unique, local = torch.unique(group, return_inverse=True)
-        average = group_average(mean.unsqueeze(1), local, reference_weight, len(unique)).squeeze(1)
-        for position, key in enumerate(unique.tolist()):
-            if centers is not None and key in centers:
-                average[position] = centers[key].mean
-        unknown = torch.full_like(mean, torch.nan)
-        return Prediction(mean, unknown, torch.zeros_like(mean), average[local], unknown, None)
+        return plain_prediction(mean, group, reference_weight, centers or {})
 
     def contrasts(
         self,
@@ -94,3 +88,16 @@ class PlainRewards:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """There is nothing to save."""
         return {}, {"kind": self.kind}
+
+
+def plain_prediction(
+    mean: Tensor, group: Tensor, reference_weight: Tensor, centers: Mapping[int, Center]
+) -> Prediction:
+    """What is known of texts from their rewards alone; arguments as of `Posterior.predict`."""
+    unique, local = torch.unique(group, return_inverse=True)
+    average = group_average(mean.unsqueeze(1), local, reference_weight, len(unique)).squeeze(1)
+    for position, key in enumerate(unique.tolist()):
+        if key in centers:
+            average[position] = centers[key].mean
+    unknown = torch.full_like(mean, torch.nan)
+    return Prediction(mean, unknown, torch.zeros_like(mean), average[local], unknown, None)
