@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from prudent.models import RewardModel, SharedLayers, add_lora, load_reward_models, rewards_of_each
+from prudent.models import RewardModel, SharedLayers, add_lora, load_reward_models, rewards_of_each, tokenizer_hash
 
 TEXTS = (
     ["name a fruit"] * 3 + ["tell me about the river"] * 2,
@@ -92,3 +92,66 @@ def test_adapters_on_the_upper_half_leave_the_lower_half_alone(kind: str, tiny_m
     ]
     assert names
     assert all(".1." in name and ".0." not in name for name in names)  # two layers
+
+
+def test_a_dozen_adapters_keep_their_own_heads(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    """`adapter_1` is not `adapter_10`."""
+    folders = [
+        adapter(tiny_models("llama"), tmp_path / str(seed), seed, target_modules=["q_proj"]) for seed in range(12)
+    ]
+    models = load_reward_models(folders)
+    found = rewards_of_each(models, models[0].encode(*TEXTS))
+    alone = torch.stack([RewardModel.from_pretrained(folder).rewards(*TEXTS) for folder in folders], 1)
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_embeddings_of_their_own_are_below_all_layers(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    """GPT-2 calls its embedding wte."""
+    options = {"target_modules": ["c_attn"], "layers_to_transform": [1], "layers_pattern": "h", "fan_in_fan_out": True}
+    folders = [
+        adapter(tiny_models("gpt2"), tmp_path / str(seed), seed, modules_to_save=["wte", "score"], **options)
+        for seed in range(2)
+    ]
+    models = load_reward_models(folders)
+    with SharedLayers(models) as context:
+        assert context.count == 0
+    found = rewards_of_each(models, models[0].encode(*TEXTS))
+    alone = torch.stack([RewardModel.from_pretrained(folder).rewards(*TEXTS) for folder in folders], 1)
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_fingerprint_does_not_depend_on_the_company(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    """Other adapters rename weights of the base that this one leaves alone."""
+    folders = [
+        adapter(tiny_models("bert"), tmp_path / "all", 0, target_modules=["query", "value"]),
+        adapter(tiny_models("bert"), tmp_path / "upper", 1, target_modules=["query"], layers_to_transform=[1]),
+        adapter(tiny_models("bert"), tmp_path / "pooler", 2, target_modules=["key"], modules_to_save=["pooler"]),
+    ]
+    models = load_reward_models(folders)
+    assert len({id(model.model) for model in models}) == 1
+    alone = [RewardModel.from_pretrained(folder).fingerprint() for folder in folders]
+    assert len(set(alone)) == 3
+    assert [model.fingerprint() for model in models] == alone
+
+
+def test_an_adapter_that_rewrites_the_base_has_it_to_itself(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    plain = adapter(tiny_models("llama"), tmp_path / "plain", 0, target_modules=["q_proj"])
+    rewriting = adapter(
+        tiny_models("llama"), tmp_path / "pissa", 1, target_modules=["q_proj"], init_lora_weights="pissa"
+    )
+    models = load_reward_models([plain, rewriting, plain])
+    assert models[0].model is models[2].model
+    assert models[1].model is not models[0].model
+    torch.testing.assert_close(models[0].rewards(*TEXTS), RewardModel.from_pretrained(plain).rewards(*TEXTS))
+
+
+def test_tokenizers_that_give_models_other_inputs_are_told_apart(tiny_models: Callable[..., Path]) -> None:
+    tokenizer = RewardModel.from_pretrained(tiny_models("bert")).tokenizer
+    same = tokenizer_hash(tokenizer)
+    tokenizer("a text", padding="max_length", truncation=True, max_length=8)
+    assert tokenizer_hash(tokenizer) == same
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert tokenizer_hash(tokenizer) != same
+    again = RewardModel.from_pretrained(tiny_models("bert")).tokenizer
+    again.sep_token = "<cls>"
+    assert tokenizer_hash(again) != same

@@ -37,7 +37,6 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 class Rule(StrEnum):

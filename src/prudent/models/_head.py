@@ -41,7 +41,7 @@ def find_head(model: nn.Module, adapter: str | None = None) -> nn.Linear:
         and getattr(module, "out_features", None) == 1
         and "original_module" not in name
         and not name.startswith(adapted)
-        and (adapter is None or f".modules_to_save.{adapter}" in name or ".modules_to_save." not in name)
+        and (adapter is None or f".modules_to_save.{adapter}." in f"{name}." or ".modules_to_save." not in name)
     ]
     if not heads:
         raise ModelError(f"{type(model).__name__} has no linear layer with one output to read rewards from")

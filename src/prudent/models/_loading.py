@@ -122,14 +122,16 @@ def _load_adapted(
 
 
 def shareable_base(name: str) -> str | None:
-    """Names base, revision and kind of an adapter that can stand beside others like it on one base, else None."""
+    """Names base and revision of a LoRA adapter that can stand beside others on one base; None for everything else."""
     if not _is_adapter(name, None):
         return None
     config = _adapter_config(name, None)
-    # PEFT lets one adapter at most train biases of the base itself.
-    if getattr(config, "bias", "none") != "none":
-        return None
-    return f"{_resolve_base(name, config.base_model_name_or_path)}@{config.revision} {config.peft_type}"
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    # One adapter at most can train biases of the base itself, and some ways to start an adapter rewrite the base.
+    keeps_base = (
+        kind == "LORA" and config.bias == "none" and config.init_lora_weights in (True, False, "gaussian", "orthogonal")
+    )
+    return f"{_resolve_base(name, config.base_model_name_or_path)}@{config.revision}" if keeps_base else None
 
 
 def load_adapters(

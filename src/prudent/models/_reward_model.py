@@ -289,17 +289,8 @@ class RewardModel:
         Taken from the first values of every tensor in bfloat16, so that loading in half precision does not change it.
         """
         digest = hashlib.sha256()
-        model: Any = self.model
         head = {id(parameter) for parameter in self.head.parameters()}
-        named = dict(model.named_parameters())
-        if self.adapter is not None:
-            # As if it were the only adapter, under the name that PEFT gives to such a one.
-            others = set(model.peft_config) - {self.adapter}
-            named = {
-                name.replace(f".{self.adapter}.", ".default."): parameter
-                for name, parameter in named.items()
-                if others.isdisjoint(name.split("."))
-            }
+        named = dict(self.model.named_parameters()) if self.adapter is None else self._own_parameters(self.adapter)
         for name, parameter in sorted(named.items()):
             if id(parameter) in head or "original_module" in name:
                 continue
@@ -309,6 +300,30 @@ class RewardModel:
             digest.update(name.encode() + str(tuple(parameter.shape)).encode())
             digest.update(np.ascontiguousarray(values.cpu().numpy()).tobytes())
         return digest.hexdigest()[:16]
+
+    def _own_parameters(self, adapter: str) -> dict[str, Tensor]:
+        """Parameters by the names that they would have if no other adapter were there."""
+        model: Any = self.model
+        others = set(model.peft_config) - {adapter}
+        shared: list[str] = []  # what only other adapters made into a layer with an inside
+        for name, module in model.named_modules():
+            adapters = {
+                part for kind in getattr(module, "adapter_layer_names", ()) for part in getattr(module, kind, {})
+            }
+            saved = getattr(module, "modules_to_save", None)
+            adapters |= set(saved) if isinstance(saved, nn.ModuleDict) else set()
+            if adapters and adapter not in adapters:
+                shared.append(f"{name}.")
+        named = {}
+        for name, parameter in model.named_parameters():
+            if others.isdisjoint(name.split(".")):
+                for place in shared:
+                    if name.startswith(place):
+                        name = place + name.removeprefix(place).removeprefix("base_layer.").removeprefix(
+                            "original_module."
+                        )
+                named[name.replace(f".{adapter}.", ".default.")] = parameter
+        return named
 
 
 def _stated_max_length(config: Any, tokenizer: Any) -> int:

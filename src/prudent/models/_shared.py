@@ -14,6 +14,9 @@ from prudent.models._reward_model import RewardModel
 
 __all__ = ["SharedLayers", "load_reward_models", "rewards_of_each"]
 
+_ABOVE_LAYERS = frozenset({"score", "classifier", "pooler", "pre_classifier", "head", "norm", "ln_f"})
+"""Names, in one architecture or another, of what reads the states of the last layer."""
+
 
 def load_reward_models(
     names_or_paths: Sequence[str | Path],
@@ -112,6 +115,8 @@ class SharedLayers:
         self._output = None
 
     def __enter__(self) -> Self:
+        # An instance may have a forward of its own, put there by others.
+        self._before = [vars(layer).get("forward") for layer in self._layers]
         for place, layer in enumerate(self._layers):
             layer.forward = self._shared(layer.forward, place == len(self._layers) - 1)
         return self
@@ -119,8 +124,11 @@ class SharedLayers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for layer in self._layers:
-            del layer.forward  # the class's own is seen again
+        for layer, before in zip(self._layers, self._before, strict=True):
+            if before is None:
+                del layer.forward  # the class's own is seen again
+            else:
+                layer.forward = before
         self._output = None
 
     def _shared(self, forward: Callable[..., Any], is_last: bool) -> Callable[..., Any]:
@@ -160,7 +168,9 @@ def _layers_below_adapters(models: Sequence[RewardModel]) -> list[Any]:
     if len(stacks) != 1:
         return []
     name, stack = stacks[0]
-    if any("embed" in other and not other.startswith(f"{name}.") for other in changed):
+    outside = [other for other in changed if not other.startswith(f"{name}.")]
+    # What is not known to come after the layers, an embedding above all, may come before them.
+    if any(_ABOVE_LAYERS.isdisjoint(other.split(".")) for other in outside):
         return []
     first = min(int(other.removeprefix(f"{name}.").split(".")[0]) for other in changed if other.startswith(f"{name}."))
     return list(stack)[:first]

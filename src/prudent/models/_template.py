@@ -58,8 +58,15 @@ def tokenizer_hash(tokenizer: Any) -> str:
     # Whoever called the tokenizer last left these there.
     for passing in ("truncation", "padding"):
         described.pop(passing, None)
-    parts = [json.dumps(described, sort_keys=True), template_hash(tokenizer), *map(str, tokenizer.all_special_ids)]
+    roles = {name: tokenizer.convert_tokens_to_ids(str(token)) for name, token in _special_tokens(tokenizer)}
+    # Which inputs a model takes, segment ids above all, is part of how it is to be read.
+    parts = [json.dumps(part, sort_keys=True) for part in (described, roles, list(tokenizer.model_input_names))]
+    parts.append(template_hash(tokenizer))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _special_tokens(tokenizer: Any) -> list[tuple[str, Any]]:
+    return [(name, token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)]
 
 
 def template_hash(tokenizer: Any) -> str:

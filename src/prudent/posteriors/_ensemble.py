@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from prudent.errors import DataError, PosteriorError
+from prudent.errors import DataError, PosteriorError, UnsupportedError
 from prudent.models import EncodedTexts, Message, rewards_of_each, tokenizer_hash
 from prudent.posteriors._member_texts import MemberPairs, MemberTexts
 from prudent.posteriors._plain import plain_prediction
@@ -86,9 +86,6 @@ class EnsembleScorer:
         ways = [(tokenizer_hash(model.tokenizer), model.max_length) for model in self._models()]
         self._ways = list(dict.fromkeys(ways))
         self._which = tuple(self._ways.index(way) for way in ways)
-        # Of the covariance within members, if each that has one can give its factor.
-        sizes = [member.scorer.posterior.factor_size for member in members if member.scorer.has_variance]
-        self._has_factor = bool(sizes) and min(sizes) > 0
 
     @property
     def kind(self) -> str:
@@ -150,10 +147,19 @@ class EnsembleScorer:
     ) -> Prediction:
         """See `prudent.posteriors.Scorer.predict`; the members' rewards come along.
 
-        A factor that is asked for is that of the covariance within members, projected to 256 columns. Where members
-        have no posterior of their own there is none, since the joint posterior is then the members themselves, and
-        none where a member's own posterior has none.
+        A factor that is asked for is that of the covariance within members. Where members have no posterior of their
+        own there is none, since the joint posterior is then the members themselves.
+
+        Raises:
+            UnsupportedError: a factor is asked for, and the posterior of a member has none.
         """
+        uncertain = [member for member in self.members if member.scorer.has_variance]
+        without = [member.name for member in uncertain if not member.scorer.posterior.factor_size]
+        if with_factor and without:
+            raise UnsupportedError(
+                f"member {without[0]} has a posterior of its own that gives no factor; score without the factor, or "
+                "fit that member another posterior"
+            )
         count = _scaled(advance, len(texts), len(texts) * self.num_members)
         plain = self._plain_rewards(texts.of, tokens_per_batch, count)
         found: list[Prediction] = []
@@ -167,13 +173,12 @@ class EnsembleScorer:
                     group=group,
                     reference_weight=reference_weight,
                     centers=parts,
-                    with_factor=with_factor and self._has_factor,
+                    with_factor=with_factor and member.scorer.has_variance,
                     tokens_per_batch=tokens_per_batch,
                     advance=count,
                 )
             found.append(member.on_common_scale(one))
         members = torch.stack([one.mean for one in found], 1)
-        within = torch.stack([one.variance for one in found], 1).mean(1)
         deviations = members - torch.stack([one.reference_mean for one in found], 1)
         within = torch.stack([one.variance for one in found], 1).mean(1)
         return Prediction(
@@ -182,9 +187,9 @@ class EnsembleScorer:
             noise=torch.stack([one.noise for one in found], 1).mean(1),
             reference_mean=(members - deviations).mean(1),
             centered_variance=deviations.var(1) + torch.stack([one.centered_variance for one in found], 1).mean(1),
-            factor=self._stored_factor(found) if with_factor and self._has_factor else None,
+            factor=self._stored_factor(found) if with_factor and uncertain else None,
             members=members,
-            within_variance=within if any(member.scorer.has_variance for member in self.members) else None,
+            within_variance=within if uncertain else None,
         )
 
     def contrasts(
@@ -295,13 +300,13 @@ class EnsembleScorer:
         return found
 
     def _stored_factor(self, found: Sequence[Prediction]) -> Tensor:
-        """`[N, 256]` factor of the covariance within members."""
-        parts = [
-            Projection(one.factor.shape[1], STORED_COLUMNS, seed, one.factor)(one.factor)
-            for seed, one in enumerate(found)
-            if one.factor is not None
-        ]
-        total: Tensor = torch.stack(parts).sum(0) / self.num_members**0.5
+        """`[N, K]` factor of the covariance within members; K is all their columns, or 256 random sums of them."""
+        parts = [one.factor for one in found if one.factor is not None]
+        if sum(part.shape[1] for part in parts) <= STORED_COLUMNS:
+            together: Tensor = torch.cat(parts, 1) / self.num_members**0.5
+            return together
+        narrow = [Projection(part.shape[1], STORED_COLUMNS, seed, part)(part) for seed, part in enumerate(parts)]
+        total: Tensor = torch.stack(narrow).sum(0) / self.num_members**0.5
         return total
 
 
