@@ -51,6 +51,18 @@ def test_an_ensemble_of_posteriors_is_read_back_with_what_is_within_members(memb
         torch.testing.assert_close(posterior.variance, means.var(1) + within.mean(1), rtol=1e-4, atol=1e-6)
     stored = read_scored(tmp_path / "single").column("reward_variance").float()
     torch.testing.assert_close(stored, single.variance, rtol=1e-5, atol=1e-6)
+    # centred, the parts between and within members are those of each member alone; "apple" counts twice
+    singles = [read_scored(tmp_path / f"m{place}") for place in range(2)]
+    references = [one.column("reward_reference") for one in singles]
+    centers = torch.stack([scale * one + offset for one, (scale, offset) in zip(references, scales, strict=True)], 1)
+    own = [one.column("reward_centered_variance") for one in singles]
+    centered = read_scored(tmp_path / "single").posterior(centered=True)
+    assert isinstance(centered, MemberRewards)
+    torch.testing.assert_close(centered.members, means.double() - centers, rtol=1e-4, atol=1e-5)
+    expected = torch.stack([scale**2 * one for one, (scale, _) in zip(own, scales, strict=True)], 1).mean(1)
+    torch.testing.assert_close(centered.within_variance, expected, rtol=1e-3, atol=1e-6)
+    stored = read_scored(tmp_path / "single").column("reward_centered_variance")
+    torch.testing.assert_close(centered.variance, stored, rtol=1e-4, atol=1e-6)
     between = (means[:1] - means[1:4]).var(1)
     # the factor of several members is a random projection to 256 columns: a contrast is within a tenth or so
     torch.testing.assert_close(joint.contrast(0, [1, 2])[1], (between + contrasts.mean(1))[:2], rtol=0.5, atol=1e-3)

@@ -8,10 +8,11 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from prudent.errors import DataError, PosteriorError, PrudentError
+from prudent.errors import DataError, PosteriorError, PrudentError, UnsupportedError
 from prudent.metrics import fit_logit_temperature
 from prudent.rewards import MemberRewards
 from prudent.scoring import ScoredPool, read_scored, score_members, select
+from prudent.utility import risk_rule
 
 UNITS = {"points": 25.0, "logits": 1.0, "tiny": 1e-3}
 LEVELS = {"points": 400.0, "logits": 0.0, "tiny": -5.0}
@@ -106,6 +107,36 @@ def test_the_file_is_as_score_writes_it(scored, tmp_path):
     assert select(pool, rule="lcb_std", centered=True).mean_gold > 0.8
     test = ScoredPool(table.filter(pc.invert(table["is_calibration"])))
     assert select(test).num_prompts == 32
+
+
+def test_centered_members_stay_members(scored):
+    _, pool = scored
+    marginal, centered = pool.posterior(), pool.posterior(centered=True)
+    assert isinstance(centered, MemberRewards)
+    assert centered.is_discrete
+    members = marginal.members.double().reshape(40, 5, 3)
+    reference = torch.tensor(pool.table["is_reference"].to_pylist()).reshape(40, 5)
+    center = torch.stack([one[chosen].mean(0) for one, chosen in zip(members, reference, strict=True)])
+    torch.testing.assert_close(centered.members.reshape(40, 5, 3), members - center[:, None])
+    torch.testing.assert_close(centered.variance, pool.column("reward_centered_variance"), rtol=1e-4, atol=1e-6)
+    mean = pool.column("reward_mean") - pool.column("reward_reference")
+    torch.testing.assert_close(centered.mean, mean, rtol=1e-4, atol=1e-5)
+    # on members entropic is not lcb_var, centred or not, and the worst member has a name
+    entropic = risk_rule("entropic", risk_aversion=2.0)(pool.posterior_for(risk_rule("entropic"), centered=True))
+    expected = -torch.logsumexp(-2.0 * centered.members, 1).sub(math.log(3)) / 2.0
+    torch.testing.assert_close(entropic, expected)
+    assert (entropic - risk_rule("lcb_var", variance_weight=1.0)(centered)).abs().max() > 0.1
+    assert select(pool, rule="worst", centered=True).num_prompts == 40
+
+
+def test_members_whose_reference_rows_are_gone_are_not_centered(scored):
+    _, pool = scored
+    others = ScoredPool(pool.table.filter(~pc.field("is_reference") | (pc.field("prompt_id") != 3)))
+    with pytest.raises(DataError, match="prompt 3 lacks rows of its reference set"):
+        others.posterior(centered=True)
+    untold = ScoredPool(pool.table.drop_columns(["is_reference"]))
+    with pytest.raises(UnsupportedError, match="no centered variance"):
+        select(untold, rule="worst", centered=True)
 
 
 def flat(rows: list[dict]) -> list[dict]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prudent.errors import DataError, UnsupportedError
 from prudent.rewards import GaussianRewards, MemberRewards, from_arrow
+from prudent.scoring._centering import center_members
 from prudent.utility import UtilityRule
 
 __all__ = ["ScoredPool", "read_scored"]
@@ -78,11 +79,16 @@ class ScoredPool:
 
     @property
     def has_centered_variance(self) -> bool:
-        """The variance against the prompts' reference sets is stored."""
-        columns = ("reward_reference", "reward_centered_variance")
+        """The variance against the prompts' reference sets is stored, and of an ensemble which rows these are."""
+        columns = ["reward_reference", "reward_centered_variance", *(["is_reference"] if self.num_members else [])]
         return all(
             name in self.table.column_names and self.table[name].null_count < self.table.num_rows for name in columns
         )
+
+    @property
+    def is_calibration(self) -> Tensor:
+        """`[N]` bool, rows of prompts whose gold the members were calibrated on; no judge of what came out."""
+        return self._flags("is_calibration")
 
     def _stated(self) -> dict[str, Any]:
         """What the file says of its rewards; empty for files made elsewhere."""
@@ -94,6 +100,12 @@ class ScoredPool:
         """A numeric column as `[N]` float64; NaN where it is null."""
         values = pc.fill_null(self.table[name].cast(pa.float64()), float("nan"))
         return torch.from_numpy(values.to_numpy().copy())
+
+    def _flags(self, name: str) -> Tensor:
+        """A column of booleans as `[N]`; False where it is null or absent."""
+        if name not in self.table.column_names:
+            return torch.zeros(self.table.num_rows, dtype=torch.bool)
+        return torch.from_numpy(pc.fill_null(self.table[name].cast(pa.bool_()), False).to_numpy().copy())
 
     def posterior_for(self, rule: UtilityRule, *, centered: bool = False) -> GaussianRewards | MemberRewards:
         """The rewards as a rule reads them, if what it needs is stored.
@@ -112,19 +124,27 @@ class ScoredPool:
         """The rewards, or the rewards relative to the average of the prompt's fixed reference set.
 
         Args:
-            centered: mean and exact variance of `r - average reward of the reference set`, which leaves out what a
-                pair likelihood does not identify; no factor then.
+            centered: of `r - average reward of the reference set`, which leaves out what a pair likelihood does not
+                identify: mean and exact variance, and of an ensemble the members, each less its own average; no factor.
 
         Raises:
             UnsupportedError: the centred variance is not stored.
+            DataError: rows of a reference set that members are to be centred on are gone.
         """
         if not centered:
             return from_arrow(self.table)
         if not self.has_centered_variance:
             raise UnsupportedError(f"{self.source} stores no centered variance; score it again with this version")
+        reference, variance = self.column("reward_reference"), self.column("reward_centered_variance")
+        if self.num_members:
+            rewards = from_arrow(
+                self.table.select([name for name in self.table.column_names if name != "reward_factor"])
+            )
+            if isinstance(rewards, MemberRewards):
+                return center_members(rewards, self._flags("is_reference"), reference, variance, self.source)
         return GaussianRewards(
-            self.column("reward_mean") - self.column("reward_reference"),
-            self.column("reward_centered_variance"),
+            self.column("reward_mean") - reference,
+            variance,
             self.group,
             noise=self.column("reward_noise") if "reward_noise" in self.table.column_names else None,
         )

@@ -215,7 +215,7 @@ class Worst:
         if not isinstance(posterior, MemberRewards):
             raise UnsupportedError(
                 f"the rule worst needs the rewards of each member, which {type(posterior).__name__} does not have; "
-                "score with an ensemble, without centering, or take entropic with a large risk aversion"
+                "score with an ensemble, or take entropic with a large risk aversion"
             )
         return posterior.worst
 
