@@ -31,7 +31,7 @@ def standardized(chosen: torch.Tensor, rejected: torch.Tensor) -> tuple[torch.Te
     return (chosen.double() - rejected.double()) / both.std(0, correction=0), both.std(0, correction=0)
 
 
-def test_each_member_is_the_newton_mode_for_its_own_anchor_and_prompts():
+def test_members_are_newton_modes_for_their_own_anchors_and_prompts_moved_to_the_mode_of_all():
     chosen, rejected = simulated(60, 4)
     label = torch.rand(60, generator=torch.Generator().manual_seed(5)).double()
     margin = torch.randn(60, generator=torch.Generator().manual_seed(6)).double()
@@ -40,7 +40,8 @@ def test_each_member_is_the_newton_mode_for_its_own_anchor_and_prompts():
         chosen, rejected, label=label, margin=margin, group=group, num_members=3, prior_precision=2.0, seed=4
     )
     differences, scale = standardized(chosen, rejected)
-    for member, generator in enumerate(member_generators(4, 3)):
+    modes = []
+    for generator in member_generators(4, 3):
         anchor = torch.randn(4, generator=generator, dtype=torch.float64) / 2.0**0.5
         counts = member_weights(group, [generator], bootstrap=True)[0].long()
         assert int(counts.sum()) == 60
@@ -52,8 +53,12 @@ def test_each_member_is_the_newton_mode_for_its_own_anchor_and_prompts():
             label=label.repeat_interleave(counts),
             margin=(margin - differences @ anchor).repeat_interleave(counts),
         )
-        expected = (mode.weight + anchor) / scale
-        torch.testing.assert_close(fitted.layers[0][0][member, 0].double(), expected, rtol=1e-4, atol=1e-5)
+        modes.append((mode.weight + anchor) / scale)
+    expected = torch.stack(modes)
+    found = fitted.layers[0][0][:, 0].double()
+    torch.testing.assert_close(found - found.mean(0), expected - expected.mean(0), rtol=1e-4, atol=1e-5)
+    together = fit_logistic(differences, 2.0, label=label, margin=margin)
+    torch.testing.assert_close(found.mean(0), together.weight / scale, rtol=1e-4, atol=1e-5)
 
 
 def test_members_do_not_depend_on_how_many_there_are():
@@ -61,7 +66,8 @@ def test_members_do_not_depend_on_how_many_there_are():
     for kind in ("heads", "classification", "mean_variance"):
         many = fit_heads(chosen, rejected, kind=kind, num_members=5, prior_precision=3.0).members_of(chosen)
         few = fit_heads(chosen, rejected, kind=kind, num_members=2, prior_precision=3.0).members_of(chosen)
-        torch.testing.assert_close(many[:, :2], few, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(many[:, 0] - many[:, 1], few[:, 0] - few[:, 1], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(many.mean(1), few.mean(1), rtol=1e-3, atol=1e-4)
 
 
 def test_mlp_trained_together_is_the_one_trained_alone():

@@ -42,19 +42,18 @@ def pair_prior(task: HeadsTask, prior_precision: float | None) -> LinearPrior:
 
     Args:
         task: of pairs; for `classification` each response is a logistic datum, else each pair.
-        prior_precision: given, or None for that of highest evidence.
+        prior_precision: given, or None for that of highest evidence. It is always the evidence of pairs: what texts to
+            different prompts differ in drowns that of single responses, whose evidence would have no reward at all.
     """
-    options: dict[str, Any]
-    if task.kind == "classification":
-        rows = task.inputs
-        options = {"label": torch.cat([task.target, 1 - task.target])}
-    else:
-        rows = task.sides[0] - task.sides[1]
-        options = {"label": task.target, "margin": task.margin}
+    rows = task.sides[0] - task.sides[1]
+    options: dict[str, Any] = {"label": task.target, "margin": task.margin}
     if prior_precision is None:
         fitted = maximize_evidence(rows, **options)
     else:
         fitted = fit_logistic(rows, prior_precision, **options)
+    if task.kind == "classification":
+        label = torch.cat([task.target, 1 - task.target])
+        fitted = fit_logistic(task.inputs, fitted.prior_precision, label=label)
     values, vectors = torch.linalg.eigh(fitted.cholesky @ fitted.cholesky.T)
     curvature = (values - fitted.prior_precision).clamp_min(0)
     return LinearPrior(fitted.prior_precision, fitted.weight, curvature, vectors)
