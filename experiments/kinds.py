@@ -14,6 +14,7 @@ Models and measurements are kept under `.cache/experiments/`, one by one, so tha
 
 import argparse
 import csv
+import hashlib
 import math
 import os
 import time
@@ -86,9 +87,14 @@ class Pairs:
     features: tuple[Tensor, Tensor] | None = None
 
 
+def prompt_of_each(rows: Any) -> Tensor:
+    """`[P]` a number for each prompt, the same in every draw."""
+    digests = [hashlib.sha256(str(row["prompt"]).encode()).digest() for row in rows]
+    return torch.tensor([int.from_bytes(digest[:7], "big") for digest in digests])
+
+
 def pairs_of(rows: Any, model: RewardModel | None) -> Pairs:
-    prompts: dict[str, int] = {}
-    group = torch.tensor([prompts.setdefault(str(row["prompt"]), len(prompts)) for row in rows])
+    group = prompt_of_each(rows)
     if model is None:
         return Pairs(labels_of(rows), group, rows)
     texts = [(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in rows]
@@ -123,9 +129,10 @@ def frozen_kinds(train_pairs: Pairs, scores: tuple[Tensor, Tensor, Tensor] | Non
     if scores is not None:
         features, values, prompts = scores
         posterior = fit_quantile_heads(features, values, group=prompts, pooling="mean", seed=seed)
-        # Scores become logits by the temperature that the training pairs prefer.
-        both = posterior.members_of(chosen).double() - posterior.members_of(rejected).double()
-        fitted["quantile"] = replace(posterior, logit_scale=1 / fit_logit_temperature(both.mean(1), label))
+        # Scores become logits by the factor that the training pairs prefer.
+        places = torch.arange(len(chosen))
+        both = torch.cat([chosen, rejected])
+        fitted["quantile"] = posterior.with_logit_scale_for(both, places, places + len(chosen), label)
     for name, posterior in fitted.items():
 
         def by_heads(chosen: Tensor, rejected: Tensor, posterior: Any = posterior) -> Found:
@@ -269,6 +276,8 @@ def kept(family: str, name: str, seed: int, arguments: argparse.Namespace) -> di
     place = CACHE / "kinds" / f"{family}-{name}-{seed}.pt"
     if place.exists() and not arguments.fast:
         result: dict[str, Any] = torch.load(place)
+        rows = rows_of(arguments.data / SETS[name][1], len(result[name]["label"]), 100 + seed)
+        result[name]["group"] = prompt_of_each(rows)
         return result
     result = (measure_frozen if family == "frozen" else measure_lora)(name, seed, arguments)
     if not arguments.fast:
@@ -285,7 +294,7 @@ def quality_rows(family: str, results: dict[tuple[str, int], dict[str, Any]]) ->
         for kind in draws[0][1][name]["found"]:
             parts: dict[str, list[Tensor]] = {}
             shifts, scores, bounds = [], [], []
-            for seed, result in draws:
+            for _, result in draws:
                 own = result[name]
                 found, label = Found(**own["found"][kind]), own["label"]
                 plain = Found(**own["found"]["mean alone"])
@@ -300,7 +309,7 @@ def quality_rows(family: str, results: dict[tuple[str, int], dict[str, Any]]) ->
                     "label": label,
                     "confidence": both.logit.abs(),
                     "error": 1 - both.accuracy,
-                    "group": own["group"] + 10_000 * seed,
+                    "group": own["group"],
                 }.items():
                     parts.setdefault(key, []).append(value)
                 if found.variance is not None:
