@@ -2,8 +2,8 @@
 
 Each label is taken to be right, or turned round with one probability for all pairs, the flip rate. What people prefer
 is Bradley-Terry on the strength times one scale, since heads that learned from noisy labels give too small logits.
-Rate and scale are those of highest likelihood; the probability of each flip then follows by Bayes' rule. In 2401.06080
-the weakest tenth or so is taken for wrong instead; here the labels themselves say how many are.
+The labels themselves say how likely each rate and scale is; the probability of each flip then follows by Bayes' rule.
+In 2401.06080 the weakest tenth or so is taken for wrong instead.
 """
 
 import math
@@ -20,9 +20,10 @@ __all__ = ["FlipModel", "fit_flips"]
 
 _MIN_SCALE = 1e-2
 _MAX_SCALE = 1e2
-_NUM_SCALES = 17
+_NUM_SCALES = 25
 _RATES = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
 _HALF_CHI_SQUARE = 1.920729  # the 95 % point of chi-square with one degree of freedom, halved
+_NEGLIGIBLE = 12.0  # nats below the best
 _NUM_BISECTIONS = 40
 
 
@@ -35,23 +36,29 @@ class FlipModel:
             strengths explains. Above one half, most labels contradict the strengths.
         flip_rate_low: lower end of its 95 % interval by profile likelihood, pairs taken to be independent.
         flip_rate_high: upper end. A wide interval says that preferences are too weak to tell flips from noise.
-        scale: what a strength is multiplied by to be the logit of a preference; positive.
-        log_likelihood: of the labels, nats over all pairs.
+        scale: what a strength is multiplied by to be the logit of a preference, of highest likelihood; positive.
         log_likelihood_ratio: nats gained over strengths that tell nothing; at least 0.
+        scales: `[S]` float64, scales that the labels leave open.
+        rates: `[E]` float64, flip rates.
+        weights: `[S, E]` float64 posterior probability of each, the prior being flat in rate and log scale.
     """
 
     flip_rate: float
     flip_rate_low: float
     flip_rate_high: float
     scale: float
-    log_likelihood: float
     log_likelihood_ratio: float
+    scales: Tensor
+    rates: Tensor
+    weights: Tensor
 
     def prob_flipped(self, mean: Tensor, std: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """Probability `[P]` float64 that the label of each pair is flipped, by Bayes' rule.
+        """Probability `[P]` float64 that the label of each pair is flipped.
 
-        Its log odds are `logit(e) + (1 - 2 label) logit(q)` with `q = E sigma(scale * strength)`: a label of one half
-        has no direction, so strengths say nothing of it.
+        With flip rate e and `q = E sigma(scale * strength)` its log odds are, by Bayes' rule,
+        `logit(e) + (1 - 2 label) logit(q)`: a label of one half has no direction, so strengths say nothing of it. The
+        probability is averaged over the rates and scales that the labels leave open, so that a rate that is hardly
+        determined does not turn labels round.
 
         Args:
             mean: `[P]` mean of r(chosen) - r(rejected).
@@ -59,17 +66,22 @@ class FlipModel:
             label: `[P]` probability in [0, 1] that chosen is the better one, as the file says; ones by default.
 
         Example:
-            >>> model = FlipModel(0.2, 0.1, 0.3, 2.0, -10.0, 5.0)
+            >>> one = torch.ones(1, 1, dtype=torch.float64)
+            >>> model = FlipModel(0.2, 0.1, 0.3, 2.0, 5.0, 2.0 * one[0], 0.2 * one[0], one)
             >>> [round(value, 3) for value in model.prob_flipped(torch.tensor([-2.0, 0.0, 2.0])).tolist()]
             [0.932, 0.2, 0.005]
         """
-        right, flipped = _log_evidence(mean, std, label, self.scale)
-        rate = torch.tensor(self.flip_rate, dtype=torch.float64)
-        return torch.sigmoid(torch.logit(rate) + flipped - right)
+        total = torch.zeros(len(mean), dtype=torch.float64)
+        for scale, weights in zip(self.scales.tolist(), self.weights, strict=True):
+            right, flipped = _log_evidence(mean, std, label, scale)
+            for rate, weight in zip(torch.logit(self.rates), weights.tolist(), strict=True):
+                if weight > 0:
+                    total += weight * torch.sigmoid(rate + flipped - right)
+        return total
 
 
 def fit_flips(mean: Tensor, std: Tensor | None = None, label: Tensor | None = None) -> FlipModel:
-    """The flip rate and scale of highest likelihood.
+    """The flip rate and scale of highest likelihood, and those that the labels leave open.
 
     The label of a pair with preference probability q has likelihood `(1 - e) q + e (1 - q)`; a soft label p enters as
     `(1 - e) q^p (1 - q)^(1 - p) + e q^(1 - p) (1 - q)^p`. Strengths must come from a model that has not seen these
@@ -94,32 +106,41 @@ def fit_flips(mean: Tensor, std: Tensor | None = None, label: Tensor | None = No
     """
     _check(mean, std, label)
     unit = float(mean.double().square().mean().sqrt())
-    low, high = _MIN_SCALE / unit, _MAX_SCALE / unit
 
     def at_best_rate(scale: float) -> float:
         evidence = _log_evidence(mean, std, label, scale)
         return _log_likelihood(*evidence, _best_rate(*evidence))
 
-    scale = minimize_on_log_scale(lambda value: -at_best_rate(value), low, high)
+    scale = minimize_on_log_scale(lambda value: -at_best_rate(value), _MIN_SCALE / unit, _MAX_SCALE / unit)
     evidence = _log_evidence(mean, std, label, scale)
     rate = _best_rate(*evidence)
-    log_likelihood = _log_likelihood(*evidence, rate)
-    profile = torch.full_like(_RATES, -math.inf)
-    # Far from the best scale coarsely, near it finely: the likelihood has a ridge there.
-    far = torch.logspace(math.log10(low), math.log10(high), _NUM_SCALES, dtype=torch.float64)
-    near = scale * torch.logspace(-0.5, 0.5, _NUM_SCALES, dtype=torch.float64)
-    for value in torch.cat([far, near]).tolist():
+    best = _log_likelihood(*evidence, rate)
+    # First coarsely over all scales, then finely over those that are not out of the question.
+    scales = _log_spaced(_MIN_SCALE / unit, _MAX_SCALE / unit)
+    at_scales = torch.tensor([at_best_rate(value) for value in scales.tolist()])
+    step = float(scales[1] / scales[0])
+    open_to = [scale, *scales[at_scales > best - _NEGLIGIBLE].tolist()]
+    scales = _log_spaced(min(open_to) / step, max(open_to) * step)
+    likelihoods = torch.empty(len(scales), len(_RATES), dtype=torch.float64)
+    for place, value in enumerate(scales.tolist()):
         evidence = _log_evidence(mean, std, label, value)
-        profile = torch.maximum(profile, torch.tensor([_log_likelihood(*evidence, at) for at in _RATES.tolist()]))
-    likely = _RATES[profile >= log_likelihood - _HALF_CHI_SQUARE]
+        likelihoods[place] = torch.tensor([_log_likelihood(*evidence, one) for one in _RATES.tolist()])
+    likely = _RATES[likelihoods.amax(0) >= float(likelihoods.max()) - _HALF_CHI_SQUARE]
+    weights = torch.where(likelihoods > best - _NEGLIGIBLE, (likelihoods - best).exp(), 0.0)
     return FlipModel(
         flip_rate=rate,
         flip_rate_low=min([rate, *likely.tolist()]),
         flip_rate_high=max([rate, *likely.tolist()]),
         scale=scale,
-        log_likelihood=log_likelihood,
-        log_likelihood_ratio=max(0.0, log_likelihood - math.log(0.5) * len(mean)),
+        log_likelihood_ratio=max(0.0, best - math.log(0.5) * len(mean)),
+        scales=scales,
+        rates=_RATES,
+        weights=weights / weights.sum(),
     )
+
+
+def _log_spaced(low: float, high: float) -> Tensor:
+    return torch.logspace(math.log10(low), math.log10(high), _NUM_SCALES, dtype=torch.float64)
 
 
 def _log_evidence(mean: Tensor, std: Tensor | None, label: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -148,12 +169,17 @@ def _best_rate(right: Tensor, flipped: Tensor) -> float:
     """The rate of highest likelihood, which is concave in it: bisection on the sign of the derivative."""
     top = torch.maximum(right, flipped)
     first, second = (right - top).exp(), (flipped - top).exp()
+
+    def slope(rate: float) -> float:
+        return float(((second - first) / (first + rate * (second - first))).sum())
+
     low, high = 0.0, 1.0
+    if slope(low) <= 0:
+        return low
     for _ in range(_NUM_BISECTIONS):
         rate = (low + high) / 2
-        slope = float(((second - first) / (first + rate * (second - first))).sum())
-        low, high = (rate, high) if slope > 0 else (low, rate)
-    return (low + high) / 2
+        low, high = (rate, high) if slope(rate) > 0 else (low, rate)
+    return high
 
 
 def _check(mean: Tensor, std: Tensor | None, label: Tensor | None) -> None:
