@@ -11,11 +11,12 @@ from scipy import stats
 
 from prudent import metrics
 from prudent.errors import DataError, UnsupportedError
-from prudent.evaluation import BestOfNStudy, best_of_n_study
+from prudent.evaluation import BestOfNStudy, EnsembleFacts, best_of_n_study, rule_curve
+from prudent.evaluation._gold_figures import gold_figures
 from prudent.evaluation._study_pool import prepare_pool
 from prudent.evaluation._study_reliability import draw_pairs
 from prudent.rewards import GaussianRewards
-from prudent.scoring import ScoredPool
+from prudent.scoring import ScoredPool, select
 from prudent.selection import best_of_n_kl
 
 
@@ -273,8 +274,86 @@ def test_members_are_read_where_they_are_stored():
     assert study.reliability[0].exact_contrast
 
 
-def test_study_survives_json():
-    study = best_of_n_study(centered_table(np.random.default_rng(14)), num_bootstrap=20)
+def member_rows(rng, sizes=(6, 6, 6, 6)):
+    """Rewards of three members, centred by hand on the first two responses of each prompt."""
+    total = sum(sizes)
+    members = 2 * rng.normal(size=(total, 3)) + rng.normal(size=3)
+    start = np.repeat(np.cumsum(sizes) - np.array(sizes), sizes)
+    centered = members - (members[start] + members[start + 1]) / 2
+    table = scored(
+        rng,
+        sizes,
+        reward_mean=members.mean(1),
+        reward_variance=members.var(1, ddof=1),
+        reward_members=pa.FixedSizeListArray.from_arrays(pa.array(members.ravel()), 3),
+        reward_reference=(members - centered).mean(1),
+        reward_centered_variance=centered.var(1, ddof=1),
+        is_reference=np.arange(total) - start < 2,
+    )
+    return table, members, centered
+
+
+def test_rules_read_centered_members_as_members():
+    table, members, centered = member_rows(np.random.default_rng(18))
+    # a reference without gold is no candidate, but centres all the same
+    gold = table["gold"].to_numpy().copy()
+    gold[[0, 6, 12, 18]] = np.nan
+    table = table.set_column(table.column_names.index("gold"), "gold", pa.array(gold))
+    kept = np.isfinite(gold)
+    order = np.random.default_rng(1).permutation(table.num_rows)
+    study = best_of_n_study(table.take(pa.array(order)), num_bootstrap=20, risk_aversion=1.5)
+    assert study.counts.num_without_gold == 4
+    assert study.ensemble == EnsembleFacts(3, 1, has_within_variance=False)
+    wanted = {
+        "entropic": -np.log(np.exp(-1.5 * members).mean(1)) / 1.5,
+        "entropic_centered": -np.log(np.exp(-1.5 * centered).mean(1)) / 1.5,
+        "worst": members.min(1),
+        "worst_centered": centered.min(1),
+    }
+    candidates = table.filter(pa.array(kept))
+    for rule, utility in wanted.items():
+        expected = expected_by_enumeration(candidates, utility[kept], gold[kept], 5)
+        assert study.curve(rule).bands["gold"].value[-1] == pytest.approx(expected), rule
+        curve = rule_curve(table, rule=rule.removesuffix("_centered"), centered="_" in rule, risk_aversion=1.5)
+        assert curve.points[-1].gold == pytest.approx(expected), rule
+
+
+def test_gold_that_members_were_calibrated_on_judges_nothing():
+    table, *_ = member_rows(np.random.default_rng(19))
+    seen = pc.equal(table["prompt_id"], 8)
+    flagged = table.append_column("is_calibration", seen)
+    study = best_of_n_study(flagged, num_bootstrap=20)
+    others = best_of_n_study(table.filter(pc.invert(seen)), num_bootstrap=20)
+    assert (study.counts.num_prompts, study.counts.num_calibration_prompts) == (3, 1)
+    assert study.curves == others.curves
+    assert study.reliability == others.reliability
+    assert study.notes[0].startswith("1 prompts on whose gold the members were calibrated are left out")
+    assert rule_curve(flagged, rule="mean").num_calibration_prompts == 1
+    # the picks are of all prompts, the gold of the others
+    picks = select(ScoredPool(flagged))
+    assert (picks.num_prompts, picks.num_calibration_prompts) == (4, 1)
+    assert picks.mean_gold == pytest.approx(select(ScoredPool(table.filter(pc.invert(seen)))).mean_gold)
+    assert (
+        gold_figures(
+            ScoredPool(
+                pa.concat_tables([flagged] * 2).set_column(0, "prompt_id", pa.array(np.repeat(np.arange(8), 6)))
+            ),
+            num_bootstrap=10,
+            seed=0,
+        ).num_prompts
+        == 6
+    )
+    everything = table.append_column("is_calibration", pa.array([True] * table.num_rows))
+    with pytest.raises(DataError, match="calibrated on the gold of all prompts"):
+        best_of_n_study(everything)
+    assert select(ScoredPool(everything)).mean_gold is None
+    # without gold there is nothing to leave out
+    assert best_of_n_study(flagged.drop_columns(["gold"]), num_bootstrap=20).counts.num_prompts == 4
+
+
+@pytest.mark.parametrize("make", [centered_table, lambda rng: member_rows(rng)[0]])
+def test_study_survives_json(make):
+    study = best_of_n_study(make(np.random.default_rng(14)), num_bootstrap=20)
     text = json.dumps(study.to_dict(), allow_nan=False)
     assert BestOfNStudy.from_dict(json.loads(text)) == study
     with pytest.raises(ValueError, match="format 99"):

@@ -431,12 +431,12 @@ def test_a_pool_scored_by_an_ensemble_is_told_as_one(tmp_path, within):
     )
     table = members.to_arrow().append_column("gold", pa.array(rng.normal(size=40)))
     pq.write_table(table, tmp_path / "scored.parquet")
-    rules = {} if within else {"rules": ("mean", "lcb_std", "entropic", "worst")}
-    written = report(tmp_path / "scored.parquet", tmp_path / "a.html", num_bootstrap=20, **rules)
+    written = report(tmp_path / "scored.parquet", tmp_path / "a.html", num_bootstrap=20)
     page = written.html.read_text()
     assert "the average of 5 members" in page
     assert ("own variance" in page) == within
     # without the factor of what is within members, pairs are taken as independent; bare members need none
     assert written.study.reliability[0].exact_contrast == (not within)
-    if not within:
-        assert ">worst<" in page.replace("</span>worst", ">worst")
+    assert ">worst<" in page.replace("</span>worst", ">worst")
+    # a study tells it as well as the file that it was made from
+    assert "the average of 5 members" in report(written.study, tmp_path / "b.html", png=False).html.read_text()

@@ -1,14 +1,22 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from prudent.evaluation import Band, BestOfNStudy, Counts, Curve, Estimate, Figure, Outcome, Reliability, StudySettings
+from prudent.evaluation import (
+    Band,
+    BestOfNStudy,
+    Counts,
+    Curve,
+    EnsembleFacts,
+    Estimate,
+    Figure,
+    Outcome,
+    Reliability,
+    StudySettings,
+)
 from prudent.reports._held_out import HeldOut
 from prudent.reports._style import tick_values
 from prudent.reports._words import ensemble_sentence, headline, held_out_sentence, interval, number, sentences
-from prudent.rewards import GaussianRewards, MemberRewards
-from prudent.scoring import ScoredPool
 
 N = (1, 10, 100)
 
@@ -41,7 +49,8 @@ def study(*curves, reliability=()):
         curves=curves,
         reliability=reliability,
         disagreements=(),
-        counts=Counts(4, 400, 400, 100, 100, 0, 0, 0, 0, None),
+        counts=Counts(4, 400, 400, 100, 100, 0, 0, 0, 0, None, 0),
+        ensemble=None,
         settings=StudySettings(1.0, 1.0, 1.0, 0.95, 100, 10, 0, 1.0, 1.0, None),
         notes=(),
     )
@@ -177,12 +186,9 @@ def test_ticks(n_max):
 
 
 def test_an_ensemble_is_told_with_its_size_and_what_its_variance_is():
-    members = MemberRewards(torch.randn(4, 9))
-    sentence = ensemble_sentence(ScoredPool(members.to_arrow()))
+    sentence = ensemble_sentence(EnsembleFacts(9, 1, has_within_variance=False))
     assert "the average of 9 members, the variance that between them (divided by 8)" in sentence
     assert sentence.endswith("relative standard error of about 50%.")
-    biased = MemberRewards(members.members[:, :2], ddof=0, within_variance=torch.ones(4))
-    sentence = ensemble_sentence(ScoredPool(biased.to_arrow()))
+    sentence = ensemble_sentence(EnsembleFacts(2, 0, has_within_variance=True))
     assert "(divided by 2)" in sentence
     assert sentence.endswith("added is the members' own variance, averaged.")
-    assert ensemble_sentence(ScoredPool(GaussianRewards(torch.zeros(2), torch.ones(2)).to_arrow())) is None

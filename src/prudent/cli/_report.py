@@ -74,8 +74,8 @@ def report(
         list[Rule] | None,
         typer.Option(
             "--rule",
-            help="A rule to show; repeat it for several. By default, all but prob_best, which has no curve, and"
-            " worst, which needs members and --marginal.",
+            help="A rule to show; repeat it for several. By default, all but prob_best, which has no curve; worst is"
+            " for ensembles.",
             rich_help_panel=RULES,
         ),
     ] = None,

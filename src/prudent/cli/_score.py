@@ -115,7 +115,7 @@ def score(
             "--calibration-share",
             min=1e-9,
             max=1,
-            help="Share of the prompts whose gold does, by default 0.2; they are flagged in is_calibration.",
+            help="Share of the prompts whose gold does, by default 0.2; figures of gold leave them out.",
             rich_help_panel=MEMBERS,
         ),
     ] = None,

@@ -91,9 +91,12 @@ def select(
         f"{summary.num_prompts:,} picks out of {summary.num_candidates:,} responses in {output}, by {summary.rule} on "
         f"the {'centered' if summary.centered else 'marginal'} variance: mean reward {summary.mean_reward:.4g}"
     )
+    without = ""
+    if summary.num_calibration_prompts:
+        without = f" without the {summary.num_calibration_prompts:,} prompts that the members were calibrated on"
     remarks = {
         f"mean std {summary.mean_std or 0:.4g}": summary.mean_std is not None,
-        f"mean gold {summary.mean_gold or 0:.4g}": summary.mean_gold is not None,
+        f"mean gold {summary.mean_gold or 0:.4g}{without}": summary.mean_gold is not None,
         f"{summary.num_prompts_with_ties:,} prompts with ties, drawn at random": summary.num_prompts_with_ties,
         f"{summary.num_excluded:,} responses excluded, not scored": summary.num_excluded,
     }

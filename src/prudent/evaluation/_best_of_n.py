@@ -17,7 +17,7 @@ from prudent.evaluation._study_types import BestOfNStudy, Curve, StudySettings
 from prudent.rewards import GaussianRewards, RewardPosterior
 from prudent.scoring import ScoredPool
 from prudent.selection import best_of_n, shuffle_within_groups
-from prudent.utility import RULES, UtilityRule, risk_rule
+from prudent.utility import MEMBER_RULES, RULES, UtilityRule, risk_rule
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,7 @@ _FEW_PROMPTS = 30
 def best_of_n_study(
     scored: "pa.Table | ScoredPool",
     *,
-    rules: Sequence[str] = RULES,
+    rules: Sequence[str] | None = None,
     n_values: Sequence[int] | None = None,
     centered: bool | None = None,
     num_std: float = 1.0,
@@ -54,13 +54,15 @@ def best_of_n_study(
     rules: `shuffled_*` (a penalty whose variances were permuted among the candidates of each prompt: what is left of a
     gain then was not the variance's doing), `longest` (where lengths are known), `random` (the pool's average) and
     `oracle` (the highest gold). All prompts count at all n: prompts with fewer candidates than the largest n are left
-    out and counted. Intervals are percentile bootstrap over prompts, one set of resamples for all curves.
+    out and counted, and so are those whose gold the members of an ensemble were calibrated on. Intervals are percentile
+    bootstrap over prompts, one set of resamples for all curves.
 
     Args:
         scored: A `pyarrow.Table` in the columns of a scored file (`prompt_id`, `reward_mean`, `reward_variance`;
             optionally `gold`, `length`, `prompt`, `response`, `reward_reference` and `reward_centered_variance`,
             `reward_factor`, `model`, `truncated`), or what `read_scored` returns.
-        rules: Names of risk rules, see `prudent.utility.risk_rule`.
+        rules: Names of risk rules, see `prudent.utility.risk_rule`. None: all that have a curve, `worst` only where
+            the rewards of each member of an ensemble are stored.
         n_values: Numbers of candidates; 1 is added where it lacks. None: log-spaced up to the smallest pool, pools
             smaller than half the median one left aside.
         centered: Variance that the rules read: that of the reward (False), that of the reward minus the mean over
@@ -106,6 +108,8 @@ def best_of_n_study(
         raise ValueError(f"n_values must hold numbers of at least 1, got {list(n_values)}")
     pool = prepare_pool(scored, n_max=None if n_values is None else max(n_values), one_policy=one_policy)
     grid = log_spaced(pool.n_max) if n_values is None else tuple(sorted({1, *n_values}))
+    if rules is None:
+        rules = RULES if pool.ensemble is None else (*RULES, *MEMBER_RULES)
     if not pool.has_variance:
         rules = [name for name in rules if name == "mean"]
         if not rules:
@@ -141,6 +145,7 @@ def best_of_n_study(
         reliability=found,
         disagreements=disagreements(pool, picks, num_examples=num_examples, max_characters=max_characters),
         counts=pool.counts,
+        ensemble=pool.ensemble,
         settings=StudySettings(
             num_std=num_std,
             variance_weight=variance_weight,
@@ -239,6 +244,10 @@ def _notes(pool: StudyPool, curves: Sequence[Curve], centered: bool | None) -> l
         notes.append("The file has no gold, so nothing here says whether a rule picks better responses.")
     elif pool.length is None:
         notes.append("The file has no column length: gold is not shown with length partialled out.")
+    if count := pool.counts.num_calibration_prompts:
+        notes.append(
+            f"{count:,} prompts on whose gold the members were calibrated are left out, since it would praise them."
+        )
     if not pool.has_variance:
         notes.append("The file has no variances (a model without a posterior), so the mean is the only rule.")
     if pool.num_prompts < _FEW_PROMPTS:

@@ -166,7 +166,7 @@ class GoldFigures:
         data: the scored pool.
         num_responses: responses with finite reward, variance and gold, of prompts that have at least two such.
         num_prompts: those prompts.
-        num_left_out: other rows.
+        num_left_out: other rows, those of prompts that members of an ensemble were calibrated on among them.
         level: of the intervals.
         absolute: of gold as it is, by the reward's marginal variance.
         within: of gold minus its prompt's average, by the reward minus its prompt's average: a pair likelihood knows

@@ -19,6 +19,8 @@ _MIN_PROMPTS = 4
 def gold_figures(pool: ScoredPool, *, num_bootstrap: int, seed: int) -> GoldFigures:
     """Coverage of intervals for gold with and without the posterior's variance, and where the errors are.
 
+    Prompts whose gold the members of an ensemble were calibrated on are left out.
+
     Args:
         pool: scored, that has passed `check_gold`.
         num_bootstrap: resamples of the prompts. The calibrations are held, so the intervals leave out that they too
@@ -26,14 +28,15 @@ def gold_figures(pool: ScoredPool, *, num_bootstrap: int, seed: int) -> GoldFigu
         seed: of the halves of prompts and of the resampling.
 
     Raises:
-        DataError: fewer than four prompts with two responses that have reward, variance and gold.
+        DataError: fewer than four prompts with two responses that have reward, variance and gold (of an ensemble:
+            gold that its members were not calibrated on).
     """
     columns = ["reward_mean", "reward_variance", "gold"]
     if pool.has_centered_variance:
         columns.append("reward_centered_variance")
     values = torch.stack([pool.column(name) for name in columns], dim=1)
     group = pool.group
-    scored = values.isfinite().all(1)
+    scored = values.isfinite().all(1) & ~pool.is_calibration
     index = index_groups(group)
     keep = scored & (index.sum(scored.long()) >= 2)[index.position]
     group = index.position[keep]

@@ -50,6 +50,7 @@ class RuleCurve:
         centered: whether it saw the rewards relative to the reference sets.
         exact: True for the unbiased estimator over all subsets; False for drawn subsets.
         num_prompts: prompts, the same at every n.
+        num_calibration_prompts: others, left out because the members of an ensemble were calibrated on their gold.
         num_candidates: their responses.
         num_distinct: distinct texts among them; None where texts are not stored.
         points: the curve.
@@ -59,6 +60,7 @@ class RuleCurve:
     centered: bool
     exact: bool
     num_prompts: int
+    num_calibration_prompts: int
     num_candidates: int
     num_distinct: int | None
     points: tuple[RulePoint, ...]
@@ -116,7 +118,7 @@ def rule_curve(
     chosen = risk_rule(rule, num_std=num_std, variance_weight=variance_weight, risk_aversion=risk_aversion)
     pool = prepare_pool(scored, n_max=None if n_values is None else max(n_values), one_policy=one_policy)
     grid = list(n_values or _grid(pool.n_max, chosen))
-    posterior = ScoredPool(pool.table).posterior_for(chosen, centered=centered)
+    posterior = pool.posterior_for(chosen, centered=centered)
     values = torch.stack([pool.marginal.mean.double(), *([pool.scales["gold"].double()] if pool.scales else [])], dim=1)
     kl: list[float] | None = None
     if chosen.depends_on_pool:
@@ -138,6 +140,7 @@ def rule_curve(
         centered=centered,
         exact=not chosen.depends_on_pool,
         num_prompts=pool.num_prompts,
+        num_calibration_prompts=pool.counts.num_calibration_prompts,
         num_candidates=pool.counts.num_candidates,
         num_distinct=pool.counts.num_distinct,
         points=tuple(

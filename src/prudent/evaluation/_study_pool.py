@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from prudent.errors import DataError
-from prudent.evaluation._study_types import Counts
+from prudent.evaluation._study_types import Counts, EnsembleFacts
 from prudent.metrics import partial_out, zscore_within
 from prudent.rewards import GaussianRewards, RewardPosterior, index_groups
 from prudent.scoring import ScoredPool
+from prudent.utility import UtilityRule
 
 __all__ = ["StudyPool", "prepare_pool"]
 
@@ -36,6 +37,16 @@ class StudyPool:
     n_max: int
     one_policy: bool
     counts: Counts
+    ensemble: EnsembleFacts | None
+    """The members whose rewards are stored; None where they are those of one model."""
+    scored: ScoredPool
+    """All rows, also those that are not studied."""
+    rows: Tensor | None
+    """Row in `scored` of each candidate `[N]`; None where they are all of them, in their order."""
+
+    def posterior_for(self, rule: UtilityRule, *, centered: bool) -> RewardPosterior:
+        """The candidates' rewards as a rule reads them; arguments and errors as of `ScoredPool.posterior_for`."""
+        return _taken(self.scored.posterior_for(rule, centered=centered), self.rows)
 
     @property
     def num_prompts(self) -> int:
@@ -58,37 +69,51 @@ def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy
             `model` names more than one.
 
     Raises:
-        DataError: If a needed column is absent, or no prompt is left.
+        DataError: If a needed column is absent, or no prompt is left, not even one that members were not calibrated on.
     """
-    table = (scored if isinstance(scored, ScoredPool) else ScoredPool(scored)).table
-    total = table.num_rows
-    scored_rows = _finite(table["reward_mean"])
-    if ScoredPool(table).has_variance:
-        scored_rows = pc.and_(scored_rows, _finite(table["reward_variance"]))
-    table = _keep(table, scored_rows)
-    num_unscored = total - table.num_rows
-    gold_known = _finite(table["gold"]) if "gold" in table.column_names else None
-    has_gold = gold_known is not None and bool(pc.any(gold_known).as_py())
-    num_without_gold = 0
+    whole = scored if isinstance(scored, ScoredPool) else ScoredPool(scored)
+    table = whole.table
+    keep = _finite(table["reward_mean"])
+    if whole.has_variance:
+        keep &= _finite(table["reward_variance"])
+    num_unscored = table.num_rows - int(keep.sum())
+    if not keep.any():
+        raise DataError(f"nothing to study: none of the {table.num_rows} rows is scored")
+    group = whole.group
+    has_gold, num_without_gold = False, 0
+    if "gold" in table.column_names:
+        known = keep & _finite(table["gold"])
+        has_gold = bool(known.any())
+        if has_gold:
+            num_without_gold = int((keep & ~known).sum())
+            keep = known
+    num_calibration_prompts = 0
     if has_gold:
-        num_without_gold = table.num_rows - int(pc.sum(gold_known).as_py())
-        table = _keep(table, gold_known)
-    if table.num_rows == 0:
-        raise DataError(f"nothing to study: none of the {total} rows is scored")
-    table = _sorted(table)
-    group, sizes = _groups(table)
+        # gold that the members' scales were fitted on would praise them
+        seen = keep & whole.is_calibration
+        num_calibration_prompts = len(index_groups(group[seen]).ids)
+        keep &= ~seen
+        if not keep.any():
+            raise DataError(
+                f"{whole.source}: the members were calibrated on the gold of all prompts, so none is left to judge "
+                "them by; score with a smaller calibration_share (--calibration-share), or with calibration_data "
+                "(--calibration-data)"
+            )
+    sizes = index_groups(group[keep]).counts
     if n_max is None:
         ordered = sizes.sort().values
         n_max = int(ordered[ordered * 2 >= ordered[(len(ordered) - 1) // 2]][0])
-    keep = sizes >= n_max
-    num_left_out = int((~keep).sum())
+    num_left_out = int((sizes < n_max).sum())
     if num_left_out == len(sizes):
         raise DataError(
             f"no prompt has {n_max} candidates (the largest pool has {int(sizes.max())}): ask for smaller n"
         )
     if num_left_out:
-        table = _keep(table, pa.array(keep[group].numpy()))
-        group, sizes = _groups(table)
+        index = index_groups(group[keep])
+        keep[keep.clone()] = (index.counts >= n_max)[index.position]
+    table, rows = _kept(table, group, keep)
+    index = index_groups(group if rows is None else group[rows])
+    group, sizes = index.position, index.counts
     num_models = (
         len([m for m in pc.unique(table["model"]).to_pylist() if m is not None])
         if "model" in table.column_names
@@ -100,7 +125,7 @@ def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy
         table=table,
         group=group,
         marginal=_marginal(pool, group),
-        centered=_centered(pool),
+        centered=_centered(whole, rows),
         has_variance=pool.has_variance,
         scales=_gold_scales(pool.column("gold"), group, length) if has_gold else {},
         length=length,
@@ -117,30 +142,37 @@ def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy
             num_without_gold=num_without_gold,
             num_prompts_left_out=num_left_out,
             num_models=num_models,
+            num_calibration_prompts=num_calibration_prompts,
         ),
+        ensemble=_ensemble(whole),
+        scored=whole,
+        rows=rows,
     )
 
 
-def _finite(column: Any) -> Any:
-    return pc.fill_null(pc.is_finite(column.cast(pa.float64())), False)
+def _finite(column: Any) -> Tensor:
+    finite = pc.fill_null(pc.is_finite(column.cast(pa.float64())), False)
+    return torch.from_numpy(finite.to_numpy().copy())
 
 
-def _keep(table: Any, rows: Any) -> Any:
-    """The rows wanted; the table itself where that is all of them, since a copy of its texts may be large."""
-    return table if bool(pc.all(rows).as_py()) else table.filter(rows)
+def _kept(table: Any, group: Tensor, keep: Tensor) -> tuple[Any, Tensor | None]:
+    """The rows wanted, prompt by prompt, in file order within a prompt, and where they stand.
+
+    The table itself where that is all of them, since a copy of its texts may be large.
+    """
+    rows = keep.nonzero().flatten()
+    everything = len(rows) == len(keep)
+    if not everything:
+        table = table.filter(pa.array(keep.numpy()))
+    prompt_id = group[rows]
+    if bool((prompt_id[1:] < prompt_id[:-1]).any()):
+        order = prompt_id.argsort(stable=True)
+        return table.take(pa.array(order.numpy())), rows[order]
+    return table, None if everything else rows
 
 
-def _sorted(table: Any) -> Any:
-    """Rows prompt by prompt, in file order within a prompt."""
-    prompt_id = table["prompt_id"].to_numpy()
-    return table if bool((prompt_id[1:] >= prompt_id[:-1]).all()) else table.sort_by("prompt_id")
-
-
-def _groups(table: Any) -> tuple[Tensor, Tensor]:
-    """Index of each row's prompt and the size of each prompt, for rows sorted by prompt."""
-    prompt_id = torch.tensor(table["prompt_id"].to_numpy())
-    index = index_groups(prompt_id)
-    return index.position, index.counts
+def _taken(posterior: RewardPosterior, rows: Tensor | None) -> RewardPosterior:
+    return posterior if rows is None else posterior[rows]
 
 
 def _num_distinct(table: Any) -> int | None:
@@ -158,10 +190,18 @@ def _marginal(pool: ScoredPool, group: Tensor) -> RewardPosterior:
     return GaussianRewards(mean, pool.column("reward_variance") if pool.has_variance else torch.zeros_like(mean), group)
 
 
-def _centered(pool: ScoredPool) -> RewardPosterior | None:
-    if not pool.has_centered_variance or not bool(pool.column("reward_centered_variance").isfinite().all()):
+def _centered(whole: ScoredPool, rows: Tensor | None) -> RewardPosterior | None:
+    """Of all rows first: members are centered on reference rows that need not be candidates."""
+    if not whole.has_centered_variance:
         return None
-    return pool.posterior(centered=True)
+    found = _taken(whole.posterior(centered=True), rows)
+    return found if bool(found.variance.isfinite().all()) else None
+
+
+def _ensemble(whole: ScoredPool) -> EnsembleFacts | None:
+    if not whole.num_members:
+        return None
+    return EnsembleFacts(whole.num_members, whole.ddof, "reward_within_variance" in whole.table.column_names)
 
 
 def _gold_scales(gold: Tensor, group: Tensor, length: Tensor | None) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ __all__ = [
     "Counts",
     "Curve",
     "Disagreement",
+    "EnsembleFacts",
     "Estimate",
     "Outcome",
     "Pick",
@@ -18,7 +19,7 @@ __all__ = [
     "plain",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,20 @@ class Counts:
     """Prompts left out because they have fewer candidates than the largest n."""
     num_models: int | None
     """Distinct values of the column `model`; None where there is no such column."""
+    num_calibration_prompts: int
+    """Prompts left out because the members of an ensemble were calibrated on their gold."""
+
+
+@dataclass(frozen=True)
+class EnsembleFacts:
+    """The ensemble that gave the rewards."""
+
+    num_members: int
+    """M."""
+    ddof: int
+    """The variance between the members is divided by M - ddof."""
+    has_within_variance: bool
+    """Members have variances of their own, whose average is added."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +296,8 @@ class BestOfNStudy:
     reliability: tuple[Reliability, ...]
     disagreements: tuple[Disagreement, ...]
     counts: Counts
+    ensemble: EnsembleFacts | None
+    """None for the rewards of a single model."""
     settings: StudySettings
     notes: tuple[str, ...]
     """Sentences on what the reader must know: approximations, parts that could not be computed and why."""
@@ -322,6 +339,7 @@ class BestOfNStudy:
             reliability=tuple(Reliability.from_dict(one) for one in data["reliability"]),
             disagreements=tuple(Disagreement.from_dict(one) for one in data["disagreements"]),
             counts=Counts(**data["counts"]),
+            ensemble=None if data["ensemble"] is None else EnsembleFacts(**data["ensemble"]),
             settings=StudySettings(**data["settings"]),
             notes=tuple(data["notes"]),
         )

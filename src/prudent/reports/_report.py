@@ -92,10 +92,9 @@ def report(
     if isinstance(data, BestOfNStudy):
         if study_options:
             raise TypeError(f"a finished study takes no study options, got {', '.join(study_options)}")
-        study, source, ensemble = data, None, None
+        study, source = data, None
     else:
-        scored = read_scored(data)
-        study, source, ensemble = best_of_n_study(scored, **study_options), str(data), ensemble_sentence(scored)
+        study, source = best_of_n_study(read_scored(data), **study_options), str(data)
     if study.gold_scales and scale not in study.gold_scales:
         raise DataError(f"no gold on the scale {scale!r} here; there is {', '.join(study.gold_scales)}")
     heading = title or (f"Best-of-n on {Path(source).stem}" if source else "Best-of-n")
@@ -105,7 +104,7 @@ def report(
         images = {name: path.read_bytes() for name, path in figures.items()}
     else:
         figures, images = {}, _draw_in_memory(study, scale, held_out)
-    html = render(study, heading, source, scale, images, held_out, ensemble)
+    html = render(study, heading, source, scale, images, held_out)
     with atomic_file(output) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return ReportPaths(output, figures, study)
@@ -125,7 +124,6 @@ def render(
     scale: str,
     images: dict[str, bytes],
     held_out: Sequence[HeldOut] = (),
-    ensemble: str | None = None,
 ) -> str:
     """The page as text.
 
@@ -136,7 +134,6 @@ def render(
         scale: The scale of gold that the words use.
         images: PNG of each figure, by name; the page shows them until its script has run.
         held_out: Evaluations on held-out pairs.
-        ensemble: What is to be said of an ensemble that gave the rewards.
     """
     jinja2 = need("jinja2")
     folder = resources.files("prudent.reports") / "templates"
@@ -151,7 +148,7 @@ def render(
         template.render(
             title=title,
             source=source,
-            ensemble=ensemble,
+            ensemble=None if study.ensemble is None else ensemble_sentence(study.ensemble),
             study=study,
             scales=scales,
             scale_labels=SCALE_LABELS,

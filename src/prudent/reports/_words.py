@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from prudent.evaluation import BestOfNStudy, Curve, Estimate, Figure, Reliability
+from prudent.evaluation import BestOfNStudy, Curve, EnsembleFacts, Estimate, Figure, Reliability
 from prudent.reports._held_out import HeldOut
 from prudent.reports._style import SCALE_LABELS
-from prudent.scoring import ScoredPool
 
 __all__ = ["ensemble_sentence", "headline", "held_out_sentence", "interval", "number", "sentences"]
 
@@ -201,16 +200,14 @@ def _reliability_sentence(one: Reliability) -> str:
     )
 
 
-def ensemble_sentence(scored: ScoredPool) -> str | None:
-    """What the variance is where an ensemble gave the rewards, and how well so few members know it; None otherwise."""
-    count = scored.num_members
-    if count == 0:
-        return None
+def ensemble_sentence(ensemble: EnsembleFacts) -> str:
+    """What the variance is where an ensemble gave the rewards, and how well so few members know it."""
+    count = ensemble.num_members
     text = f"The reward is the average of {count:,} members, the variance that between them (divided by "
-    text += f"{count - scored.ddof:,})"
+    text += f"{count - ensemble.ddof:,})"
     if count > 1:
         text += f", which so many know to a relative standard error of about {(2 / (count - 1)) ** 0.5:.0%}"
-    if "reward_within_variance" in scored.table.column_names:
+    if ensemble.has_within_variance:
         text += "; added is the members' own variance, averaged"
     return f"{text}."
 

@@ -62,5 +62,6 @@ def _require(rewards: MemberRewards, known: Tensor, fits: Tensor, source: str) -
     if len(faulty):
         raise DataError(
             f"{source}: prompt {int(rewards.group[faulty[0]])} lacks rows of its reference set, or its members were "
-            "changed, so they cannot be centered; take the rows of whole prompts, as they were scored"
+            "changed, so they cannot be centered; take the rows of whole prompts, as they were scored, or drop the "
+            "column is_reference to do without centering"
         )

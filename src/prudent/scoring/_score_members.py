@@ -104,7 +104,7 @@ def score_members(
     Each column is brought to logits by the scale at which its Bradley-Terry likelihood of preference pairs is largest,
     and shifted to mean zero. The output is a dataset as `score` writes it, a row a response, with `reward_members` and
     their mean and variance (divided by M - 1), and `is_calibration`, true for the prompts that the members are
-    calibrated on: leave these out where gold is compared with. `select`, `report` and `read_scored` take it.
+    calibrated on, which figures of gold leave out. `select`, `report` and `read_scored` take it.
 
     Args:
         data: pools in any form that `prudent.data.load_pools` takes, with the scores: a list a prompt, or a number

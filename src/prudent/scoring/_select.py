@@ -37,7 +37,8 @@ class SelectSummary:
         num_prompts_with_ties: prompts whose best utility several responses share.
         mean_reward: average posterior mean of the picks.
         mean_std: average posterior standard deviation of the picks; None where it is not known.
-        mean_gold: average gold of the picks; None without gold.
+        mean_gold: average gold of the picks, calibration prompts left out; None without gold.
+        num_calibration_prompts: prompts with a pick on whose gold the members of an ensemble were calibrated.
     """
 
     output: str | None
@@ -50,6 +51,7 @@ class SelectSummary:
     mean_reward: float
     mean_std: float | None
     mean_gold: float | None
+    num_calibration_prompts: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -103,6 +105,7 @@ def select(
         )
     selection = best_of_n(utility, posterior.group, generator=generator, nan="exclude")
     picks = pool.table.take(pa.array(selection.index.numpy()))
+    is_calibration = pool.is_calibration[selection.index]
     if "reward_factor" in picks.column_names:
         picks = picks.drop_columns(["reward_factor"])
     position = min(4, picks.num_columns)
@@ -126,7 +129,8 @@ def select(
         num_prompts_with_ties=int((selection.num_tied > 1).sum()),
         mean_reward=float(pc.mean(picks["reward_mean"]).as_py()),
         mean_std=None if not pool.has_variance else float(pc.mean(pc.sqrt(variance)).as_py()),
-        mean_gold=_mean_gold(picks),
+        mean_gold=_mean_gold(picks.filter(pa.array(~is_calibration.numpy()))),
+        num_calibration_prompts=int(is_calibration.sum()),
     )
 
 
