@@ -1,9 +1,12 @@
 """M heads against Newton's method member by member, Laplace's covariance by simulation, and known truths."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from prudent.errors import PosteriorError, UnsupportedError
+from prudent.metrics import fit_logit_temperature, pair_scores
 from prudent.posteriors import (
     Center,
     HeadsPosterior,
@@ -190,6 +193,72 @@ def test_mlp_heads_spread_more_where_there_are_no_pairs(diversity):
     assert torch.equal(again.members_of(chosen), fitted.members_of(chosen))
 
 
+def test_mlp_heads_that_overflow_say_so():
+    chosen, rejected = simulated(40, 3)
+    with pytest.raises(PosteriorError, match=r"member 0 of the mlp heads has no finite loss .* larger prior_precision"):
+        fit_heads(chosen, rejected, architecture="mlp", num_members=2, prior_precision=1e-80)
+
+
+def judged(count: int) -> tuple[HeadsPosterior, torch.Tensor]:
+    """Heads for scores with noise of their own, and pairs that other such scores order."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        features = torch.randn(count, 4, generator=generator)
+        return features, features[:, 0] + torch.randn(count, generator=generator)
+
+    fitted = fit_quantile_heads(*draw(), num_members=2)
+    (first, one), (second, other) = draw(), draw()
+    won = (one > other).unsqueeze(1)
+    return fitted, torch.cat([torch.where(won, first, second), torch.where(won, second, first)])
+
+
+def test_the_scale_of_logits_counts_noise_once():
+    fitted, features = judged(1500)
+    place, label = torch.arange(1500), torch.ones(1500)
+
+    def nll(posterior: HeadsPosterior) -> float:
+        found = posterior.contrasts_of(features, place, place + 1500)
+        return float(pair_scores(found.mean, found.variance + found.noise, label).nll.mean())
+
+    scaled = fitted.with_logit_scale_for(features, place, place + 1500, label)
+    tried = {factor: nll(replace(scaled, logit_scale=factor * scaled.logit_scale)) for factor in (0.5, 0.8, 1.25, 2.0)}
+    assert nll(scaled) < min(tried.values())
+    # The factor that suits the mean alone has absorbed the noise.
+    alone = 1 / fit_logit_temperature(fitted.contrasts_of(features, place, place + 1500).mean, label)
+    assert scaled.logit_scale > 1.5 * alone
+    assert nll(scaled) < nll(replace(fitted, logit_scale=alone)) - 0.002
+    # The scale it had before, and the unit of the scores, are of no consequence.
+    again = replace(scaled, logit_scale=7.0).with_logit_scale_for(features, place, place + 1500, label)
+    assert again.logit_scale == pytest.approx(scaled.logit_scale)
+
+
+def test_pairs_without_a_best_scale():
+    fitted, features = judged(200)
+    place, label = torch.arange(200), torch.ones(200)
+    with pytest.raises(PosteriorError, match="no better than by chance"):
+        fitted.with_logit_scale_for(features, place + 200, place, label)
+    # All pairs are ranked as labelled, so the larger the better; one pair in doubt keeps the scale finite.
+    mean = fitted.contrasts_of(features, place, place + 200).mean
+    right = place[mean > 0][:20]
+    scaled = fitted.with_logit_scale_for(features, right, right + 200, torch.ones(20))
+    assert 1 < scaled.logit_scale * scaled.score_std < 100
+    chosen, rejected = simulated(30, 4)
+    with pytest.raises(PosteriorError, match="only quantile heads"):
+        fit_heads(chosen, rejected, num_members=2).with_logit_scale_for(features, place, place + 200, label)
+
+
+def test_contrasts_in_parts_are_those_at_once(monkeypatch):
+    chosen, rejected = simulated(50, 3)
+    fitted = fit_heads(chosen, rejected, num_members=3)
+    features, places = torch.cat([chosen, rejected]), (torch.arange(50), torch.arange(50, 100))
+    whole = fitted.contrasts_of(features, *places)
+    monkeypatch.setattr("prudent.posteriors._heads._PAIRS_AT_ONCE", 7)
+    parts = fitted.contrasts_of(features, *places)
+    for name in ("mean", "variance", "noise"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
+
+
 def test_prediction_is_the_moments_of_the_members():
     chosen, rejected = simulated(60, 3)
     fitted = fit_heads(chosen, rejected, num_members=7)
@@ -251,17 +320,17 @@ def test_what_cannot_be_fitted_is_refused():
         fit_heads(chosen, rejected, num_members=1)
     with pytest.raises(PosteriorError, match="at least two preference pairs"):
         fit_heads(chosen[:1], rejected[:1])
-    with pytest.raises(PosteriorError, match=r"rows \[3\]"):
+    with pytest.raises(PosteriorError, match=r"places \[3\], from 0"):
         fit_heads(torch.where(torch.arange(20)[:, None] == 3, torch.nan, chosen), rejected)
     with pytest.raises(PosteriorError, match="same features"):
         fit_heads(chosen, chosen)
-    with pytest.raises(UnsupportedError, match="pair 7 has one"):
+    with pytest.raises(UnsupportedError, match="pair at place 7 has one"):
         fit_heads(chosen, rejected, kind="classification", margin=(torch.arange(20) == 7).double())
     with pytest.raises(ValueError, match="fit_quantile_heads"):
         fit_heads(chosen, rejected, kind="quantile")
     with pytest.raises(PosteriorError, match="all scores are equal"):
         fit_quantile_heads(chosen, torch.ones(20))
-    with pytest.raises(PosteriorError, match="score of response 2"):
+    with pytest.raises(PosteriorError, match="scores of the response at place 2"):
         fit_quantile_heads(chosen, torch.where(torch.arange(20) == 2, torch.inf, chosen[:, 0]))
     with pytest.raises(PosteriorError, match="at least two responses"):
         fit_quantile_heads(chosen[:1], chosen[:1, 0])

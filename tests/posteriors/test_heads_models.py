@@ -8,6 +8,7 @@ import torch
 from prudent.errors import DataError, PosteriorError, UnsupportedError
 from prudent.models import RewardModel
 from prudent.posteriors import HeadsPosterior, encode_pairs, fit, joint_rewards, load_posterior, load_scorer
+from prudent.posteriors._scored_texts import encode_scored
 
 FRUITS = ["apple", "pear", "plum", "bird", "stone", "river"]
 
@@ -121,7 +122,7 @@ def test_held_out_pairs_choose_the_prior_of_heads(tiny_models):
 
 
 def test_quantile_heads_take_pools_and_pairs_give_their_scale(tiny_models, tmp_path):
-    options = {"posterior": "quantile", "num_members": 2, "progress": False}
+    options = {"posterior": "quantile", "num_members": 2, "prior_precision": 1.0, "progress": False}
     alone = fit(tiny_models("llama"), pools(), **options)
     assert (alone.num_responses, alone.num_pairs) == (32, 48)
     assert any("units of the scores" in note for note in alone.notes)
@@ -133,7 +134,8 @@ def test_quantile_heads_take_pools_and_pairs_give_their_scale(tiny_models, tmp_p
         if (contrast[place] > 0) == (place % 3 == 0):
             row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     scaled = fit(tiny_models("llama"), pools(), tmp_path / "rm", eval_data=rows, **options)
-    assert scaled.held_out.logit_temperature == pytest.approx(1.0, rel=0.01)
+    # So few logits apart, noise moderates next to nothing.
+    assert scaled.held_out.logit_temperature == pytest.approx(1.0, rel=0.02)
     assert scaled.held_out.accuracy == pytest.approx(2 / 3, abs=0.05)
     assert any("chose the scale" in note for note in scaled.notes)
     loaded = load_posterior(tmp_path / "rm", RewardModel.from_pretrained(tmp_path / "rm"))
@@ -142,6 +144,56 @@ def test_quantile_heads_take_pools_and_pairs_give_their_scale(tiny_models, tmp_p
         loaded.members_of(features), loaded.logit_scale * alone.posterior.members_of(features), rtol=1e-3, atol=1e-4
     )
     torch.testing.assert_close(loaded.quantiles_of(features), alone.posterior.quantiles_of(features))
+
+
+def test_pairs_that_give_no_scale_do_not_cost_the_fit(tiny_models, tmp_path):
+    options = {"posterior": "quantile", "num_members": 2, "prior_precision": 1.0, "progress": False}
+    alone = fit(tiny_models("llama"), pools(), **options).posterior
+    rows = pairs(24, ask="tell me about")
+    model = RewardModel.from_pretrained(tiny_models("llama"))
+    for row, contrast in zip(rows, alone.contrasts(model, _encoded(model, rows)).mean, strict=True):
+        if contrast > 0:
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    result = fit(tiny_models("llama"), pools(), tmp_path / "rm", eval_data=rows, **options)
+    assert (result.posterior.logit_scale, result.held_out.accuracy) == (1.0, 0.0)
+    assert any("give no scale from scores to logits" in note for note in result.notes)
+
+
+def test_of_a_large_pool_few_pairs_are_drawn(tiny_models):
+    from prudent.data import load_pools
+
+    responses = [f"the {first} and the {second} {third}" for first in FRUITS for second in FRUITS for third in FRUITS]
+    wide = [{"prompt": "name a fruit", "responses": responses, "gold": [float(i % 50) for i in range(len(responses))]}]
+    texts = encode_scored(RewardModel.from_pretrained(tiny_models("llama")), load_pools([*wide, *pools(2)]).rows)
+    better, worse = texts.ordered_pairs(0)
+    assert bool((texts.scores[better] > texts.scores[worse]).all())
+    assert torch.equal(texts.group[better], texts.group[worse])
+    assert torch.bincount(texts.group[better]).tolist() == [64, 6, 6]
+    assert len(torch.unique(torch.stack([better, worse], 1), dim=0)) == len(better)
+
+
+@pytest.mark.parametrize("posterior", ["last_layer", "heads", "quantile"])
+def test_features_that_are_not_finite_are_named_by_the_row_of_the_file(posterior, tiny_models, monkeypatch):
+    """Faulty rows before them, left out, do not shift their number."""
+    whole = RewardModel.features
+
+    def faulty(self, encoded, **options):
+        features, rewards = whole(self, encoded, **options)
+        features[encoded.lengths == encoded.lengths.max()] = torch.nan
+        return features, rewards
+
+    monkeypatch.setattr(RewardModel, "features", faulty)
+    long = "the apple is small " * 12
+    if posterior == "quantile":
+        data = [{"prompt": "", "responses": []}, *pools(4)]
+        data[3]["responses"][1] = long
+        named = "row 3, response 1 first"
+    else:
+        data = [{"prompt": "name", "chosen": "", "rejected": ""}, *pairs()]
+        data[5]["rejected"] = long
+        named = r"of 1 pairs is not finite \(row 5 first"
+    with pytest.raises(PosteriorError, match=named):
+        fit(tiny_models("llama"), data, posterior=posterior, skip_bad=True, progress=False)
 
 
 def _encoded(model: RewardModel, rows: list[dict]):
@@ -178,7 +230,12 @@ def _encoded(model: RewardModel, rows: list[dict]):
             PosteriorError,
             "no prompt has two responses with different scores",
         ),
-        ([{**pairs(1)[0], "margin": 1.0}, pairs(2)[1]], {"posterior": "classification"}, UnsupportedError, "pair 0"),
+        (
+            [{**pairs(1)[0], "margin": 1.0}, pairs(2)[1]],
+            {"posterior": "classification"},
+            UnsupportedError,
+            "pair in row 0",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_says_so(data, options, error, words, tiny_models):

@@ -157,7 +157,7 @@ def test_kept_head_is_the_mean():
     ("chosen", "rejected", "words"),
     [
         (torch.zeros(1, 3), torch.ones(1, 3), "at least two"),
-        (torch.full((4, 3), torch.nan), torch.ones(4, 3), r"rows \[0, 1, 2, 3\]"),
+        (torch.full((4, 3), torch.nan), torch.ones(4, 3), r"places \[0, 1, 2, 3\]"),
         (torch.ones(4, 3), torch.ones(4, 3), "same features"),
     ],
 )

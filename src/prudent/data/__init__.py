@@ -1,9 +1,11 @@
 """What people said: preferences and candidate pools from anywhere, checked row by row."""
 
 from prudent.data._faults import LoadSummary, OnBad
+from prudent.data._gold_pairs import draw_ordered_pairs
 from prudent.data._leak import check_leak
 from prudent.data._pools import Pools, PoolsSummary, load_pools
 from prudent.data._preferences import Preferences, load_preferences
+from prudent.data._prompts import prompt_groups
 from prudent.data._raw import read_rows
 from prudent.data._resample import resample_prompts
 from prudent.data._sources import DataSource
@@ -26,9 +28,11 @@ __all__ = [
     "check_eval_split",
     "check_leak",
     "choose_split",
+    "draw_ordered_pairs",
     "load_pools",
     "load_preferences",
     "pretrain_world_base",
+    "prompt_groups",
     "read_rows",
     "resample_prompts",
     "split_names",

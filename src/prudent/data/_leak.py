@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 from datasets import Dataset
 
 from prudent.data._faults import MAX_SHOWN, OnBad, check_on_bad
-from prudent.data._messages import Message
 from prudent.data._pools import Pools
 from prudent.data._preferences import Preferences
+from prudent.data._prompts import prompt_digest
 from prudent.errors import DataError
 
 _REASON = "prompt also in the training data"
@@ -82,9 +81,4 @@ def prompt_digests(data: Preferences | Pools) -> Iterator[tuple[bytes, int]]:
     """Of each pair what names its prompt, and its row in the source; prompts are equal as `check_leak` says."""
     for batch in data.rows.select_columns(["prompt", "row"]).iter(batch_size=1000):
         for prompt, row in zip(batch["prompt"], batch["row"], strict=True):
-            yield _digest(prompt), row
-
-
-def _digest(prompt: list[Message]) -> bytes:
-    text = "\0".join(part for message in prompt for part in (message["role"], message["content"].strip()))
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+            yield prompt_digest(prompt), row

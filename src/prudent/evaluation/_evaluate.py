@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prudent.data import choose_split, load_preferences
+from prudent.data import choose_split, load_preferences, prompt_groups
 from prudent.errors import DataError, PosteriorError
 from prudent.evaluation._evaluation_types import Evaluation, ShiftFigures
 from prudent.evaluation._gold_figures import check_gold, gold_figures
@@ -183,8 +183,7 @@ def _read_pairs(data: Any, split: str | None, skip_bad: bool) -> _Pairs:
     if len(rows) == 0:
         raise DataError(f"{preferences.summary.source} has no pairs to evaluate on")
     soft = torch.tensor(rows["p_chosen"]) if "p_chosen" in rows.column_names else torch.ones(len(rows))
-    prompts: dict[str, int] = {}
-    group = torch.tensor([prompts.setdefault(json.dumps(prompt), len(prompts)) for prompt in rows["prompt"]])
+    group = torch.tensor(prompt_groups(rows["prompt"]))
     return _Pairs(preferences.summary.source, split, preferences.summary.num_skipped, rows, soft.double(), group)
 
 

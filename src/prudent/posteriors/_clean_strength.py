@@ -4,7 +4,6 @@ Heads that were trained on a pair have learned its label, flipped or not, so the
 folds by prompt, and each fold is judged by heads that saw the others.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prudent.data import prompt_groups
 from prudent.errors import DataError
 from prudent.models import Message
 from prudent.posteriors._ensemble import EnsembleScorer
@@ -38,7 +38,7 @@ class PairStrength:
 
 
 def prompt_ids(prompts: Sequence[Sequence[Message]], rows: Sequence[int]) -> Tensor:
-    """`[P]` a number for each prompt, equal where prompts are.
+    """`[P]` a number for each prompt, equal where prompts are as `prudent.data.prompt_groups` has it.
 
     Args:
         prompts: of P pairs, as `load_preferences` gives them.
@@ -52,19 +52,13 @@ def prompt_ids(prompts: Sequence[Sequence[Message]], rows: Sequence[int]) -> Ten
         >>> prompt_ids([ask, [{"role": "user", "content": "Name a river."}], ask], [0, 1, 2])
         tensor([0, 1, 0])
     """
-    found: dict[bytes, int] = {}
-    numbers: list[int] = []
     missing = [row for row, prompt in zip(rows, prompts, strict=True) if not prompt]
     if missing:
         raise DataError(
             f"{len(missing):,} pairs have no prompt (row {missing[0]} first), and folds are made by prompt; give"
             " prompts, or judge by a reward model that has not seen these pairs, without cross-fitting (--no-cross-fit)"
         )
-    for prompt in prompts:
-        text = "\0".join(part for message in prompt for part in (message["role"], message["content"].strip()))
-        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        numbers.append(found.setdefault(key, len(found)))
-    return torch.tensor(numbers)
+    return torch.tensor(prompt_groups(prompts))
 
 
 def folds_by_prompt(prompt: Tensor, num_folds: int, *, seed: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ from prudent.errors import PosteriorError, UnsupportedError
 from prudent.models import Pooling, RewardModel, atomic_folder
 from prudent.posteriors._blocks import find_blocks
 from prudent.posteriors._card import write_card
-from prudent.posteriors._ensemble_store import is_ensemble
+from prudent.posteriors._ensemble_places import is_ensemble
 from prudent.posteriors._fit_heads import check_heads_options, fit_head_kind
 from prudent.posteriors._fit_kinds import HeldOut, fit_last_layer, fit_lora
 from prudent.posteriors._fit_notes import fit_notes
@@ -24,7 +24,7 @@ from prudent.posteriors._processes import process_state
 from prudent.posteriors._resume import SumsCheckpoint
 from prudent.posteriors._scored_texts import ScoredTexts, encode_scored, load_scored
 from prudent.posteriors._store import save_posterior
-from prudent.posteriors._training_record import training_settings
+from prudent.posteriors._training_record import passed_on, training_settings
 
 __all__ = ["FitResult", "PosteriorKind", "PriorChoice", "fit"]
 
@@ -49,7 +49,8 @@ class FitResult:
 
     Attributes:
         posterior: the fitted posterior.
-        num_pairs: pairs used; for `quantile` those of two responses to a prompt with different scores.
+        num_pairs: pairs used; for `quantile` those that `train_accuracy` is of: two responses to a prompt with
+            different scores, at most 64 of a prompt.
         num_skipped: pairs left out as faulty.
         num_truncated: texts whose response was cut.
         num_prompt_truncated: texts whose prompt was cut.
@@ -124,7 +125,8 @@ def fit(
         eval_data: held-out preferences: the prior precision that they prefer is reported beside that of highest
             evidence, with calibration figures, which are saved with the posterior. For kinds with members other prior
             precisions are tried only where the pairs are to choose; for `quantile` the pairs give the scale from scores
-            to logits.
+            to logits (`HeadsPosterior.with_logit_scale_for`); where they are ranked no better than by chance, rewards
+            stay in units of the scores, and a note says so.
         eval_split: the split of the held-out data, by default as in `prudent.evaluation.evaluate`; without `eval_data`,
             the split of `data` to hold out.
         posterior: the kind. `kron`, `ekfac`, `diag` and `full` are about the weights of a LoRA adapter and the head,
@@ -310,6 +312,7 @@ def fit(
                         else {}
                     ),
                     **({"max_rank": max_rank} if posterior in ("kron", "ekfac") else {}),
+                    "training": passed_on(trained),
                 },
                 calibration=None if fitted.held_out is None else fitted.held_out.to_dict(),
             )

@@ -1,7 +1,7 @@
 """Fitting M heads to a loaded model: its texts are read once, then all is a matter of features."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any, get_args
 
 import torch
@@ -13,7 +13,7 @@ from prudent.posteriors._fit_kinds import Fitted, HeldOut
 from prudent.posteriors._heads import Diversity, HeadArchitecture, HeadsPosterior
 from prudent.posteriors._heads_fit import check_num_members, fit_heads, fit_quantile_heads
 from prudent.posteriors._heads_losses import HeadsKind
-from prudent.posteriors._held_out import PRIOR_SCALES, HeldOutFigures, best_temperature, held_out_figures
+from prudent.posteriors._held_out import PRIOR_SCALES, HeldOutFigures, held_out_figures
 from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._scored_texts import ScoredTexts
 
@@ -72,13 +72,22 @@ def fit_head_kind(
             return model.features(encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=advance)[0]
 
     if isinstance(texts, ScoredTexts):
-        better, worse = texts.ordered_pairs()
+        better, worse = texts.ordered_pairs(seed)
         if len(better) == 0:
             raise PosteriorError("no prompt has two responses with different scores; there is nothing to rank")
         better, worse = texts.place[better], texts.place[worse]
     else:
         better, worse = texts.chosen, texts.rejected
+        if kind == "classification" and bool((texts.margin != 0).any()):
+            row = texts.rows[int((texts.margin != 0).nonzero()[0])]
+            raise UnsupportedError(
+                f"classification heads know no margin, and the pair in row {row} has one; take heads"
+            )
     features = read(texts.encoded, "Reading texts")
+    if isinstance(texts, ScoredTexts):
+        texts.require_finite(torch.where(features.isfinite().all(1), 0.0, torch.nan)[texts.place], "feature")
+    else:
+        texts.require_finite_features(features)
     options: dict[str, Any] = {
         "num_members": num_members,
         "architecture": architecture,
@@ -105,9 +114,13 @@ def fit_head_kind(
     fitted = refit(prior_precision)
     figures = None
     if held_out is not None:
-        found = read(held_out.pairs.encoded, "Reading held-out pairs")
+        pairs = held_out.pairs
+        found = read(pairs.encoded, "Reading held-out pairs")
+        pairs.require_finite_features(found)
         if kind == "quantile":
-            fitted = _in_logits(fitted, found, held_out.pairs)
+            # Pairs that give no scale must not cost the fit: a note says that rewards stayed as they were.
+            with suppress(PosteriorError):
+                fitted = fitted.with_logit_scale_for(found, pairs.chosen, pairs.rejected, pairs.label)
         figures = _figures(refit, fitted, found, held_out)
         if held_out.choose_prior:
             assert figures.prior_precision_scale is not None
@@ -118,18 +131,6 @@ def fit_head_kind(
         weight, bias = model.head_values()
         fitted = fitted.with_mean_head(weight, bias or 0.0)
     return Fitted(fitted, fitted.contrasts_of(features, better, worse).mean, figures)
-
-
-def _in_logits(fitted: HeadsPosterior, features: Tensor, pairs: PairTexts) -> HeadsPosterior:
-    """Rewards in logits: scores times the factor under which held-out pairs are most likely."""
-    mean = fitted.contrasts_of(features, pairs.chosen, pairs.rejected).mean
-    temperature, _ = best_temperature(mean, pairs.label)
-    if temperature is None:
-        raise PosteriorError(
-            "the held-out pairs give no scale from scores to logits: all are ranked as labelled, or none better than "
-            "chance; give more of them, or none"
-        )
-    return replace(fitted, logit_scale=1 / temperature)
 
 
 def _figures(

@@ -56,6 +56,7 @@ def fit_last_layer(
             found, _ = model.features(
                 texts.encoded, pooling=pooling, tokens_per_batch=tokens_per_batch, advance=advance
             )
+        texts.require_finite_features(found)
         return found[texts.chosen], found[texts.rejected]
 
     chosen, rejected = features(pairs, "Reading pairs")

@@ -75,7 +75,12 @@ def _heads_notes(posterior: HeadsPosterior, figures: HeldOutFigures | None) -> I
             "rewards are in units of the scores fitted on, not in logits, so probabilities of preference mean nothing "
             "yet; held-out preferences (eval_data) give the scale"
         )
-    if posterior.kind == "quantile" and figures is not None:
+    if posterior.kind == "quantile" and figures is not None and posterior.logit_scale == 1.0:
+        yield (
+            f"the {figures.num_pairs} held-out pairs, ranked no better than by chance, give no scale from scores to "
+            "logits: rewards stay in units of the scores fitted on, and probabilities of preference mean nothing"
+        )
+    elif posterior.kind == "quantile" and figures is not None:
         yield (
             f"the {figures.num_pairs} held-out pairs chose the scale of the rewards (one unit of score is "
             f"{posterior.logit_scale:.3g} logits), so their figures flatter it"

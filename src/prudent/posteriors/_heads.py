@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from prudent.errors import PosteriorError
+from prudent.metrics import fit_logit_temperature
 from prudent.models import EncodedTexts, Pooling, RewardModel
 from prudent.posteriors._heads_losses import HeadsKind, monotone_quantiles
 from prudent.posteriors._heads_network import Layers, apply_heads
 from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._protocol import Center, Contrasts, Prediction, check_head, group_average
 
-__all__ = ["Diversity", "HeadArchitecture", "HeadsPosterior"]
+__all__ = ["Diversity", "HeadArchitecture", "HeadsPosterior", "averages_to_model_head"]
 
 HeadArchitecture = Literal["linear", "mlp"]
 """A linear head as the model's own, or an MLP with two hidden layers of 128."""
@@ -25,6 +26,7 @@ Diversity = Literal["anchor", "prior_function"]
 """Each head is pulled to a draw from the prior of its own, or is trained on top of such a draw that stays as it is."""
 
 _TEXTS_AT_ONCE = 4096
+_PAIRS_AT_ONCE = 65536
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class HeadsPosterior:
         feature_mean: `[H]` float32 average of the features fitted on.
         num_summands: S, networks that a head is the sum of: 2 for an MLP over a prior function, else 1.
         score_std: standard deviation of the scores fitted on, the unit of the outputs for `quantile`; else 1.
-        logit_scale: positive factor from scores to rewards; 1 but for `quantile`, where held-out pairs may choose it.
+        logit_scale: positive factor from scores to rewards; 1 but for `quantile`, where held-out pairs may choose it
+            by `with_logit_scale_for`.
         pooling: what the features are; see `prudent.models.Pooling`.
         bootstrap: each head had prompts drawn with replacement.
         diversity: how the prior keeps heads apart.
@@ -92,7 +95,7 @@ class HeadsPosterior:
     @property
     def has_model_head(self) -> bool:
         """Whether the average head is linear, so that the model's own head can be, and was made, that average."""
-        return self.architecture == "linear" and self.kind != "quantile" and self.pooling == "head"
+        return averages_to_model_head(self.kind, self.architecture, self.pooling)
 
     @property
     def mean_head(self) -> tuple[Tensor, float]:
@@ -212,9 +215,58 @@ class HeadsPosterior:
             rejected: `[P]` place of the rejected one.
         """
         members, noise = (values.double() for values in self.members_and_noise(features))
-        differences = members[chosen] - members[rejected]
+        means, variances = [], []
+        parts = zip(torch.split(chosen, _PAIRS_AT_ONCE), torch.split(rejected, _PAIRS_AT_ONCE), strict=True)
+        for first, second in parts:
+            differences = members[first] - members[second]
+            means.append(differences.mean(1))
+            variances.append(differences.var(1))
         both = torch.where(chosen == rejected, 0.0, noise[chosen] + noise[rejected])
-        return Contrasts(differences.mean(1), differences.var(1), both)
+        return Contrasts(torch.cat(means), torch.cat(variances), both)
+
+    def with_logit_scale_for(self, features: Tensor, chosen: Tensor, rejected: Tensor, label: Tensor) -> Self:
+        """The same quantile heads with rewards in logits: scores times the factor under which pairs are most likely.
+
+        The likelihood is that of the whole prediction, `E sigma(x)` with x normal about the mean with variance and
+        noise: a factor that fits the mean alone has absorbed the noise, which would then count twice. One pair more,
+        a standard deviation of score apart and without noise, of which the better wins three times out of four, keeps
+        the factor finite where these pairs are best told by rewards without bound, or by none in particular.
+
+        Args:
+            features: `[n, H]` of the texts.
+            chosen: `[P]` place of each pair's chosen text among them; pairs that the heads were not fitted on.
+            rejected: `[P]` place of the rejected one.
+            label: `[P]` probability that the chosen one is better.
+
+        Raises:
+            PosteriorError: heads of another kind, whose rewards are logits as they are; or the pairs are ranked no
+                better than by chance, and no factor helps.
+
+        Example:
+            >>> from prudent.posteriors import fit_quantile_heads
+            >>> features = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+            >>> heads = fit_quantile_heads(features, 10 * features[:, 0], num_members=2)
+            >>> place = torch.arange(100)
+            >>> label = torch.sigmoid(3 * (features[:100, 0] - features[100:, 0]))
+            >>> round(heads.with_logit_scale_for(features, place, place + 100, label).logit_scale, 2)
+            0.29
+        """
+        if self.kind != "quantile":
+            raise PosteriorError(f"rewards of {self.kind} heads are in logits; only quantile heads need a scale")
+        unit = replace(self, logit_scale=1 / self.score_std)
+        found, label = unit.contrasts_of(features, chosen, rejected), label.double()
+        # Where this slope of the likelihood at factor 0 is not positive, nothing is better than a coin.
+        if float(((label - 0.5) * found.mean).sum()) <= 0:
+            raise PosteriorError(
+                f"the {len(label)} pairs give no scale from scores to logits: they are ranked no better than by "
+                "chance; give more of them, or others"
+            )
+        temperature = fit_logit_temperature(
+            torch.cat([found.mean, found.mean.new_ones(1)]),
+            torch.cat([label, label.new_full((1,), 0.75)]),
+            torch.cat([found.variance + found.noise, found.mean.new_zeros(1)]),
+        )
+        return replace(unit, logit_scale=unit.logit_scale / temperature)
 
     def exact(self, model: RewardModel, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
         """See `prudent.posteriors.Posterior.exact`."""
@@ -307,3 +359,8 @@ class HeadsPosterior:
         advance: Callable[[int], None],
     ) -> Tensor:
         return model.features(encoded, pooling=self.pooling, tokens_per_batch=tokens_per_batch, advance=advance)[0]
+
+
+def averages_to_model_head(kind: HeadsKind, architecture: HeadArchitecture, pooling: Pooling) -> bool:
+    """Whether the average of such heads is a linear head on what the model's own head reads."""
+    return architecture == "linear" and kind != "quantile" and pooling == "head"

@@ -69,8 +69,10 @@ def fit_heads(
     if kind not in get_args(HeadsKind) or kind == "quantile":
         raise ValueError(f"kind is {kind!r}; heads, classification or mean_variance (fit_quantile_heads takes scores)")
     if kind == "classification" and margin is not None and bool((margin != 0).any()):
-        row = int((margin != 0).nonzero()[0])
-        raise UnsupportedError(f"classification heads know no margin, and pair {row} has one; take heads")
+        place = int((margin != 0).nonzero()[0])
+        raise UnsupportedError(
+            f"classification heads know no margin, and the pair at place {place} has one; take heads"
+        )
     features = torch.cat([chosen, rejected]).double()
     mean, scale = features.mean(0), feature_scale(features)
     zeros = torch.zeros(len(chosen), dtype=torch.float64)
@@ -228,10 +230,10 @@ def check_scores(features: Tensor, scores: Tensor) -> None:
         raise ValueError(f"features are {tuple(features.shape)} and scores {tuple(scores.shape)}; [N, H] and [N]")
     if len(scores) < 2:
         raise PosteriorError(f"quantile heads need at least two responses with a score, there are {len(scores)}")
-    for values, what in ((features.sum(1), "features"), (scores, "score")):
+    for values, what in ((features.sum(1), "features"), (scores, "scores")):
         if not bool(values.isfinite().all()):
-            row = int((~values.isfinite()).nonzero()[0])
-            raise PosteriorError(f"the {what} of response {row} are not finite; leave it out")
+            place = int((~values.isfinite()).nonzero()[0])
+            raise PosteriorError(f"the {what} of the response at place {place} are not finite; leave it out")
     if bool((scores == scores[0]).all()):
         raise PosteriorError("all scores are equal; quantile heads have nothing to learn from them")
     if bool((features == features[0]).all()):

@@ -41,9 +41,11 @@ def pair_loss(kind: HeadsKind, chosen: Tensor, rejected: Tensor, label: Tensor, 
 
     `heads` is Bradley-Terry. `classification` is the order-consistent objective (arXiv 2411.04991): whether a response
     won is a datum of its own, `-log sigma(f_w) - log(1 - sigma(f_l))`, and a soft label weighs both readings of the
-    pair. `mean_variance` is `-log E sigma(z)`, `z ~ N(mu_w - mu_l, v_w + v_l)`, the log of an expectation: the
-    expectation of the log, as PURM has it (arXiv 2503.22480), grows with the variance everywhere, so it drives every
-    noise to 0.
+    pair. It is the sum, since a prior is weighed against the likelihood of all data; `prudent.training` takes half of
+    it (`classification_loss`, nats a response), which there is a matter of the learning rate alone.
+
+    `mean_variance` is `-log E sigma(z)`, `z ~ N(mu_w - mu_l, v_w + v_l)`, the log of an expectation: the expectation of
+    the log, as PURM has it (arXiv 2503.22480), grows with the variance everywhere, so it drives every noise to 0.
 
     Args:
         kind: but `quantile`.

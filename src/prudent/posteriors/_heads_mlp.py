@@ -47,7 +47,7 @@ def train_mlp(
         Of each layer the weights `[M * S, out, in]` and biases `[M * S, out]`, S the number of networks of a head.
 
     Raises:
-        PosteriorError: fewer than 20 data.
+        PosteriorError: fewer than 20 data, or the loss of a member is finite after no epoch.
     """
     if len(task) < MIN_MLP_DATA:
         raise PosteriorError(f"mlp heads need at least {MIN_MLP_DATA} data to stop by, there are {len(task)}")
@@ -87,6 +87,12 @@ def train_mlp(
         for kept, now in zip(best, _detached(layers), strict=True):
             for old, new in zip(kept, now, strict=True):
                 old[better] = new[better]
+    if not bool(best_loss.isfinite().all()):
+        member = int((~best_loss.isfinite()).nonzero()[0])
+        raise PosteriorError(
+            f"member {member} of the mlp heads has no finite loss after any epoch: under a prior precision of "
+            f"{prior_precision:.3g} its rewards overflow; give a larger prior_precision, or take linear heads"
+        )
     if fixed is None:
         return best
     # A head's two networks lie side by side.

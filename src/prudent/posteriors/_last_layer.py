@@ -318,10 +318,10 @@ def check_pairs(chosen: Tensor, rejected: Tensor) -> None:
         raise PosteriorError(f"a posterior needs at least two preference pairs, there are {len(chosen)}")
     finite = torch.isfinite(chosen).all(1) & torch.isfinite(rejected).all(1)
     if not bool(finite.all()):
-        rows = torch.nonzero(~finite).flatten()[:5].tolist()
+        places = torch.nonzero(~finite).flatten()[:5].tolist()
         raise PosteriorError(
-            f"the features of {int((~finite).sum())} pairs are not finite (rows {rows}); "
-            "the model overflows there, load it in float32 or leave those rows out"
+            f"the features of {int((~finite).sum())} pairs are not finite (those at places {places}, from 0, first); "
+            "the model overflows there, load it in float32 or leave those pairs out"
         )
     if bool((chosen == rejected).all()):
         raise PosteriorError(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prudent.data import prompt_groups
 from prudent.errors import PosteriorError
 from prudent.models import Batch, EncodedTexts, Message, Pooling, RewardModel, pad_batch, token_budget_batches
 from prudent.posteriors._gradients import gradient_tokens_per_batch
@@ -25,7 +26,7 @@ class PairTexts:
         encoded: texts, each once.
         chosen: `[M]` place of each pair's chosen text among them.
         rejected: `[M]` place of the rejected one.
-        group: `[M]` number of each pair's prompt.
+        group: `[M]` number of each pair's prompt; see `prudent.data.prompt_groups`.
         label: `[M]` float64 probability that chosen is the better one.
         margin: `[M]` float64 by how much its reward should exceed the other.
         rows: `[M]` row of each pair in the file, for messages.
@@ -108,6 +109,16 @@ class PairTexts:
         self.require_finite(difference.sum(1), everything, "feature")
         return difference, contrast
 
+    def require_finite_features(self, features: Tensor) -> None:
+        """Make sure that the features `[n, H]` of the texts are finite.
+
+        Raises:
+            PosteriorError: some are not; the row of the first pair with such a text is named.
+        """
+        finite = features.isfinite().all(1)
+        both = finite[self.chosen] & finite[self.rejected]
+        self.require_finite(torch.where(both, 0.0, torch.nan), torch.arange(len(self)), "feature")
+
     def require_finite(self, values: Tensor, positions: Tensor, what: str) -> None:
         """Make sure that a value of each of some pairs is finite.
 
@@ -143,13 +154,10 @@ def encode_pairs(model: RewardModel, rows: Any, *, strict: bool = False) -> Pair
     responses: list[list[Message]] = []
     names: list[str] = []
     known_prompts: dict[str, list[Message]] = {}
-    numbers: dict[str, int] = {}
-    group: list[int] = []
     positions: dict[str, list[int]] = {"chosen": [], "rejected": []}
     for row in rows:
         prompt_key = json.dumps(row["prompt"])
         prompt = known_prompts.setdefault(prompt_key, row["prompt"])
-        group.append(numbers.setdefault(prompt_key, len(numbers)))
         for side, found in positions.items():
             key = prompt_key + json.dumps(row[side])
             if key not in seen:
@@ -167,7 +175,7 @@ def encode_pairs(model: RewardModel, rows: Any, *, strict: bool = False) -> Pair
         encoded=model.encode(prompts, responses, strict=strict, names=names),
         chosen=torch.tensor(positions["chosen"]),
         rejected=torch.tensor(positions["rejected"]),
-        group=torch.tensor(group),
+        group=torch.tensor(prompt_groups(rows["prompt"])),
         label=column("p_chosen", 1.0),
         margin=column("margin", 0.0),
         rows=list(rows["row"]),

@@ -2,17 +2,31 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from prudent.data import OnBad, Pools, Preferences, check_leak, choose_split, load_pools, load_preferences
-from prudent.errors import DataError
+from prudent.data import (
+    OnBad,
+    Pools,
+    Preferences,
+    check_leak,
+    choose_split,
+    draw_ordered_pairs,
+    load_pools,
+    load_preferences,
+    prompt_groups,
+)
+from prudent.errors import DataError, PosteriorError
 from prudent.models import EncodedTexts, Message, RewardModel
 
 __all__ = ["ScoredTexts", "encode_scored", "load_scored"]
+
+_PAIRS_PER_PROMPT = 64
 
 
 @dataclass(frozen=True)
@@ -23,27 +37,52 @@ class ScoredTexts:
         encoded: texts, each once.
         place: `[N]` place of each response among them.
         scores: `[N]` float64.
-        group: `[N]` number of each response's prompt.
+        group: `[N]` number of each response's prompt; see `prudent.data.prompt_groups`.
+        names: of each response its row in the file and its place in it, for messages.
     """
 
     encoded: EncodedTexts
     place: Tensor
     scores: Tensor
     group: Tensor
+    names: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.place)
 
-    def ordered_pairs(self) -> tuple[Tensor, Tensor]:
-        """Of every two responses to one prompt with different scores, the better and the worse one, `[P]` places."""
-        better, worse = [], []
-        for number in torch.unique(self.group).tolist():
-            rows = (self.group == number).nonzero().flatten()
-            above = self.scores[rows].unsqueeze(1) > self.scores[rows]
-            first, second = above.nonzero(as_tuple=True)
-            better.append(rows[first])
-            worse.append(rows[second])
+    def ordered_pairs(self, seed: int) -> tuple[Tensor, Tensor]:
+        """The better and the worse one of responses to one prompt with different scores, `[P]` places.
+
+        Of a prompt with more than 64 such pairs 64 are drawn.
+
+        Args:
+            seed: of the draws.
+        """
+        generator = np.random.default_rng(seed)
+        order = torch.argsort(self.group, stable=True)
+        better, worse = [order[:0]], [order[:0]]
+        for responses in torch.split(order, torch.bincount(self.group).tolist()):
+            first, second = draw_ordered_pairs(self.scores[responses].numpy(), _PAIRS_PER_PROMPT, generator)
+            better.append(responses[torch.from_numpy(first)])
+            worse.append(responses[torch.from_numpy(second)])
         return torch.cat(better), torch.cat(worse)
+
+    def require_finite(self, values: Tensor, what: str) -> None:
+        """Make sure that a value of each response is finite.
+
+        Args:
+            values: `[N]` on CPU.
+            what: they are.
+
+        Raises:
+            PosteriorError: one is not; its row is named.
+        """
+        faulty = (~values.isfinite()).nonzero().flatten().tolist()
+        if faulty:
+            raise PosteriorError(
+                f"the {what} of {len(faulty)} responses is not finite ({self.names[faulty[0]]} first); the model"
+                " overflows there, load it in float32 or leave those responses out"
+            )
 
 
 def load_scored(
@@ -113,25 +152,27 @@ def encode_scored(model: RewardModel, rows: Any, *, strict: bool = False) -> Sco
     place: list[int] = []
     scores: list[float] = []
     group: list[int] = []
-    numbers: dict[str, int] = {}
-    for row in rows:
+    name_of_each: list[str] = []
+    for row, number in zip(rows, prompt_groups(rows["prompt"]), strict=True):
         prompt_key = json.dumps(row["prompt"])
-        number = numbers.setdefault(prompt_key, len(numbers))
         for position, (response, score) in enumerate(zip(row["responses"], row["gold"], strict=True)):
             if score is None or math.isnan(score):
                 continue
             key = prompt_key + json.dumps(response)
+            name = f"row {row['row']}, response {position}"
             if key not in seen:
                 seen[key] = len(prompts)
                 prompts.append(row["prompt"])
                 responses.append(response)
-                names.append(f"row {row['row']}, response {position}")
+                names.append(name)
             place.append(seen[key])
             scores.append(score)
             group.append(number)
+            name_of_each.append(name)
     return ScoredTexts(
         encoded=model.encode(prompts, responses, strict=strict, names=names),
         place=torch.tensor(place, dtype=torch.int64),
         scores=torch.tensor(scores, dtype=torch.float64),
         group=torch.tensor(group, dtype=torch.int64),
+        names=name_of_each,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prudent.data import DataSource, OnBad, Pools, choose_split, load_pools
+from prudent.data import DataSource, OnBad, Pools, choose_split, draw_ordered_pairs, load_pools
 from prudent.errors import DataError
 from prudent.models import as_messages, render_plain
 
@@ -109,10 +109,7 @@ def pairs_of_gold(pools: Pools, names: ColumnNames, share: float, seed: int) -> 
     chosen, rejected, group = [], [], []
     for prompt in taken.tolist():
         gold, scores = golds[prompt], _scores(pools.rows[prompt], names)
-        better, worse = np.nonzero(gold[:, None] > gold[None, :])
-        if len(better) > _PAIRS_PER_PROMPT:
-            some = generator.permutation(len(better))[:_PAIRS_PER_PROMPT]
-            better, worse = better[some], worse[some]
+        better, worse = draw_ordered_pairs(gold, _PAIRS_PER_PROMPT, generator)
         chosen.append(scores[better])
         rejected.append(scores[worse])
         group += [prompt] * len(better)

@@ -108,8 +108,9 @@ def classification_loss(
     With t the target of `preference_nll` it is the mean over the 2 b responses of
     `-t log sigmoid(chosen) - (1 - t) log sigmoid(-chosen)` and
     `-(1 - t) log sigmoid(rejected) - t log sigmoid(-rejected)`: half the sum of Sun, Shen and Ton (2411.04991,
-    L_clf), so that rewards of zero cost log 2 here as under Bradley-Terry. Of a misordered pair at least one response
-    is misclassified, whatever the threshold.
+    L_clf), so that rewards of zero cost log 2 here as under Bradley-Terry. Posteriors, whose prior weighs against the
+    likelihood of all data, take the sum (`fit_heads(kind="classification")`). Of a misordered pair at least one
+    response is misclassified, whatever the threshold.
 
     Args:
         chosen: `[b]` rewards of the preferred responses: log-odds of winning a comparison.
