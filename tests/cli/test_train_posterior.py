@@ -126,7 +126,7 @@ def test_a_second_start_does_nothing_and_another_kind_is_fitted_without_training
     line = refused(*command, "--output", str(output), "--posterior", "diag")
     assert "holds a posterior last_layer" in line
     with monkeypatch.context() as patch:
-        patch.setattr("prudent.cli._train._fit_trained", lambda *_: ({}, ""))
+        patch.setattr("prudent.cli._train.fit_trained", lambda *_: ({}, ""))
         with pytest.raises(AssertionError):
             run(command, output, "--posterior", "diag", "--overwrite")
 
@@ -143,6 +143,37 @@ def test_a_kind_that_left_the_model_alone_is_replaced_without_training(
     other = run(command, output, "--posterior", "kron", "--overwrite")
     assert (other["already_finished"], other["posterior"]["kind"]) == (True, "kron")
     assert json.loads((output / "training_result.json").read_text())["num_steps"] == 4
+
+
+@pytest.mark.parametrize(
+    "options", [["heads", "--architecture", "mlp"], ["heads", "--pooling", "mean"], ["last_layer", "--pooling", "mean"]]
+)
+def test_what_left_the_head_alone_is_replaced_without_training(
+    options: list[str], command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prudent.training._trainer import PairTrainer
+
+    output = tmp_path / "rm"
+    run(command, output)
+    place = command.index("--data")
+    arguments = ["fit", "--model", str(output), *command[place : place + 2], "--max-length", "64", "--quiet"]
+    result = CliRunner().invoke(app, [*arguments, "--output", str(output), "--overwrite", "--posterior", *options])
+    assert result.exit_code == 0, result.stderr
+    monkeypatch.setattr(PairTrainer, "training_step", None)
+    other = run(command, output, "--posterior", "diag", "--overwrite")
+    assert (other["already_finished"], other["posterior"]["kind"]) == (True, "diag")
+
+
+def test_linear_heads_that_became_the_head_are_trained_again(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prudent.training._trainer import PairTrainer
+
+    output = tmp_path / "rm"
+    run(command, output, "--posterior", "heads")
+    monkeypatch.setattr(PairTrainer, "training_step", None)
+    with pytest.raises(AssertionError):
+        run(command, output, "--posterior", "diag", "--overwrite")
 
 
 DEATHS = {

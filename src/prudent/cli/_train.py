@@ -1,15 +1,13 @@
 """`prudent train`."""
 
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from prudent.cli._app import Common, verb
-from prudent.cli._console import Outcome, table
-from prudent.cli._fit import LORA_KINDS, POSTERIOR, PosteriorName
-from prudent.cli._fit_words import describe
+from prudent.cli._console import Outcome
+from prudent.cli._fit import POSTERIOR, PosteriorName
 from prudent.cli._options import (
     FILES,
     EvalSplitOption,
@@ -23,9 +21,8 @@ from prudent.cli._options import (
     SplitOption,
     StrictOption,
 )
-
-if TYPE_CHECKING:
-    from prudent.training import TrainingConfig
+from prudent.cli._train_members import train_members
+from prudent.cli._train_posterior import fit_trained, require_fittable, saved_by_train
 
 ENSEMBLE = "Ensemble"
 STEPS = "Steps and batches"
@@ -242,8 +239,6 @@ def train(
     folder written is an ordinary PEFT or Transformers folder; with --posterior, its posterior lies beside it. With
     --num-members it holds one such folder a member, and is scored, evaluated and fitted as one model.
     """
-    from prudent.errors import PosteriorError
-    from prudent.posteriors import saved_posterior
     from prudent.training import TrainingConfig
     from prudent.training import train as train_model
 
@@ -279,7 +274,7 @@ def train(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    _require_fittable(posterior, streaming=streaming, lora=lora)
+    require_fittable(posterior, streaming=streaming, lora=lora)
     if bootstrap and num_members is None:
         raise typer.BadParameter("--bootstrap is for the members of an ensemble; give --num-members too")
     source: dict[str, Any] = {
@@ -294,7 +289,7 @@ def train(
         if streaming:
             raise typer.BadParameter("members share pairs held in memory; leave --streaming or --num-members out")
         kind = None if posterior is None else posterior.value
-        return _train_members(
+        return train_members(
             model,
             data,
             output,
@@ -305,18 +300,9 @@ def train(
             overwrite=overwrite,
             **source,
         )
-    fitted = None if posterior is None else saved_posterior(output)
-    # A run that was killed after training lacks its posterior alone.
-    keep_same = posterior is not None and fitted is None
-    if fitted is not None and posterior is not None and fitted.get("kind") != posterior.value:
-        if not overwrite:
-            raise PosteriorError(
-                f"{output} holds a posterior {fitted.get('kind')}; fit another kind to a model trained without one "
-                f"(prudent fit --posterior {posterior.value} --output ...), or --overwrite this one"
-            )
-        # What moved the head has to be trained again; the kinds over LoRA weights left the model as it was.
-        keep_same = fitted.get("kind") in LORA_KINDS
-        fitted = None
+    fitted, keep_same = None, False
+    if posterior is not None:
+        fitted, keep_same = saved_by_train(output, posterior, overwrite=overwrite)
     result = train_model(
         model,
         data,
@@ -344,83 +330,5 @@ def train(
         return Outcome(result.to_dict(), told)
     if result.already_finished and fitted is not None:
         return Outcome({**result.to_dict(), "posterior": fitted}, f"{told}; its posterior {posterior.value} was there")
-    entries, more = _fit_trained(output, data, posterior, config, source)
+    entries, more = fit_trained(output, data, posterior, config, source)
     return Outcome({**result.to_dict(), "posterior": entries}, f"{told}\n{more}")
-
-
-def _train_members(model: str, data: str, output: str, **options: Any) -> Outcome:
-    """An ensemble, told in a table: a row a member, then one of all together."""
-    from prudent.posteriors import train_ensemble
-
-    result = train_ensemble(model, data, output, **options)
-    rows: list[list[object]] = [
-        [Path(run.output).name, run.settings["seed"], run.num_pairs, run.train_loss, run.accuracy, run.nll]
-        for run in result.members
-    ]
-    if result.figures is not None:
-        rows.append(["together", None, None, None, result.figures.accuracy, result.figures.nll])
-    seconds = sum(run.seconds for run in result.members)
-    verb = "had trained" if result.already_finished else "trained"
-    own = "" if result.posterior is None else f", each with a posterior {result.posterior}"
-    lines = [
-        f"{verb} {len(rows) - (result.figures is not None)} members of {result.members[0].num_steps:,} steps in "
-        f"{seconds:.0f} s{own}; ensemble in {result.output}",
-        table(["member", "seed", "pairs", "mean loss", "accuracy", "NLL"], rows),
-    ]
-    resumed = [
-        f"{Path(run.output).name} resumed from step {run.resumed_from_step}"
-        for run in result.members
-        if run.resumed_from_step and not run.already_finished
-    ]
-    first = result.members[0]
-    remarks = {
-        **dict.fromkeys(resumed, True),
-        f"{first.num_truncated:,} responses cut": first.num_truncated,
-        f"{first.num_skipped:,} pairs skipped as not valid": first.num_skipped,
-    }
-    counts = "; ".join(remark for remark, holds in remarks.items() if holds)
-    return Outcome(
-        result.to_dict(),
-        "\n".join([*lines, *([counts] if counts else []), *(f"note: {note}" for note in result.notes)]),
-    )
-
-
-def _require_fittable(posterior: PosteriorName | None, *, streaming: bool, lora: bool) -> None:
-    """What cannot be fitted is said before hours of training."""
-    if posterior is not None and streaming:
-        raise typer.BadParameter(
-            "a posterior is fitted to pairs held in memory; leave --streaming or --posterior out, and run `prudent fit`"
-            " on a file of the pairs afterwards"
-        )
-    if posterior is PosteriorName.quantile:
-        raise typer.BadParameter(
-            "quantile heads are fitted to absolute scores, not to the pairs trained on; run `prudent fit --posterior"
-            " quantile` on pools with gold afterwards"
-        )
-    if posterior in LORA_KINDS and not lora:
-        raise typer.BadParameter(
-            f"posterior {posterior.value} is about LoRA weights, which --full does not train; take last_layer or heads"
-        )
-
-
-def _fit_trained(
-    output: str, data: str, posterior: PosteriorName, config: "TrainingConfig", source: dict[str, Any]
-) -> tuple[dict[str, Any], str]:
-    """Fit to the model that was trained, in its own folder."""
-    from prudent.errors import PrudentError
-    from prudent.posteriors import fit
-
-    try:
-        result = fit(
-            output,
-            data,
-            output,
-            posterior=posterior.value,
-            max_length=config.max_length,
-            seed=config.seed,
-            overwrite=True,
-            **source,
-        )
-    except PrudentError as error:
-        raise type(error)(f"the model is trained and lies in {output}, its posterior is not fitted: {error}") from error
-    return result.to_dict(), describe(result)

@@ -25,7 +25,7 @@ from prudent.posteriors._pair_texts import PairTexts, encode_pairs
 from prudent.posteriors._plain import PlainRewards
 from prudent.posteriors._protocol import Center, Contrasts, Posterior, Prediction
 from prudent.posteriors._scorer import ModelScorer, Scorer, TokenizedPairs, TokenizedTexts
-from prudent.posteriors._store import load_posterior, save_posterior, saved_calibration, saved_posterior
+from prudent.posteriors._store import load_posterior, moved_head, save_posterior, saved_calibration, saved_posterior
 from prudent.posteriors._train_ensemble import EnsembleTrainingResult, train_ensemble
 
 __all__ = [
@@ -87,6 +87,7 @@ __all__ = [
     "load_posterior",
     "load_scorer",
     "maximize_evidence",
+    "moved_head",
     "save_ensemble",
     "save_posterior",
     "saved_calibration",

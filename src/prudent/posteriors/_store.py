@@ -1,6 +1,7 @@
 """A posterior on disk: `posterior.safetensors` and `posterior_config.json` beside an ordinary reward-model folder."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,7 +9,7 @@ import torch
 
 from prudent.errors import PosteriorError
 from prudent.models import RewardModel, find_model_file, template_hash
-from prudent.posteriors._heads import HeadsPosterior
+from prudent.posteriors._heads import HeadsPosterior, averages_to_model_head
 from prudent.posteriors._heads_losses import HeadsKind
 from prudent.posteriors._last_layer import LastLayerPosterior
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
@@ -20,6 +21,7 @@ __all__ = [
     "FORMAT_VERSION",
     "TENSORS",
     "load_posterior",
+    "moved_head",
     "read_config",
     "read_tensors",
     "save_posterior",
@@ -91,6 +93,23 @@ def saved_posterior(folder: str | Path) -> dict[str, Any] | None:
     if not (Path(folder) / CONFIG).is_file() or not (Path(folder) / TENSORS).is_file():
         return None
     return read_config(Path(folder) / CONFIG)
+
+
+def moved_head(saved: Mapping[str, Any]) -> bool:
+    """Whether fitting a posterior replaced the head of its model, which then is no longer the one that was trained.
+
+    Args:
+        saved: what `saved_posterior` says of it.
+
+    Example:
+        >>> moved_head({"kind": "last_layer", "head": "refit", "pooling": "head"}), moved_head({"kind": "ekfac"})
+        (True, False)
+    """
+    if saved["kind"] == "last_layer":
+        return (saved["head"], saved["pooling"]) == ("refit", "head")
+    if saved["kind"] in get_args(HeadsKind):
+        return averages_to_model_head(saved["kind"], saved["architecture"], saved["pooling"])
+    return False
 
 
 def saved_calibration(model: str | Path) -> dict[str, Any]:
