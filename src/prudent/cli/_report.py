@@ -120,7 +120,7 @@ def report(
         "notes": list(study.notes),
         "rules": {curve.rule: curve.rows(study.n_values) for curve in study.curves},
     }
-    return Outcome(result, f"{last_points(study)}\nreport in {written.html}")
+    return Outcome(result, "\n".join([last_points(study), *study.notes, f"report in {written.html}"]))
 
 
 def last_points(study: "BestOfNStudy") -> str:

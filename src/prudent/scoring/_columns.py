@@ -14,7 +14,7 @@ from prudent.models import as_messages, render_plain
 from prudent.scoring._shards import Shard, Slice
 from prudent.utility import choose_references
 
-__all__ = ["column_types", "data_digest", "is_large", "lists", "nullable", "pool_columns", "references"]
+__all__ = ["column_types", "is_large", "lists", "nullable", "pool_columns", "references", "source_digest"]
 
 _STREAMED_BYTES = 64 * 2**20
 # Columns of a pool with one value a response go through, but not over what scoring itself says.
@@ -131,7 +131,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def data_digest(data: Any) -> str:
+def source_digest(data: Any) -> str:
     """Names the content of files by their bytes, of anything else by what it says of itself."""
     if isinstance(data, Pools):
         digest = hashlib.sha256()

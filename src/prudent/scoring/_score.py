@@ -15,7 +15,7 @@ from prudent.data import OnBad, Pools, choose_split, load_pools
 from prudent.errors import DataError
 from prudent.models import RewardModel, progress_bar
 from prudent.posteriors import Center, EnsembleScorer, Posterior, Prediction, Scorer, TokenizedTexts, load_scorer
-from prudent.scoring._columns import column_types, data_digest, is_large, lists, nullable, pool_columns, references
+from prudent.scoring._columns import column_types, is_large, lists, nullable, pool_columns, references, source_digest
 from prudent.scoring._output import PartedOutput
 from prudent.scoring._shards import Shard, Slice, iterate_shards
 
@@ -118,7 +118,7 @@ def score(
         pools = load_pools(data, split=split, on_bad=on_bad, drop=drop, streaming=is_large(data))
     scorer = load_scorer(model, posterior, max_length=max_length, dtype=dtype)
     manifest = {
-        "data": data_digest(data),
+        "data": source_digest(data),
         "split": split,
         "drop": drop,
         **scorer.identity(),

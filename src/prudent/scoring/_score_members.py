@@ -12,9 +12,9 @@ import torch
 
 from prudent.data import DataSource, OnBad
 from prudent.errors import PosteriorError
-from prudent.posteriors import calibrate_member
+from prudent.posteriors import MemberCalibration, calibrate_member
 from prudent.rewards import MemberRewards
-from prudent.scoring._columns import column_types, data_digest, lists, nullable, pool_columns, references
+from prudent.scoring._columns import column_types, lists, nullable, pool_columns, references, source_digest
 from prudent.scoring._member_files import (
     MEMBER,
     CalibrationPairs,
@@ -33,24 +33,16 @@ _TEXT_COLUMNS = ("response", "text_id", "length")
 
 
 @dataclass(frozen=True)
-class CalibratedColumn:
-    """One member; its score s enters as `scale * s + offset`, in logits.
+class CalibratedColumn(MemberCalibration):
+    """One member, with its calibration; its score s enters as `scale * s + offset`, in logits.
 
     Attributes:
         name: its column.
-        scale: logits per unit of the score.
         offset: makes the mean over the calibration pairs zero.
-        accuracy: share of the calibration pairs that it ranks as labelled.
-        nll_before: their mean negative log-likelihood with the scores as they are, nats.
-        nll_after: the same, calibrated.
     """
 
     name: str
-    scale: float
     offset: float
-    accuracy: float
-    nll_before: float
-    nll_after: float
 
 
 @dataclass(frozen=True)
@@ -151,9 +143,9 @@ def score_members(
         raise ValueError(f"calibration_share must lie in (0, 1], got {calibration_share}")
     names = ColumnNames(tuple(columns), prompt, response, gold)
     manifest = {
-        "data": data_digest(data),
+        "data": source_digest(data),
         **asdict(names),
-        "calibration_data": None if calibration_data is None else data_digest(calibration_data),
+        "calibration_data": None if calibration_data is None else source_digest(calibration_data),
         "calibration_share": calibration_share,
         "split": split,
         "drop": drop,
@@ -207,7 +199,7 @@ def _calibrate(names: tuple[str, ...], pairs: CalibrationPairs) -> tuple[Calibra
             faults.append(str(error))
             continue
         offset = -found.scale * float(torch.cat([chosen, rejected]).mean())
-        members.append(CalibratedColumn(name, found.scale, offset, found.accuracy, found.nll_before, found.nll_after))
+        members.append(CalibratedColumn(**asdict(found), name=name, offset=offset))
     if faults:
         raise PosteriorError("; ".join(faults))
     return tuple(members)
