@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from prudent.errors import UnsupportedError
 from prudent.rewards._arrow import members_table
-from prudent.rewards._gaussian import GaussianRewards
-from prudent.rewards._groups import index_groups
-from prudent.rewards._prob_best import prob_best_from_samples, sampled_prob_best
-from prudent.rewards._rows import chunks, default_generator, group_vector, row_index, row_pairs
+from prudent.rewards._prob_best import members_prob_best, sampled_prob_best
+from prudent.rewards._rows import default_generator, group_vector, row_index, row_pairs
 from prudent.rewards._sigmoid import expected_sigmoid, normal_greater
+from prudent.rewards._within import WithinMembers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +42,8 @@ class MemberRewards:
 
     Attributes:
         is_discrete: no doubt within members: they are the only draws of the epistemic part.
+        noise: [N] aleatoric variance.
+        text_id: [N] equal for equal texts of a prompt; None where it is not known.
 
     Raises:
         ValueError: wrong shapes, infinite rewards, a negative variance, a factor without its variance, or fewer than
@@ -82,23 +82,13 @@ class MemberRewards:
         members = members if members.dtype == torch.float64 else members.float()
         if bool(members.isinf().any()):
             raise ValueError(f"members are infinite in row {int(members.isinf().nonzero()[0, 0])}")
-        if within_variance is None and within_factor is not None:
-            raise ValueError("within_factor needs within_variance, the exact marginal variances beside it")
         self.members = members
         self.group = group_vector(group, len(members), members.device)
         self.ddof = ddof
         self.basis_id = basis_id
-        self.is_discrete = within_variance is None
-        zeros = members.new_zeros(len(members))
-        # Everything that is not between the members: Gaussian with mean zero, the same whichever the member.
-        self._rest = GaussianRewards(
-            zeros,
-            zeros if within_variance is None else within_variance,
-            self.group,
-            members.new_zeros(len(members), 0) if within_variance is None else within_factor,
-            noise,
-            text_id,
-        )
+        self._within = WithinMembers(members, self.group, within_variance, within_factor, noise, text_id)
+        self.is_discrete = self._within.is_absent
+        self.noise, self.text_id = self._within.noise, self._within.text_id
 
     @property
     def mean(self) -> Tensor:
@@ -108,28 +98,18 @@ class MemberRewards:
     @property
     def variance(self) -> Tensor:
         """[N] variance between the members, divided by M - ddof, plus the variance within them."""
-        between = self.members.var(1, correction=self.ddof)
-        return between if self.is_discrete else between + self._rest.variance
+        between, within = self.members.var(1, correction=self.ddof), self._within.variance
+        return between if within is None else between + within
 
     @property
     def within_variance(self) -> Tensor | None:
         """[N] variance of a reward within a member; None where members have none."""
-        return None if self.is_discrete else self._rest.variance
+        return self._within.variance
 
     @property
     def within_factor(self) -> Tensor | None:
         """[N, K] factor of the covariance within a member; None where there is none, or it was not stored."""
-        return None if self.is_discrete else self._rest.factor
-
-    @property
-    def noise(self) -> Tensor:
-        """[N] aleatoric variance."""
-        return self._rest.noise
-
-    @property
-    def text_id(self) -> Tensor | None:
-        """[N] equal for equal texts of a prompt; None where it is not known."""
-        return self._rest.text_id
+        return self._within.factor
 
     @property
     def worst(self) -> Tensor:
@@ -140,21 +120,13 @@ class MemberRewards:
         return len(self.members)
 
     def __repr__(self) -> str:
-        within = "" if self.is_discrete else f", within factor columns={_columns(self._rest.factor)}"
+        within = "" if self.is_discrete else f", within factor columns={self._within.num_columns}"
         return f"MemberRewards(N={len(self)}, M={self.members.shape[1]}, ddof={self.ddof}{within})"
 
     def __getitem__(self, index: slice | Tensor) -> "MemberRewards":
         rows = row_index(index, len(self), self.members.device)
-        rest = self._rest[rows]
         return MemberRewards(
-            self.members[rows],
-            self.group[rows],
-            self.ddof,
-            self.basis_id,
-            within_variance=None if self.is_discrete else rest.variance,
-            within_factor=None if self.is_discrete else rest.factor,
-            noise=rest.noise,
-            text_id=rest.text_id,
+            self.members[rows], self.group[rows], self.ddof, self.basis_id, **self._within.arguments(rows)
         )
 
     def is_members_alone(self, include_noise: bool) -> bool:
@@ -168,7 +140,7 @@ class MemberRewards:
             >>> MemberRewards(torch.zeros(2, 3), noise=torch.ones(2)).is_members_alone(include_noise=True)
             False
         """
-        return self.is_discrete and not (include_noise and bool((self._rest.noise > 0).any()))
+        return self._within.is_nothing(include_noise)
 
     def contrast(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and variance of r_i - r_j: between the members (divided by M - ddof) plus within them.
@@ -192,7 +164,7 @@ class MemberRewards:
         """
         difference = self._differences(i, j)
         mean, between = difference.mean(-1), difference.var(-1, correction=self.ddof)
-        rest = self._rest_of(i, j, include_noise, "contrast")
+        rest = self._within.contrast(i, j, include_noise, "contrast")
         return mean, between if rest is None else between + rest
 
     def covariance(self, index: Tensor | None = None, *, include_noise: bool = False) -> Tensor:
@@ -219,8 +191,7 @@ class MemberRewards:
         between = deviation @ deviation.T / (members.shape[1] - self.ddof)
         if self.is_members_alone(include_noise):
             return between
-        self._require_factor("covariance")
-        return between + self._rest.covariance(rows, include_noise=include_noise)
+        return between + self._within.joint("covariance").covariance(rows, include_noise=include_noise)
 
     def sample(self, num_samples: int, generator: Generator | None = None, *, include_noise: bool = False) -> Tensor:
         """Joint draws: each picks one member, uniformly, for all responses, and adds what is within a member.
@@ -248,8 +219,7 @@ class MemberRewards:
         draws = self.members.T[pick.to(self.members.device)]
         if self.is_members_alone(include_noise):
             return draws
-        self._require_factor("sample")
-        return draws + self._rest.sample(num_samples, generator, include_noise=include_noise)
+        return draws + self._within.joint("sample").sample(num_samples, generator, include_noise=include_noise)
 
     def log_expected_exp(self, scale: float, *, include_noise: bool = False) -> Tensor:
         """Log E exp(scale * r), exact: over the members, plus scale^2 / 2 times the variance within them.
@@ -270,7 +240,7 @@ class MemberRewards:
         between = torch.logsumexp(scale * self.members, 1) - math.log(self.members.shape[1])
         if self.is_members_alone(include_noise):
             return between
-        return between + self._rest.log_expected_exp(scale, include_noise=include_noise)
+        return between + self._within.log_expected_exp(scale, include_noise)
 
     def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """P(r_i > r_j): the share of the members that rank i above j, ties counting a half, each with its own doubt.
@@ -293,7 +263,7 @@ class MemberRewards:
             0.5
         """
         difference = self._differences(i, j).double()
-        rest = self._rest_of(i, j, include_noise, "prob_greater")
+        rest = self._within.contrast(i, j, include_noise, "prob_greater")
         if rest is None:
             return 0.5 * (1 + torch.sign(difference).mean(-1))
         return normal_greater(difference, rest[..., None]).mean(-1)
@@ -318,7 +288,7 @@ class MemberRewards:
             0.5
         """
         difference = self._differences(i, j).double()
-        rest = self._rest_of(i, j, include_noise, "prob_preferred")
+        rest = self._within.contrast(i, j, include_noise, "prob_preferred")
         if rest is None:
             return torch.sigmoid(difference).mean(-1)
         return expected_sigmoid(difference, rest[..., None]).mean(-1)
@@ -344,16 +314,9 @@ class MemberRewards:
             [0.5, 0.5]
         """
         if not self.is_discrete:
-            self._require_factor("prob_best")
+            self._within.joint("prob_best")  # before any draw
             return sampled_prob_best(self, num_samples, generator)
-        out = self.members.new_full((len(self),), torch.nan, dtype=torch.float64)
-        scored = ~self.members.isnan().any(1)
-        for rows in index_groups(self.group).rows():
-            rows = rows[scored[rows]]
-            if len(rows):
-                parts = chunks(self.members.shape[1], len(rows))
-                out[rows] = prob_best_from_samples(self.members[rows, part].T for part in parts)
-        return out
+        return members_prob_best(self.members, self.group)
 
     def to_arrow(self) -> "pa.Table":
         """Columns prompt_id, reward_members, reward_noise, and the moments reward_mean and reward_variance for readers.
@@ -384,21 +347,3 @@ class MemberRewards:
     def _differences(self, i: Tensor | int, j: Tensor | int) -> Tensor:
         i, j = row_pairs(i, j, self.members.device)
         return self.members[i] - self.members[j]
-
-    def _rest_of(self, i: Tensor | int, j: Tensor | int, include_noise: bool, what: str) -> Tensor | None:
-        """Variance of r_i - r_j besides that between the members; None where there is nothing else."""
-        if self.is_members_alone(include_noise):
-            return None
-        self._require_factor(what)
-        return self._rest.contrast(i, j, include_noise=include_noise)[1]
-
-    def _require_factor(self, what: str) -> None:
-        if self._rest.factor is None:
-            raise UnsupportedError(
-                f"MemberRewards with a variance within members but not its factor cannot do {what}: it knows single "
-                "responses only. Score with the factor stored (score --factor)"
-            )
-
-
-def _columns(factor: Tensor | None) -> int | str:
-    return "none" if factor is None else factor.shape[1]

@@ -1,15 +1,15 @@
 """Probability of being the best response of a prompt, from joint draws."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Generator, Tensor
 
 from prudent.rewards._groups import index_groups
 from prudent.rewards._protocol import RewardPosterior
-from prudent.rewards._rows import default_generator
+from prudent.rewards._rows import chunks, default_generator
 
-__all__ = ["prob_best_from_samples", "sampled_prob_best"]
+__all__ = ["members_prob_best", "prob_best_from_samples", "sampled_prob_best"]
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -19,16 +19,32 @@ def sampled_prob_best(posterior: RewardPosterior, num_samples: int, generator: G
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     generator = default_generator(generator)
-    out = posterior.mean.new_full((len(posterior),), torch.nan, dtype=torch.float64)
-    scored = ~posterior.mean.isnan()
-    for rows in index_groups(posterior.group).rows():
-        rows = rows[scored[rows]]
-        if len(rows) == 0:
-            continue
+
+    def blocks(rows: Tensor) -> Iterator[Tensor]:
         candidates = posterior[rows]
         block = max(1, _BLOCK_ELEMENTS // len(rows))
         sizes = (min(block, num_samples - start) for start in range(0, num_samples, block))
-        out[rows] = prob_best_from_samples(candidates.sample(size, generator) for size in sizes)
+        return (candidates.sample(size, generator) for size in sizes)
+
+    return _by_prompt(posterior.mean.isnan(), posterior.group, blocks)
+
+
+def members_prob_best(members: Tensor, group: Tensor) -> Tensor:
+    """Share of the members [N, M] that rank each response first of its prompt: [N] float64; NaN where a member is."""
+
+    def blocks(rows: Tensor) -> Iterator[Tensor]:
+        return (members[rows, part].T for part in chunks(members.shape[1], len(rows)))
+
+    return _by_prompt(members.isnan().any(1), group, blocks)
+
+
+def _by_prompt(missing: Tensor, group: Tensor, blocks: Callable[[Tensor], Iterator[Tensor]]) -> Tensor:
+    """Shares of the draws that `blocks` has of the rows of each prompt, those left out that were not scored."""
+    out = torch.full((len(missing),), torch.nan, dtype=torch.float64, device=missing.device)
+    for rows in index_groups(group).rows():
+        rows = rows[~missing[rows]]
+        if len(rows):
+            out[rows] = prob_best_from_samples(blocks(rows))
     return out
 
 
