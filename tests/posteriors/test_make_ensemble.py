@@ -2,20 +2,24 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from prudent.errors import DataError, ModelError, PosteriorError
 from prudent.models import RewardModel
-from prudent.posteriors import ensemble, fit, is_ensemble, load_scorer
+from prudent.posteriors import EnsembleMember, EnsembleScorer, ensemble, fit, is_ensemble, load_members, load_scorer
 from prudent.training import TrainingConfig, train
 
 Pairs = list[dict[str, Any]]
@@ -164,7 +168,7 @@ def test_members_that_cannot_stand_for_draws_of_one_reward_are_named(
     refused([folders[0], tmp_path / "copy"], PosteriorError, "members llama and copy are the same model")
     refused([folders[0], tmp_path / "nothing"], ModelError, "member .*nothing")
     refused(folders, DataError, "has 9 pairs; calibration needs at least 10", data=pairs[:9])
-    refused(folders, PosteriorError, "come from different models .* calibrate them on preferences", data=None)
+    refused(folders, PosteriorError, "llama has no record of its training by prudent.* by data", data=None)
     refused([folders[0], tiny_models("llama", head=False)], ModelError, "its head was never trained")
     two = RewardModel.from_pretrained(folders[1])
     weight, bias = two.head_values()
@@ -208,10 +212,214 @@ def test_a_member_that_changed_is_named_when_the_ensemble_is_loaded(
 def test_without_pairs_members_of_one_base_are_taken_as_they_are(
     lora_folders: Callable[..., Path], pairs: Pairs, tmp_path: Path
 ) -> None:
-    result = ensemble([lora_folders("llama"), lora_folders("llama", seed=2)], tmp_path / "out", progress=False)
+    strangers = [lora_folders("llama"), lora_folders("llama", seed=2)]
+    # Adapters of one base, but who knows by which loss.
+    with pytest.raises(PosteriorError, match=r"has no record of its training by prudent.*by data"):
+        ensemble(strangers, tmp_path / "out", progress=False)
+    for place, stranger in enumerate(strangers):
+        fit(stranger, pairs, tmp_path / f"kron_{place}", posterior="kron", progress=False)
+        fit(stranger, pairs, tmp_path / f"last_{place}", progress=False)
+    with pytest.raises(PosteriorError, match="kron_0 has no record of its training"):
+        ensemble([tmp_path / "kron_0", tmp_path / "kron_1"], tmp_path / "out", progress=False)
+    result = ensemble([tmp_path / "last_0", tmp_path / "last_1"], tmp_path / "out", progress=False)
     assert [(member.scale, member.offset, member.accuracy) for member in result.members] == [(1.0, 0.0, None)] * 2
     assert result.notes == ("the members were not calibrated: their rewards are taken as logits as they are",)
     assert is_ensemble(tmp_path / "out")
+    adapter = tmp_path / "last_1" / "adapter_config.json"
+    adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"revision": "other"}))
+    with pytest.raises(PosteriorError, match=r"come from different models .* at other"):
+        ensemble([tmp_path / "last_0", tmp_path / "last_1"], tmp_path / "two", progress=False)
+
+
+def test_without_pairs_heads_must_be_of_logits(lora_folders: Callable[..., Path], pairs: Pairs, tmp_path: Path) -> None:
+    pools = [
+        {"prompt": pair["prompt"], "responses": [pair["chosen"], pair["rejected"]], "gold": [40.0 + row % 7, 30.0]}
+        for row, pair in enumerate(pairs[:20])
+    ]
+    for posterior, words in (("quantile", "has quantile heads.*no logits"), ("classification", "by classification")):
+        members = [tmp_path / f"{posterior}_{place}" for place in range(2)]
+        for place, member in enumerate(members):
+            data: Any = pools if posterior == "quantile" else pairs[:20]
+            fit(lora_folders("llama"), data, member, posterior=posterior, num_members=2, seed=place, progress=False)  # type: ignore[arg-type]
+        with pytest.raises(PosteriorError, match=words):
+            ensemble(members, tmp_path / "out", progress=False)
+
+
+def test_without_pairs_models_trained_from_one_base_are_known_by_their_records(
+    tiny_models: Callable[..., Path], pairs: Pairs, tmp_path: Path
+) -> None:
+    def trained(kind: str, name: str, seed: int) -> Path:
+        config = TrainingConfig(seed=seed, max_steps=1, learning_rate=1e-3, lora=False)
+        train(tiny_models(kind, head=False), pairs[:20], tmp_path / name, config=config, progress=False)
+        return tmp_path / name
+
+    full = [trained("llama", "first", 0), trained("llama", "second", 1)]
+    ensemble(full, tmp_path / "out", progress=False)
+    for member in full:  # what the training left goes along with a posterior in another folder
+        fit(member, pairs[:20], tmp_path / f"fitted_{member.name}", head="kept", progress=False)
+    ensemble([tmp_path / "fitted_first", tmp_path / "fitted_second"], tmp_path / "fitted", progress=False)
+    with pytest.raises(PosteriorError, match=r"come from different models .* calibrate them on preferences"):
+        ensemble([full[0], trained("bert", "third", 0)], tmp_path / "mixed", progress=False)
+
+
+def test_a_call_killed_while_it_puts_its_files_in_place_can_be_repeated(
+    folders: list[Path], pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble(folders, tmp_path / "out", data=pairs, progress=False)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    replace = os.replace
+
+    for moves in range(3):
+        done: list[Any] = []
+
+        def dies(source: Any, target: Any, done: list[Any] = done, moves: int = moves) -> None:
+            if len(done) == moves:
+                raise KeyboardInterrupt
+            done.append(target)
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", dies)
+            with pytest.raises(KeyboardInterrupt):
+                ensemble(folders, tmp_path / "out", data=pairs[:80], overwrite=True, progress=False)
+        assert not is_ensemble(tmp_path / "out")
+        (tmp_path / "out" / ".posterior_config.json.123.tmp").touch()  # a kill that nothing can clear up after
+        ensemble(folders, tmp_path / "out", data=pairs, overwrite=moves == 1, progress=False)
+        assert load_scorer(tmp_path / "out").kind == "ensemble"
+    assert all((tmp_path / "out" / name).read_bytes() == content for name, content in before.items())
+    # What cannot be written leaves the old one as it is.
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space"):
+            ensemble(folders, tmp_path / "out", data=pairs[:80], overwrite=True, progress=False)
+    assert all((tmp_path / "out" / name).read_bytes() == content for name, content in before.items())
+    # Files of a model are nobody's leftovers.
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").write_text("mine")
+    with pytest.raises(PosteriorError, match=r"holds README.md, which is no member"):
+        ensemble(folders, tmp_path / "model", data=pairs, overwrite=True, progress=False)
+
+
+def test_the_length_that_members_were_joined_with_is_kept(folders: list[Path], pairs: Pairs, tmp_path: Path) -> None:
+    ensemble(folders, tmp_path / "out", data=pairs, max_length=12, progress=False)
+
+    def lengths(**options: Any) -> list[int]:
+        scorer = load_scorer(tmp_path / "out", **options)
+        assert isinstance(scorer, EnsembleScorer)
+        assert [member.scorer.model.max_length for member in scorer.members] == scorer.identity()["max_length"]
+        texts = scorer.encode(["one two three"], ["four " * 300])
+        assert [int(texts.of(place).lengths[0]) for place in range(2)] == scorer.identity()["max_length"]
+        return [member.scorer.model.max_length for member in scorer.members]
+
+    assert lengths() == [12, 12]
+    assert lengths(max_length=40) == [40, 40]
+    config = json.loads((tmp_path / "out" / "posterior_config.json").read_text())
+    for member in config["members"]:
+        del member["max_length"], member["revision"]  # as written before there were any
+    (tmp_path / "out" / "posterior_config.json").write_text(json.dumps(config))
+    assert lengths() == [128, 128]
+
+
+def test_the_member_named_is_the_one_whose_whole_path_is_told(folders: list[Path], tmp_path: Path) -> None:
+    for place, name in enumerate(("member_1", "member_10")):
+        shutil.copytree(folders[place], tmp_path / name)
+    (tmp_path / "member_10" / "config.json").write_text("{")
+    members = [EnsembleMember(f"the {name}", tmp_path / name) for name in ("member_1", "member_10")]
+    with pytest.raises(ModelError, match=r"^member the member_10: "):
+        load_members(members)
+    (tmp_path / "member_1" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"^member the member_1: "):
+        load_members(members)
+
+
+class Hub:
+    """A stand-in for the hub: repositories are folders, each at one commit; what was downloaded is noted."""
+
+    def __init__(self, home: Path, repositories: dict[str, tuple[str, Path]]) -> None:
+        self.home, self.repositories = home, repositories
+        self.downloads: list[tuple[str, str | None]] = []
+
+    def snapshot(self, name: str, revision: str | None) -> tuple[Path, Path]:
+        if name not in self.repositories:
+            raise OSError(f"404: there is no {name}")
+        commit, source = self.repositories[name]
+        assert revision in (None, commit)
+        place = self.home / name.replace("/", "--") / "snapshots" / commit
+        return source, place
+
+    def hf_hub_download(self, name: str, file: str, *, revision: str | None = None) -> str:
+        source, place = self.snapshot(name, revision)
+        if not (source / file).exists():
+            raise EntryNotFoundError("404")
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / file, place / file)
+        return str(place / file)
+
+    def snapshot_download(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        allow_patterns: list[str] | None = None,
+        ignore_patterns: list[str] | None = None,
+    ) -> str:
+        source, place = self.snapshot(name, revision)
+        self.downloads.append((name, revision))
+        files = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()]
+        wanted = filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        for file in wanted:
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / file, place / file)
+        return str(place)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    made = Hub(tmp_path / "cache", {})
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", made.hf_hub_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    return made
+
+
+def test_an_ensemble_on_the_hub_is_downloaded_with_its_members(
+    folders: list[Path], pairs: Pairs, lora_texts: tuple[list[str], list[str]], tmp_path: Path, hub: Hub
+) -> None:
+    inside = [tmp_path / "home" / folder.name for folder in folders]
+    for folder, place in zip(folders, inside, strict=True):
+        shutil.copytree(folder, place)
+    ensemble(inside, tmp_path / "home", data=pairs, progress=False)
+    (tmp_path / "home" / "notes").mkdir()
+    (tmp_path / "home" / "notes" / "large.bin").write_text("not asked for")
+    hub.repositories["org/both"] = ("a" * 40, tmp_path / "home")
+    assert is_ensemble("org/both")
+    assert not is_ensemble("org/nothing")
+    here, there = load_scorer(tmp_path / "home"), load_scorer("org/both")
+    assert hub.downloads == [("org/both", "a" * 40)]
+    assert not list((tmp_path / "cache").rglob("large.bin"))
+    assert there.basis_id == here.basis_id
+    found = [
+        scorer.predict(scorer.encode(*lora_texts), group=torch.zeros(12).long(), reference_weight=torch.zeros(12)).mean
+        for scorer in (here, there)
+    ]
+    assert torch.equal(*found)
+
+
+def test_members_on_the_hub_are_joined_at_a_commit_and_loaded_at_it(
+    folders: list[Path], pairs: Pairs, tmp_path: Path, hub: Hub
+) -> None:
+    hub.repositories["org/bert"] = ("b" * 40, folders[1])
+    ensemble([folders[0], "org/bert"], tmp_path / "out", data=pairs, progress=False)
+    entries = json.loads((tmp_path / "out" / "posterior_config.json").read_text())["members"]
+    assert [(entry["path"], entry["revision"]) for entry in entries] == [
+        (str(folders[0].resolve()), None),
+        ("org/bert", "b" * 40),
+    ]
+    hub.downloads.clear()
+    assert load_scorer(tmp_path / "out").kind == "ensemble"
+    assert hub.downloads == [("org/bert", "b" * 40)]
+    del hub.repositories["org/bert"]
+    with pytest.raises(ModelError, match=r"member org/bert: cannot .* org/bert: 404"):
+        load_scorer(tmp_path / "out")
 
 
 def test_pairs_trained_on_and_rewards_that_are_no_logits_are_told(

@@ -5,14 +5,14 @@ from prudent.posteriors._clean_flips import FlipModel, fit_flips
 from prudent.posteriors._clean_strength import PairStrength, cross_fitted_strength, folds_by_prompt
 from prudent.posteriors._clean_treatments import Treated, Treatment, suspects, treat
 from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember
-from prudent.posteriors._ensemble_figures import EnsembleFigures
-from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load_ensemble, load_members, save_ensemble
+from prudent.posteriors._ensemble_places import EnsembleMember, is_ensemble
+from prudent.posteriors._ensemble_store import load_ensemble, load_members, save_ensemble
 from prudent.posteriors._fit import FitResult, PosteriorKind, PriorChoice, fit
 from prudent.posteriors._fit_ensemble import EnsembleFitResult, MemberKind, fit_ensemble
 from prudent.posteriors._heads import Diversity, HeadArchitecture, HeadsPosterior
 from prudent.posteriors._heads_fit import fit_heads, fit_quantile_heads
 from prudent.posteriors._heads_losses import HeadsKind
-from prudent.posteriors._held_out import HeldOutFigures
+from prudent.posteriors._held_out import HeldOutFigures, PairFigures
 from prudent.posteriors._joint import joint_rewards
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
 from prudent.posteriors._load import load_scorer
@@ -33,7 +33,6 @@ __all__ = [
     "CleanSummary",
     "Contrasts",
     "Diversity",
-    "EnsembleFigures",
     "EnsembleFitResult",
     "EnsembleMember",
     "EnsembleResult",
@@ -53,6 +52,7 @@ __all__ = [
     "MemberFigures",
     "MemberKind",
     "ModelScorer",
+    "PairFigures",
     "PairStrength",
     "PairTexts",
     "PlainRewards",

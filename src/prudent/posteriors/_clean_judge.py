@@ -10,7 +10,7 @@ from torch import Tensor
 from prudent.errors import ModelError, UnsupportedError
 from prudent.models import Pooling, RewardModel
 from prudent.posteriors._ensemble import EnsembleScorer
-from prudent.posteriors._ensemble_store import is_ensemble
+from prudent.posteriors._ensemble_places import is_ensemble
 from prudent.posteriors._load import load_scorer
 from prudent.posteriors._pair_texts import PairTexts
 from prudent.posteriors._plain import PlainRewards

@@ -7,48 +7,30 @@ ensemble/member_0/                an ordinary reward-model folder, with or witho
 """
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prudent.errors import ModelError, PosteriorError
-from prudent.models import RewardModel, atomic_file, load_reward_models, tokenizer_hash
+from prudent.models import RewardModel, TextEncoder, atomic_file, load_reward_models, tokenizer_hash
 from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember
+from prudent.posteriors._ensemble_places import (
+    EnsembleMember,
+    ensemble_folder,
+    found_path,
+    is_ensemble,
+    member_folder,
+    stored_path,
+)
 from prudent.posteriors._protocol import check_head
 from prudent.posteriors._scorer import ModelScorer
 from prudent.posteriors._store import CONFIG, FORMAT_VERSION, TENSORS, load_posterior, read_config, read_tensors
 
-__all__ = ["EnsembleMember", "is_ensemble", "load_ensemble", "load_members", "save_ensemble", "saved_members"]
-
-
-@dataclass(frozen=True)
-class EnsembleMember:
-    """A member of an ensemble, by its place; its reward enters as `scale * r + offset`.
-
-    Attributes:
-        name: for messages.
-        path: folder, or hub name.
-        scale: logits per unit of its reward, positive.
-        offset: added, in logits.
-    """
-
-    name: str
-    path: str | Path
-    scale: float = 1.0
-    offset: float = 0.0
-
-
-def is_ensemble(folder: str | Path) -> bool:
-    """Whether a folder holds an ensemble.
-
-    Raises:
-        PosteriorError: its configuration is damaged, or of a newer format.
-    """
-    place = Path(folder) / CONFIG
-    return place.is_file() and read_config(place).get("kind") == "ensemble"
+__all__ = ["load_ensemble", "load_members", "save_ensemble", "saved_members"]
 
 
 def load_members(
@@ -58,23 +40,26 @@ def load_members(
 
     Args:
         members: where they are.
-        max_length: tokens a text may have.
+        max_length: tokens a text may have; by default what each member says of it, or its model.
         dtype: of the weights.
 
     Raises:
         ModelError: a member cannot be loaded or its head was never trained; it is named.
         PosteriorError: a member's posterior does not belong to it, or a member is itself an ensemble; it is named.
     """
-    for member in members:
-        if is_ensemble(member.path):
+    folders = [member_folder(member) for member in members]
+    for member, folder in zip(members, folders, strict=True):
+        if is_ensemble(folder):
             raise PosteriorError(
                 f"member {member.name} ({member.path}) is itself an ensemble; name its members instead"
             )
-    models = _load_models(members, max_length, dtype)
+    models = _load_models(members, folders, max_length, dtype)
     found = []
-    for member, model in zip(members, models, strict=True):
+    for member, folder, model in zip(members, folders, models, strict=True):
+        if max_length is None and member.max_length is not None:
+            model.encoder = TextEncoder(model.tokenizer, member.max_length)
         try:
-            posterior = load_posterior(member.path, model)
+            posterior = load_posterior(folder, model)
         except PosteriorError as error:
             raise PosteriorError(f"member {member.name}: {error}") from error
         if model.head_is_new and not posterior.has_variance:
@@ -93,8 +78,10 @@ def save_ensemble(
     *,
     fitted_on: dict[str, Any],
     calibration: dict[str, Any] | None = None,
+    revisions: Sequence[str | None] | None = None,
+    card: str | None = None,
 ) -> None:
-    """Write what makes a folder an ensemble; the configuration, written last, says that it is whole.
+    """Write what makes a folder an ensemble; the configuration, put in place last, says that it is whole.
 
     Args:
         folder: exists; members within it are named relative to it.
@@ -102,27 +89,33 @@ def save_ensemble(
         paths: `[M]` folder or hub name of each member.
         fitted_on: for the record: what the members were trained or calibrated on.
         calibration: figures on held-out pairs, for the record and for `evaluate`.
+        revisions: `[M]` commit of each member that is on the hub, where it is known.
+        card: text of the README.md; by default there is none, or the old one stays.
     """
     from safetensors.torch import save_file
 
+    place = Path(folder)
     columns = {
         name: torch.tensor([getattr(member, name) for member in ensemble.members], dtype=torch.float64)
         for name in ("scale", "offset")
     }
     # The fingerprint names the weights below the head, which another precision would round.
     heads = {f"head_{place}": member.scorer.model.head_values()[0] for place, member in enumerate(ensemble.members)}
-    save_file({**columns, **heads}, Path(folder) / TENSORS)
     described = [
         {
             "name": member.name,
-            "path": _stored_path(path, Path(folder)),
+            "path": stored_path(path, place),
+            "revision": revision,
             "scale": member.scale,
             "offset": member.offset,
+            "max_length": member.scorer.model.max_length,
             **_names_of(member.scorer.model),
             "posterior": member.scorer.kind,
             "posterior_basis_id": member.scorer.basis_id,
         }
-        for member, path in zip(ensemble.members, paths, strict=True)
+        for member, path, revision in zip(
+            ensemble.members, paths, revisions or [None] * ensemble.num_members, strict=True
+        )
     ]
     config = {
         "format_version": FORMAT_VERSION,
@@ -134,8 +127,15 @@ def save_ensemble(
         "fitted_on": fitted_on,
         "calibration": calibration,
     }
-    with atomic_file(Path(folder) / CONFIG) as temporary:
+    # All are written before the first takes its place, in the opposite order. Without a configuration the folder is no
+    # ensemble; with the old one it would be one of other members.
+    with ExitStack() as files:
+        temporary = files.enter_context(atomic_file(place / CONFIG))
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if card is not None:
+            files.enter_context(atomic_file(place / "README.md")).write_text(card, encoding="utf-8")
+        save_file({**columns, **heads}, files.enter_context(atomic_file(place / TENSORS)))
+        (place / CONFIG).unlink(missing_ok=True)
 
 
 def saved_members(folder: str | Path) -> list[EnsembleMember]:
@@ -154,31 +154,38 @@ def saved_members(folder: str | Path) -> list[EnsembleMember]:
     tensors = read_tensors(place / TENSORS)
     try:
         return [
-            EnsembleMember(entry["name"], _found_path(entry["path"], place, entry["name"]), float(scale), float(offset))
+            EnsembleMember(
+                entry["name"],
+                found_path(entry["path"], place, entry["name"]),
+                float(scale),
+                float(offset),
+                entry.get("max_length"),
+                entry.get("revision"),
+            )
             for entry, scale, offset in zip(
                 read_config(place / CONFIG)["members"], tensors["scale"], tensors["offset"], strict=True
             )
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(place, error) from error
 
 
 def load_ensemble(
-    folder: str | Path, *, max_length: int | None = None, dtype: torch.dtype | str | None = None
+    model: str | Path, *, max_length: int | None = None, dtype: torch.dtype | str | None = None
 ) -> EnsembleScorer:
-    """The ensemble in a folder.
+    """The ensemble in a folder, or on the hub, from where it is downloaded with the members that lie within it.
 
     Args:
-        folder: written by `save_ensemble`.
-        max_length: tokens a text may have.
+        model: folder written by `save_ensemble`, or hub name of such a folder.
+        max_length: tokens a text may have; by default what each member was joined with.
         dtype: of the weights.
 
     Raises:
-        ModelError: a member is missing or damaged; it is named.
-        PosteriorError: the folder is damaged, or a member is no longer what it was: its weights, its tokenizer or its
-            posterior changed; it is named.
+        ModelError: a member is missing or damaged, or cannot be downloaded; it is named.
+        PosteriorError: there is no ensemble, the folder is damaged, or a member is no longer what it was: its weights,
+            its tokenizer or its posterior changed; it is named.
     """
-    place = Path(folder)
+    place = ensemble_folder(model)
     members = saved_members(place)
     try:
         expected = [
@@ -218,30 +225,18 @@ def _names_of(model: RewardModel) -> dict[str, str]:
 
 
 def _load_models(
-    members: Sequence[EnsembleMember], max_length: int | None, dtype: torch.dtype | str | None
+    members: Sequence[EnsembleMember],
+    folders: Sequence[str],
+    max_length: int | None,
+    dtype: torch.dtype | str | None,
 ) -> list[RewardModel]:
     try:
-        return load_reward_models([member.path for member in members], max_length=max_length, dtype=dtype)
+        return load_reward_models(folders, max_length=max_length, dtype=dtype)
     except ModelError as error:
-        named = [member for member in members if str(member.path) in str(error)]
-        raise ModelError(f"member {named[0].name}: {error}" if named else str(error)) from error
-
-
-def _stored_path(path: str | Path, folder: Path) -> str:
-    """`./` and the way from the ensemble for what lies within it, absolute for other folders, hub names as they are."""
-    if not Path(path).exists():
-        return str(path)
-    inner, outer = Path(path).resolve(), folder.resolve()
-    return f"./{inner.relative_to(outer).as_posix()}" if outer in inner.parents else str(inner)
-
-
-def _found_path(path: str, folder: Path, name: str) -> str:
-    """Where a member is; a folder that is gone is never looked for on the hub, where another may have its name."""
-    found = folder / path if path.startswith("./") else Path(path)
-    if not path.startswith("./") and not found.is_absolute():
-        return path
-    if not found.is_dir():
-        raise ModelError(
-            f"member {name} is missing: there is no folder {found}; put it back or make the ensemble again"
-        )
-    return str(found)
+        # One folder's path may begin with another's.
+        named = [
+            (len(folder), member.name)
+            for folder, member in zip(folders, members, strict=True)
+            if re.search(rf"(?<![\w.-]){re.escape(folder.rstrip('/'))}(?![\w-])", str(error))
+        ]
+        raise ModelError(f"member {max(named)[1]}: {error}" if named else str(error)) from error

@@ -9,7 +9,7 @@ from prudent.errors import PosteriorError, UnsupportedError
 from prudent.models import Pooling, RewardModel, atomic_folder
 from prudent.posteriors._blocks import find_blocks
 from prudent.posteriors._card import write_card
-from prudent.posteriors._ensemble_store import is_ensemble
+from prudent.posteriors._ensemble_places import is_ensemble
 from prudent.posteriors._fit_heads import check_heads_options, fit_head_kind
 from prudent.posteriors._fit_kinds import HeldOut, fit_last_layer, fit_lora
 from prudent.posteriors._fit_notes import fit_notes
@@ -24,7 +24,7 @@ from prudent.posteriors._processes import process_state
 from prudent.posteriors._resume import SumsCheckpoint
 from prudent.posteriors._scored_texts import ScoredTexts, encode_scored, load_scored
 from prudent.posteriors._store import save_posterior
-from prudent.posteriors._training_record import training_settings
+from prudent.posteriors._training_record import passed_on, training_settings
 
 __all__ = ["FitResult", "PosteriorKind", "PriorChoice", "fit"]
 
@@ -312,6 +312,7 @@ def fit(
                         else {}
                     ),
                     **({"max_rank": max_rank} if posterior in ("kron", "ekfac") else {}),
+                    "training": passed_on(trained),
                 },
                 calibration=None if fitted.held_out is None else fitted.held_out.to_dict(),
             )

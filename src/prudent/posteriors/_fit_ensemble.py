@@ -9,9 +9,11 @@ from prudent.data import DataSource, Preferences
 from prudent.errors import PosteriorError, PrudentError, UnsupportedError
 from prudent.models import manifest_changes, progress_bar, progress_within, write_manifest
 from prudent.posteriors._ensemble import EnsembleScorer
-from prudent.posteriors._ensemble_figures import EnsembleFigures, ensemble_figures, write_ensemble
-from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load_members, saved_members
+from prudent.posteriors._ensemble_card import write_ensemble
+from prudent.posteriors._ensemble_places import EnsembleMember, is_ensemble
+from prudent.posteriors._ensemble_store import load_members, saved_members
 from prudent.posteriors._fit import FitResult, fit
+from prudent.posteriors._held_out import PairFigures, pair_figures
 from prudent.posteriors._processes import process_state
 from prudent.posteriors._store import CONFIG, read_config, saved_posterior
 from prudent.training import data_digest, load_training_pairs
@@ -39,7 +41,7 @@ class EnsembleFitResult:
     output: Path
     posterior: MemberKind
     members: tuple[FitResult | None, ...]
-    figures: EnsembleFigures | None
+    figures: PairFigures | None
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,7 +156,9 @@ def fit_ensemble(
             encoded = ensemble.encode_pairs(held_out.rows)
             with progress_bar("Evaluating the ensemble", len(encoded), unit="pairs", enabled=progress) as advance:
                 contrasts = ensemble.contrasts(encoded, advance=advance)
-            result = replace(result, figures=ensemble_figures(held_out.summary.source, contrasts, encoded.label))
+            known = contrasts.variance + contrasts.noise
+            figures = pair_figures(held_out.summary.source, contrasts.mean, known, encoded.label)
+            result = replace(result, figures=figures)
         write_ensemble(
             folder,
             ensemble,

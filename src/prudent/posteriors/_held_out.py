@@ -16,33 +16,35 @@ from prudent.metrics import (
 )
 from prudent.posteriors._last_layer import LastLayerPosterior
 
-__all__ = ["PRIOR_SCALES", "HeldOutFigures", "best_temperature", "held_out_figures", "last_layer_contrasts"]
+__all__ = [
+    "PRIOR_SCALES",
+    "HeldOutFigures",
+    "PairFigures",
+    "best_temperature",
+    "held_out_figures",
+    "last_layer_contrasts",
+    "pair_figures",
+]
 
 PRIOR_SCALES: Sequence[float] = tuple(10 ** (step / 4) for step in range(-12, 13))
 """Factors on the fitted prior precision that held-out pairs choose from: four a decade, three decades each way."""
 
 
 @dataclass(frozen=True)
-class HeldOutFigures:
-    """How a posterior predicts pairs that it was not fitted on.
+class PairFigures:
+    """How a posterior, or the members of an ensemble together, predict preference pairs.
 
     Attributes:
-        data: where they come from.
-        num_pairs: M.
-        accuracy: share of pairs ranked as labelled.
+        data: where the pairs come from.
+        num_pairs: P.
+        accuracy: share of pairs ranked as labelled by the mean.
         nll_map: nats a pair, by the sigmoid of the mean difference.
-        nll: nats a pair, by the whole posterior as it is saved.
+        nll: nats a pair, with all that is known of its variance.
         brier: squared error of the probability, by the same.
         ece: expected calibration error, by the same.
         logit_temperature: the mean difference divided by it predicts best without a variance; None where these pairs do
             not determine one (all ranked as labelled, or none better than chance).
         nll_temperature: nats a pair, by the sigmoid of that.
-        prior_precision_scale: factor on the prior precision of highest evidence (or on the one given) that predicts
-            best; 1 says that the two agree, None that no other was tried.
-        nll_unscaled: nats a pair, with the prior precision of highest evidence, or the one given.
-        nll_scaled: nats a pair, with that times the scale; None where no other was tried.
-        chose_prior: the posterior is saved with its prior precision scaled so: these pairs chose it, and their figures
-            flatter it.
     """
 
     data: str
@@ -54,14 +56,53 @@ class HeldOutFigures:
     ece: float
     logit_temperature: float | None
     nll_temperature: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class HeldOutFigures(PairFigures):
+    """How a posterior predicts pairs that it was not fitted on, as it is saved, and with other prior precisions.
+
+    Attributes:
+        prior_precision_scale: factor on the prior precision of highest evidence (or on the one given) that predicts
+            best; 1 says that the two agree, None that no other was tried.
+        nll_unscaled: nats a pair, with the prior precision of highest evidence, or the one given.
+        nll_scaled: nats a pair, with that times the scale; None where no other was tried.
+        chose_prior: the posterior is saved with its prior precision scaled so: these pairs chose it, and their figures
+            flatter it.
+    """
+
     prior_precision_scale: float | None
     nll_unscaled: float
     nll_scaled: float | None
     chose_prior: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+
+def pair_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor) -> PairFigures:
+    """Figures from the contrasts of P pairs.
+
+    Args:
+        data: where the pairs come from.
+        mean: `[P]` mean of r(chosen) - r(rejected).
+        variance: `[P]` its variance, of all kinds.
+        label: `[P]` probability that chosen is the better one.
+    """
+    scores = pair_scores(mean, variance, label)
+    temperature, nll_temperature = best_temperature(mean, label)
+    return PairFigures(
+        data=data,
+        num_pairs=len(label),
+        accuracy=float(scores.accuracy.mean()),
+        nll_map=float(pair_scores(mean, None, label).nll.mean()),
+        nll=float(scores.nll.mean()),
+        brier=float(scores.brier.mean()),
+        ece=expected_calibration_error(scores.probability, label),
+        logit_temperature=temperature,
+        nll_temperature=nll_temperature,
+    )
 
 
 def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *, scaled: bool) -> HeldOutFigures:
@@ -82,18 +123,8 @@ def held_out_figures(data: str, mean: Tensor, variance: Tensor, label: Tensor, *
     best = int(nll.argmin())
     unscaled = PRIOR_SCALES.index(1.0) if tried else 0
     own = best if scaled else unscaled
-    scores = pair_scores(mean[:, own], variance[:, own], label)
-    temperature, nll_temperature = best_temperature(mean[:, own], label)
     return HeldOutFigures(
-        data=data,
-        num_pairs=len(label),
-        accuracy=float(scores.accuracy.mean()),
-        nll_map=float(pair_scores(mean[:, own], None, label).nll.mean()),
-        nll=float(scores.nll.mean()),
-        brier=float(scores.brier.mean()),
-        ece=expected_calibration_error(scores.probability, label),
-        logit_temperature=temperature,
-        nll_temperature=nll_temperature,
+        **asdict(pair_figures(data, mean[:, own], variance[:, own], label)),
         prior_precision_scale=PRIOR_SCALES[best] if tried else None,
         nll_unscaled=float(nll[unscaled]),
         nll_scaled=float(nll[best]) if tried else None,

@@ -7,7 +7,8 @@ import torch
 from prudent.errors import ModelError
 from prudent.models import RewardModel
 from prudent.posteriors._ensemble import EnsembleScorer
-from prudent.posteriors._ensemble_store import is_ensemble, load_ensemble
+from prudent.posteriors._ensemble_places import is_ensemble
+from prudent.posteriors._ensemble_store import load_ensemble
 from prudent.posteriors._protocol import Posterior
 from prudent.posteriors._scorer import ModelScorer
 from prudent.posteriors._store import load_posterior
@@ -25,9 +26,9 @@ def load_scorer(
     """A reward model with its posterior, or an ensemble of reward models, ready to score.
 
     Args:
-        model: a folder (of a model, or of an ensemble), a hub name, a loaded model, or a loaded ensemble.
+        model: a folder or hub name (of a model, or of an ensemble), a loaded model, or a loaded ensemble.
         posterior: instead of the one beside the model; needed for a loaded model.
-        max_length: tokens a text may have, for what is loaded here.
+        max_length: tokens a text may have, for what is loaded here; by default what the folder says.
         dtype: of its weights, as in `RewardModel.from_pretrained`.
 
     Raises:

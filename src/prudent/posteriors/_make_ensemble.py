@@ -1,6 +1,6 @@
 """`ensemble`: reward models made anywhere, put on one scale and joined."""
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from prudent.data import DataSource, Preferences, choose_split, load_preferences
+from prudent.data import DataSource, Preferences, choose_split, load_preferences, prompt_groups
 from prudent.errors import DataError, PosteriorError
 from prudent.models import progress_bar
 from prudent.posteriors._ensemble import EnsembleScorer, ScoredMember, mixture
-from prudent.posteriors._ensemble_figures import EnsembleFigures, ensemble_figures, write_ensemble
-from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load_members
+from prudent.posteriors._ensemble_card import write_ensemble
+from prudent.posteriors._ensemble_places import EnsembleMember, is_ensemble, member_folder, pinned_member
+from prudent.posteriors._ensemble_store import load_members
+from prudent.posteriors._held_out import PairFigures, pair_figures
 from prudent.posteriors._member_calibration import MemberCalibration, calibrate_member
+from prudent.posteriors._member_logits import require_logits
 from prudent.posteriors._member_texts import MemberPairs, MemberTexts
 from prudent.posteriors._protocol import Contrasts
 from prudent.posteriors._store import CONFIG, TENSORS
@@ -73,7 +75,7 @@ class EnsembleResult:
 
     output: Path
     members: tuple[MemberFigures, ...]
-    figures: EnsembleFigures | None
+    figures: PairFigures | None
     num_skipped: int
     num_truncated: int
     notes: tuple[str, ...]
@@ -108,10 +110,10 @@ def ensemble(
     Args:
         members: at least two folders or hub names of reward models, with or without posteriors.
         output: folder to write.
-        data: preferences to calibrate on, at least 10 pairs. Without them the rewards are taken as the logits that they
-            are after Bradley-Terry training, for members of one base model alone.
+        data: preferences to calibrate on, at least 10 pairs. Without them the rewards are taken as logits: those of
+            members of one base model, trained by prudent with the Bradley-Terry loss or with a head fitted so.
         split: the split of data that have several; by default as in `prudent.evaluation.evaluate`.
-        max_length: tokens a text may have.
+        max_length: tokens a text may have, here and whenever the ensemble is loaded.
         tokens_per_batch: padded tokens of a batch.
         strict: an over-long text is an error.
         skip_bad: leave faulty rows out instead of stopping.
@@ -122,8 +124,8 @@ def ensemble(
         DataError: the preferences are faulty or too few.
         ModelError: a member cannot be loaded, has several outputs, or a head that was never trained; it is named.
         PosteriorError: fewer than two members, one of them twice, an ensemble among them; a member that ranks against
-            the labels, no better than a coin, or gives one reward to everything; members of different bases without
-            `data`; `output` holds something else.
+            the labels, no better than a coin, or gives one reward to everything; without `data`, members of different
+            bases, or whose rewards are not known to be logits; `output` holds something else.
 
     Example:
         >>> result = ensemble(["org/small-rm", "my-rm"], "both", data="heldout.jsonl")  # doctest: +SKIP
@@ -141,17 +143,17 @@ def ensemble(
                 f"{pairs.summary.source} has {len(pairs)} pairs; calibration needs at least {_FEWEST_PAIRS}, better "
                 "some hundred"
             )
+    places = [pinned_member(place) for place in places]
     loaded = load_members(places, max_length=max_length)
     _require_different(loaded)
-    paths = [place.path for place in places]
     if pairs is None:
-        _require_common_base(loaded, paths)
-        return _write(folder, loaded, paths, None, [None] * len(loaded), None)
+        require_logits(loaded, [member_folder(place) for place in places])
+        return _write(folder, loaded, places, None, [None] * len(loaded), None)
     raw = EnsembleScorer(loaded)
     encoded = raw.encode_pairs(pairs.rows, strict=strict)
     with progress_bar("Calibrating members", len(encoded), unit="pairs", enabled=progress) as advance:
         contrasts = raw.member_contrasts(encoded, tokens_per_batch=tokens_per_batch, advance=advance)
-    group = _prompt_of_each(pairs)
+    group = torch.tensor(prompt_groups(pairs.rows["prompt"]))
     found = [
         calibrate_member(member.name, one.mean, encoded.label, group)
         for member, one in zip(loaded, contrasts, strict=True)
@@ -165,8 +167,9 @@ def ensemble(
         Contrasts(one.scale * each.mean, one.scale**2 * each.variance, one.scale**2 * each.noise)
         for one, each in zip(found, contrasts, strict=True)
     ]
-    figures = ensemble_figures(pairs.summary.source, mixture(scaled), encoded.label)
-    result = _write(folder, calibrated, paths, figures, found, pairs)
+    together = mixture(scaled)
+    figures = pair_figures(pairs.summary.source, together.mean, together.variance + together.noise, encoded.label)
+    result = _write(folder, calibrated, places, figures, found, pairs)
     return replace(result, num_truncated=encoded.num_truncated, num_skipped=pairs.summary.num_skipped)
 
 
@@ -197,13 +200,17 @@ def _require_free(folder: Path, places: Sequence[EnsembleMember], *, overwrite: 
     if not folder.is_dir():
         return
     here = is_ensemble(folder)
+    # Without a configuration it is what a call left that died while it put its files in place.
+    unfinished = (folder / TENSORS).is_file() and not (folder / CONFIG).exists()
     if here and not overwrite:
         raise PosteriorError(f"{folder} holds an ensemble already; give another output folder or say overwrite")
     inside = [Path(place.path).resolve() for place in places if Path(place.path).exists()]
-    own = {folder / name for name in (CONFIG, TENSORS, "README.md")} if here else set()
+    own = (CONFIG, TENSORS, "README.md") if here or unfinished else ()
     for path in sorted(folder.iterdir()):
         whole = path.resolve()
-        if path not in own and not any(member == whole or whole in member.parents for member in inside):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
+            continue  # half of a file of ours
+        if path.name not in own and not any(member == whole or whole in member.parents for member in inside):
             raise PosteriorError(f"{folder} holds {path.name}, which is no member; give another output folder")
 
 
@@ -222,29 +229,6 @@ def _require_different(loaded: Sequence[ScoredMember]) -> None:
                 f"members {other} and {member.name} are the same model; copies agree and make it seem sure, so leave "
                 "one out"
             )
-
-
-def _require_common_base(loaded: Sequence[ScoredMember], paths: Sequence[str | Path]) -> None:
-    """Without pairs, rewards are taken as logits: those of one base, trained as such."""
-    bases = [member.scorer.model.base_name_and_revision()[0] for member in loaded]
-    for member, base in zip(loaded, bases, strict=True):
-        if base != bases[0]:
-            raise PosteriorError(
-                f"members {loaded[0].name} and {member.name} come from different models ({bases[0]} and {base}), so "
-                "their rewards have scales of their own; calibrate them on preferences by data"
-            )
-    for member, path in zip(loaded, paths, strict=True):
-        if training_settings(path).get("loss") == "classification":
-            raise PosteriorError(
-                f"member {member.name} was trained by classification, so its rewards are no logits of a preference; "
-                "calibrate the members on preferences by data"
-            )
-
-
-def _prompt_of_each(pairs: Preferences) -> Tensor:
-    """`[P]` number of each pair's prompt."""
-    known: dict[str, int] = {}
-    return torch.tensor([known.setdefault(json.dumps(prompt), len(known)) for prompt in pairs.rows["prompt"]])
 
 
 def _mean_rewards(raw: EnsembleScorer, encoded: MemberPairs, tokens_per_batch: int | None) -> list[float]:
@@ -266,15 +250,15 @@ def _mean_rewards(raw: EnsembleScorer, encoded: MemberPairs, tokens_per_batch: i
 def _write(
     folder: Path,
     loaded: Sequence[ScoredMember],
-    paths: Sequence[str | Path],
-    figures: EnsembleFigures | None,
+    places: Sequence[EnsembleMember],
+    figures: PairFigures | None,
     found: Sequence[MemberCalibration | None],
     pairs: Preferences | None,
 ) -> EnsembleResult:
     members = tuple(
         MemberFigures(
             name=member.name,
-            path=str(path),
+            path=str(place.path),
             posterior=member.scorer.kind,
             scale=member.scale,
             offset=member.offset,
@@ -283,32 +267,33 @@ def _write(
             nll_before=None if one is None else one.nll_before,
             nll_after=None if one is None else one.nll_after,
         )
-        for member, path, one in zip(loaded, paths, found, strict=True)
+        for member, place, one in zip(loaded, places, found, strict=True)
     )
-    notes = tuple(_notes(members, pairs))
+    notes = tuple(_notes(places, pairs))
     data = None if pairs is None else pairs.summary.source
     folder.mkdir(parents=True, exist_ok=True)
     write_ensemble(
         folder,
         EnsembleScorer(loaded),
-        paths,
+        [place.path for place in places],
         about="Joined by prudent from reward models made apart, "
         + ("taken as they are." if data is None else f"calibrated to logits on `{Path(data).name}`."),
         fitted_on={"data": data, "members": [asdict(member) for member in members], "notes": notes},
         figures=figures,
         notes=notes,
+        revisions=[place.revision for place in places],
     )
     return EnsembleResult(folder, members, figures, 0, 0, notes)
 
 
-def _notes(members: Sequence[MemberFigures], pairs: Preferences | None) -> list[str]:
+def _notes(places: Sequence[EnsembleMember], pairs: Preferences | None) -> list[str]:
     if pairs is None:
         return ["the members were not calibrated: their rewards are taken as logits as they are"]
     notes = []
     if len(pairs) < _FEW_PAIRS:
         notes.append(f"only {len(pairs)} pairs chose the scales; others may choose other ones")
     digest = data_digest(pairs.rows)
-    seen = [member.name for member in members if training_settings(member.path).get("data") == digest]
+    seen = [place.name for place in places if training_settings(member_folder(place)).get("data") == digest]
     if seen:
         notes.append(
             f"{', '.join(seen)} {'was' if len(seen) == 1 else 'were'} trained on these very pairs, so the scale found "

@@ -9,10 +9,12 @@ from prudent.data import DataSource, Preferences, resample_prompts
 from prudent.errors import PosteriorError, PrudentError, UnsupportedError
 from prudent.models import progress_bar, progress_within
 from prudent.posteriors._ensemble import EnsembleScorer
-from prudent.posteriors._ensemble_figures import EnsembleFigures, ensemble_figures, write_ensemble
-from prudent.posteriors._ensemble_store import EnsembleMember, is_ensemble, load_members
+from prudent.posteriors._ensemble_card import write_ensemble
+from prudent.posteriors._ensemble_places import EnsembleMember, is_ensemble
+from prudent.posteriors._ensemble_store import load_members
 from prudent.posteriors._fit import fit
 from prudent.posteriors._fit_ensemble import MemberKind, require_member_kind
+from prudent.posteriors._held_out import PairFigures, pair_figures
 from prudent.posteriors._processes import process_state
 from prudent.posteriors._store import CONFIG, read_config, saved_posterior
 from prudent.training import TrainingConfig, TrainingResult, load_training_pairs, train_members
@@ -38,7 +40,7 @@ class EnsembleTrainingResult:
     members: tuple[TrainingResult, ...]
     bootstrap: bool
     posterior: str | None
-    figures: EnsembleFigures | None
+    figures: PairFigures | None
     already_finished: bool
     notes: tuple[str, ...]
 
@@ -152,7 +154,7 @@ def train_ensemble(
         members=runs,
         bootstrap=bootstrap,
         posterior=posterior,
-        figures=None if stated["calibration"] is None else EnsembleFigures(**stated["calibration"]),
+        figures=None if stated["calibration"] is None else PairFigures(**stated["calibration"]),
         already_finished=finished,
         notes=tuple(stated["fitted_on"]["notes"]),
     )
@@ -234,9 +236,8 @@ def _write(
     if held_out is not None:
         encoded = ensemble.encode_pairs(held_out.rows)
         with progress_bar("Evaluating the ensemble", len(encoded), unit="pairs", enabled=progress) as advance:
-            figures = ensemble_figures(
-                held_out.summary.source, ensemble.contrasts(encoded, advance=advance), encoded.label
-            )
+            found = ensemble.contrasts(encoded, advance=advance)
+        figures = pair_figures(held_out.summary.source, found.mean, found.variance + found.noise, encoded.label)
     notes = tuple(_notes(ensemble, config, bootstrap))
     write_ensemble(
         folder,
