@@ -435,6 +435,7 @@ def test_a_pool_scored_by_an_ensemble_is_told_as_one(tmp_path, within):
     page = written.html.read_text()
     assert "the average of 5 members" in page
     assert ("own variance" in page) == within
+    assert "minus longest" not in page  # no lengths here
     # without the factor of what is within members, pairs are taken as independent; bare members need none
     assert written.study.reliability[0].exact_contrast == (not within)
     assert ">worst<" in page.replace("</span>worst", ">worst")
