@@ -251,14 +251,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class EnsembleFacts:
-    """The ensemble that gave the rewards."""
+    """The ensemble that gave the rewards: its variance is that between members, divided by num_members - ddof.
+
+    With `has_within_variance` members have variances of their own too, whose average is added.
+    """
 
     num_members: int
-    """M."""
     ddof: int
-    """The variance between the members is divided by M - ddof."""
     has_within_variance: bool
-    """Members have variances of their own, whose average is added."""
 
 
 @dataclass(frozen=True)
