@@ -1,6 +1,8 @@
 """Ensembles trained from one model, and posteriors for their members: figures against members read one by one."""
 
+import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,7 @@ def test_an_ensemble_is_fitted_member_by_member_into_a_new_folder(
     output = tmp_path / "fitted"
     options: dict[str, Any] = {"posterior": "diag", "eval_data": HELD_OUT, "prior_precision": 20.0}
 
+    @functools.wraps(fit)
     def stopped(model: Path, *arguments: Any, **more: Any) -> Any:
         if Path(model).name == "member_1":
             raise KeyboardInterrupt
@@ -176,17 +179,76 @@ def test_an_ensemble_is_fitted_member_by_member_into_a_new_folder(
     assert {member.scorer.kind for member in load_scorer(output).members} == {"last_layer"}  # type: ignore[union-attr]
 
 
-def test_scales_are_kept_but_where_heads_are_refitted(trained: Path, tmp_path: Path) -> None:
+def test_members_with_scales_have_their_heads_refitted_or_are_refused(trained: Path, tmp_path: Path) -> None:
     noisy = [*HELD_OUT[:9], *({**p, "chosen": p["rejected"], "rejected": p["chosen"]} for p in HELD_OUT[9:])]
     ensemble([trained / "member_0", trained / "member_1"], tmp_path / "scaled", data=noisy, progress=False)
-    kept = fit_ensemble(tmp_path / "scaled", PAIRS, tmp_path / "diag", posterior="diag", progress=False)
+    for options in ({"posterior": "diag"}, {"posterior": "last_layer", "head": "kept"}):
+        with pytest.raises(PosteriorError, match=r"member_0 enters with a scale of .*before they are joined, or refit"):
+            fit_ensemble(tmp_path / "scaled", "no-data", tmp_path / "out", progress=False, **options)  # type: ignore[arg-type]
     refitted = fit_ensemble(tmp_path / "scaled", PAIRS, tmp_path / "last", posterior="last_layer", progress=False)
-    scales = [
-        [member["scale"] for member in json.loads((folder / "posterior_config.json").read_text())["members"]]
-        for folder in (tmp_path / "scaled", kept.output, refitted.output)
-    ]
-    assert scales[0] == scales[1] != scales[2] == [1.0, 1.0]
+    before, after = (
+        [(member["scale"], member["offset"]) for member in json.loads(config.read_text())["members"]]
+        for config in (tmp_path / folder / "posterior_config.json" for folder in ("scaled", "last"))
+    )
+    assert before != after == [(1.0, 0.0)] * 2
     assert "refitted to logits" in refitted.notes[0]
+
+
+def test_what_is_fitted_is_never_what_is_replaced(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in range(2):
+        shutil.copytree(trained / f"member_{place}", tmp_path / "home" / f"member_{place}")
+    members = [tmp_path / "home" / f"member_{place}" for place in range(2)]
+    ensemble(members, tmp_path / "home", progress=False)
+    ensemble(members, tmp_path / "beside", progress=False)
+    files = sorted(path for path in (tmp_path / "home").rglob("*"))
+    options: dict[str, Any] = {"posterior": "last_layer", "overwrite": True, "progress": False}
+    with pytest.raises(PosteriorError, match=r"home holds member member_0, which is to be fitted"):
+        fit_ensemble(tmp_path / "beside", PAIRS, tmp_path / "home", **options)
+    with pytest.raises(PosteriorError, match=r"inner lies in member member_0"):
+        fit_ensemble(tmp_path / "beside", PAIRS, tmp_path / "home" / "member_0" / "inner", **options)
+    with pytest.raises(TypeError, match="nonsense"):
+        fit_ensemble(tmp_path / "beside", PAIRS, tmp_path / "new", nonsense=1, **options)
+    assert sorted(path for path in (tmp_path / "home").rglob("*")) == files
+    assert not list(tmp_path.glob("new*"))
+    # An older ensemble stays whole until the new one is.
+    fit_ensemble(tmp_path / "beside", PAIRS, tmp_path / "out", **options)
+    old = load_scorer(tmp_path / "out").basis_id
+
+    @functools.wraps(fit)
+    def stopped(model: str, *arguments: Any, **more: Any) -> Any:
+        if Path(model).name == "member_1":
+            raise KeyboardInterrupt
+        return fit(model, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fit_ensemble(tmp_path / "beside", PAIRS, tmp_path / "out", prior_precision=3.0, **options)
+    assert load_scorer(tmp_path / "out").basis_id == old
+    # Batches and strictness may be others when it goes on.
+    result = fit_ensemble(
+        tmp_path / "beside",
+        PAIRS,
+        tmp_path / "out",
+        prior_precision=3.0,
+        tokens_per_batch=512,
+        strict=True,
+        **options,
+    )
+    assert [member is None for member in result.members] == [True, False]
+    assert load_scorer(tmp_path / "out").basis_id != old
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beside", "home", "out"]
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(PosteriorError, match=r"files of something else \(notes.txt\)"):
+        fit_ensemble(tmp_path / "beside", PAIRS, tmp_path / "out", **options)
+
+
+def test_a_single_model_is_not_fitted_as_an_ensemble(trained: Path, tmp_path: Path) -> None:
+    for place in (trained / "member_0", tmp_path / "nothing"):
+        with pytest.raises(PosteriorError, match=r"is no ensemble; .* fit a single model with fit"):
+            fit_ensemble(place, PAIRS, tmp_path / "out", posterior="last_layer", progress=False)
 
 
 def test_what_cannot_be_made_is_said_before_data_or_models_are_read(trained: Path, tmp_path: Path) -> None:

@@ -1,21 +1,24 @@
 """`fit_ensemble`: a posterior of its own for each member of an ensemble."""
 
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from prudent.data import DataSource, Preferences
 from prudent.errors import PosteriorError, PrudentError, UnsupportedError
-from prudent.models import manifest_changes, progress_bar, progress_within, write_manifest
+from prudent.models import find_model_file, manifest_changes, progress_bar, progress_within, write_manifest
 from prudent.posteriors._ensemble import EnsembleScorer
 from prudent.posteriors._ensemble_card import write_ensemble
-from prudent.posteriors._ensemble_places import EnsembleMember, is_ensemble
+from prudent.posteriors._ensemble_places import EnsembleMember, ensemble_folder, is_ensemble, member_folder
 from prudent.posteriors._ensemble_store import load_members, saved_members
 from prudent.posteriors._fit import FitResult, fit
 from prudent.posteriors._held_out import PairFigures, pair_figures
 from prudent.posteriors._processes import process_state
-from prudent.posteriors._store import CONFIG, read_config, saved_posterior
+from prudent.posteriors._store import CONFIG, TENSORS, read_config, saved_posterior
 from prudent.training import data_digest, load_training_pairs
 
 __all__ = ["EnsembleFitResult", "MemberKind", "fit_ensemble", "require_member_kind"]
@@ -24,6 +27,9 @@ MemberKind = Literal["last_layer", "kron", "ekfac", "diag", "full"]
 """The kinds of posterior that a member of an ensemble can have: those around the weights of one model."""
 
 _MANIFEST = "fit.json"
+_HARMLESS = ("max_length", "strict", "tokens_per_batch")
+"""Options that may change between a call that was killed and the next; lengths are noted for each member."""
+_MEMBER = re.compile(r"member_\d+")
 
 
 @dataclass(frozen=True)
@@ -72,27 +78,31 @@ def fit_ensemble(
 ) -> EnsembleFitResult:
     """Fit a posterior to each member of an ensemble, one after another: an ensemble of Laplace posteriors.
 
-    The new ensemble holds the members themselves, each with its posterior, in `output/member_0` and so on. A member
-    that entered with a scale keeps it; its posterior's variance is scaled along. Killed and called again in the same
-    way, members that were fitted are left as they are.
+    The new ensemble holds the members themselves, each with its posterior, in `output/member_0` and so on. It is made
+    in `output.partial`, and takes its place, that of an older one too, when it is whole. Killed and called again in the
+    same way, members that were fitted are left as they are. Members whose rewards were scaled to logits when they were
+    joined can only have their heads refitted, by which they are logits: curvature and evidence are about rewards as
+    they are.
 
     Args:
-        model: folder of an ensemble.
+        model: folder of an ensemble, or hub name of one.
         data: preferences, loaded or in any form that `prudent.data.load_preferences` takes.
-        output: folder of the new ensemble; another than that of `model`.
+        output: folder of the new ensemble; neither that of `model`, nor where one of its members lies.
         posterior: the kind.
         split: see `fit`.
         eval_data: held-out preferences; see `fit`. The ensemble is measured on them too.
         eval_split: see `fit`.
         skip_bad: see `fit`.
-        overwrite: replace an existing output folder, but for what an unfinished call of the same kind left there.
+        overwrite: replace an ensemble in the output folder, and discard what an unfinished call of another kind left.
         progress: show bars, which name the member.
-        **options: further options of `fit`, for every member.
+        **options: further options of `fit`, for every member; `max_length` is by default what each was joined with.
 
     Raises:
         DataError: the preferences are faulty, or held-out prompts are among those fitted on.
         ModelError: a member cannot be loaded.
-        PosteriorError: as for `fit`, naming the member; or `output` holds something else.
+        PosteriorError: as for `fit`, naming the member; `model` is no ensemble; a member with a scale would keep its
+            head; `output` holds something else, or members of `model`.
+        TypeError: an option that `fit` does not have.
         UnsupportedError: a kind that is not for members of an ensemble, or one that a member has no weights for.
 
     Example:
@@ -101,57 +111,66 @@ def fit_ensemble(
         5
     """
     require_member_kind(posterior)
-    source, folder = Path(model), Path(output)
-    if source.resolve() == folder.resolve():
-        raise PosteriorError(f"{folder} holds the ensemble to be fitted; give another output folder")
+    signature(fit).bind(model, data, posterior=posterior, **options)
+    folder = Path(output)
+    work = folder.with_name(f"{folder.name}.partial")
+    source = ensemble_folder(model)
     stated = read_config(source / CONFIG)
     members = saved_members(source)
+    refits = posterior == "last_layer" and options.get("head") != "kept"
+    _require_free(folder, overwrite=overwrite)
+    places = [member_folder(member) for member in members]
+    _require_possible(members, places, posterior, refits=refits)
+    for written in (folder, work):
+        _require_apart(written, source, members, places)
     pairs, held_out = load_training_pairs(
         data, eval_data=eval_data, split=split, eval_split=eval_split, skip_bad=skip_bad
     )
+    lengths = [options.get("max_length") or member.max_length for member in members]
     process = process_state()
     if process.is_main_process:
         _begin(
-            folder,
+            work,
             {
                 "format_version": 1,
                 "ensemble": stated["basis_id"],
                 "posterior": posterior,
                 "data": data_digest(pairs.rows),
                 "eval_data": None if held_out is None else data_digest(held_out.rows),
-                "options": {name: str(value) for name, value in sorted(options.items())},
+                "max_length": lengths,
+                "options": {name: str(value) for name, value in sorted(options.items()) if name not in _HARMLESS},
             },
             overwrite=overwrite,
         )
     process.wait_for_everyone()
-    paths = [folder / f"member_{place}" for place in range(len(members))]
+    paths = [work / f"member_{place}" for place in range(len(members))]
     fitted: list[FitResult | None] = []
-    for place, (member, path) in enumerate(zip(members, paths, strict=True)):
+    for member, place, length, path in zip(members, places, lengths, paths, strict=True):
         if saved_posterior(path) is not None:
             fitted.append(None)
             continue
         try:
-            with progress_within(f"Member {place + 1} of {len(members)}"):
+            with progress_within(f"Member {len(fitted) + 1} of {len(members)}"):
                 fitted.append(
                     fit(
-                        member.path,
+                        place,
                         pairs,
                         path,
                         posterior=posterior,
                         eval_data=held_out,
                         progress=progress,
-                        **options,
+                        **{**options, "max_length": length},
                     )
                 )
         except PrudentError as error:
             raise type(error)(f"member {member.name}: {error}") from error
-    result = EnsembleFitResult(folder, posterior, tuple(fitted), None, tuple(_notes(members, posterior, options)))
+    result = EnsembleFitResult(folder, posterior, tuple(fitted), None, tuple(_notes(members, refits=refits)))
     if process.is_main_process:
         moved = [
-            EnsembleMember(member.name, path) if result.notes else replace(member, path=path)
-            for member, path in zip(members, paths, strict=True)
+            EnsembleMember(member.name, path, offset=0.0 if refits else member.offset, max_length=length)
+            for member, path, length in zip(members, paths, lengths, strict=True)
         ]
-        ensemble = EnsembleScorer(load_members(moved, max_length=options.get("max_length")))
+        ensemble = EnsembleScorer(load_members(moved))
         if held_out is not None:
             encoded = ensemble.encode_pairs(held_out.rows)
             with progress_bar("Evaluating the ensemble", len(encoded), unit="pairs", enabled=progress) as advance:
@@ -160,7 +179,7 @@ def fit_ensemble(
             figures = pair_figures(held_out.summary.source, contrasts.mean, known, encoded.label)
             result = replace(result, figures=figures)
         write_ensemble(
-            folder,
+            work,
             ensemble,
             paths,
             about=f"Members of another ensemble, each with a posterior `{posterior}` fitted by prudent to "
@@ -168,8 +187,9 @@ def fit_ensemble(
             fitted_on={**stated["fitted_on"], "posterior_data": pairs.summary.source, "notes": result.notes},
             figures=result.figures,
             notes=result.notes,
+            name=folder.name,
         )
-        (folder / _MANIFEST).unlink()
+        _put_in_place(work, folder)
     process.wait_for_everyone()
     return result
 
@@ -187,34 +207,84 @@ def require_member_kind(posterior: str) -> None:
         )
 
 
-def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
-    """Make the output folder, or find it as an earlier call of the same kind left it."""
+def _require_possible(
+    members: Sequence[EnsembleMember], places: Sequence[str], posterior: str, *, refits: bool
+) -> None:
+    """Each member can have a posterior of this kind."""
+    for member, place in zip(members, places, strict=True):
+        if not refits and member.scale != 1.0:
+            raise PosteriorError(
+                f"member {member.name} enters with a scale of {member.scale:.3g}, and curvature and evidence would be "
+                "taken at its rewards without it; fit each member by itself before they are joined, or refit the heads "
+                "(posterior 'last_layer')"
+            )
+        if posterior != "last_layer" and find_model_file(place, "adapter_config.json") is None:
+            raise UnsupportedError(
+                f"member {member.name} has no adapter, and posterior {posterior!r} is about LoRA weights; take "
+                "'last_layer'"
+            )
+
+
+def _require_free(folder: Path, *, overwrite: bool) -> None:
+    """Nothing is in the output folder, or an ensemble that may be replaced, and nothing beside it."""
     if folder.exists() and not folder.is_dir():
         raise PosteriorError(f"{folder} is a file; give another output folder")
-    if (folder / _MANIFEST).is_file():
-        changes = manifest_changes(folder / _MANIFEST, manifest)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise PosteriorError(f"{folder} already holds files; give another output folder or say overwrite")
+    own = {CONFIG, TENSORS, "README.md", _MANIFEST}
+    other = [path.name for path in folder.iterdir() if path.name not in own and not _MEMBER.fullmatch(path.name)]
+    if not is_ensemble(folder) or other:
+        told = f" ({', '.join(sorted(other)[:3])})" if other else ""
+        raise PosteriorError(f"{folder} holds files of something else{told}; give another output folder")
+
+
+def _require_apart(folder: Path, source: Path, members: Sequence[EnsembleMember], places: Sequence[str]) -> None:
+    """What is written, or replaced, is no part of what is fitted."""
+    outer = folder.resolve()
+    if source.resolve() == outer or outer in source.resolve().parents:
+        raise PosteriorError(f"{folder} holds the ensemble to be fitted; give another output folder")
+    for member, place in zip(members, places, strict=True):
+        inner = Path(place).resolve()
+        if inner == outer or outer in inner.parents:
+            raise PosteriorError(
+                f"{folder} holds member {member.name}, which is to be fitted; give another output folder"
+            )
+        if inner in outer.parents:
+            raise PosteriorError(f"{folder} lies in member {member.name}; give another output folder")
+
+
+def _begin(work: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
+    """Make the folder to work in, or find it as an earlier call of the same kind left it."""
+    if (work / _MANIFEST).is_file():
+        changes = manifest_changes(work / _MANIFEST, manifest)
         if not changes:
             return
-        if not overwrite:
+        if not overwrite and any(work.glob("member_*")):
             raise PosteriorError(
-                f"{folder} holds an unfinished fit of an ensemble with another {', '.join(changes)}; give another "
+                f"{work} holds an unfinished fit of an ensemble with another {', '.join(changes)}; give another "
                 "output or overwrite"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise PosteriorError(f"{folder} already holds files; give another output folder or say overwrite")
-        if not is_ensemble(folder):
-            raise PosteriorError(f"{folder} holds files of something else; give another output folder")
-    if folder.is_dir():
-        (folder / CONFIG).unlink(missing_ok=True)
-        for path in folder.glob("member_*"):
-            shutil.rmtree(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(folder / _MANIFEST, manifest)
+        shutil.rmtree(work)
+    elif work.exists():
+        raise PosteriorError(f"{work}, which is needed to work in, holds something else; give another output folder")
+    work.mkdir(parents=True)
+    write_manifest(work / _MANIFEST, manifest)
 
 
-def _notes(members: list[EnsembleMember], posterior: str, options: dict[str, Any]) -> list[str]:
-    scaled = any((member.scale, member.offset) != (1.0, 0.0) for member in members)
-    if scaled and posterior == "last_layer" and options.get("head") != "kept":
+def _put_in_place(work: Path, folder: Path) -> None:
+    """The whole new ensemble takes the place of what is there; killed in between, the same call ends it."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    work.rename(folder)
+    (folder / _MANIFEST).unlink()
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _notes(members: Sequence[EnsembleMember], *, refits: bool) -> list[str]:
+    if refits and any((member.scale, member.offset) != (1.0, 0.0) for member in members):
         return ["the heads were refitted to logits on these pairs, so the scales of the members are 1 from now on"]
     return []
