@@ -251,6 +251,47 @@ def test_a_single_model_is_not_fitted_as_an_ensemble(trained: Path, tmp_path: Pa
             fit_ensemble(place, PAIRS, tmp_path / "out", posterior="last_layer", progress=False)
 
 
+def test_posteriors_of_another_kind_are_dropped_with_overwrite_and_moved_heads_trained_again(
+    tiny_models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, output = tiny_models("llama", head=False), tmp_path / "out"
+    options: dict[str, Any] = {"num_members": 2, **QUIET}
+
+    def stopped(model: Path, *arguments: Any, **more: Any) -> Any:
+        if model.name == "member_1":
+            raise KeyboardInterrupt
+        return fit(model, *arguments, **more)
+
+    def killed(posterior: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "fit", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                train_ensemble(base, PAIRS, output, posterior=posterior, overwrite=True, **options)  # type: ignore[arg-type]
+
+    def kinds() -> list[str]:
+        scorer = load_scorer(output)
+        return [member.scorer.kind for member in scorer.members]  # type: ignore[union-attr]
+
+    killed("diag")
+    head = RewardModel.from_pretrained(output / "member_0").head_values()[0]
+    with pytest.raises(PosteriorError, match="member_0 holds a posterior diag, and none is asked for"):
+        train_ensemble(base, PAIRS, output, **options)
+    killed("last_layer")
+    moved = RewardModel.from_pretrained(output / "member_0").head_values()[0]
+    assert not torch.equal(head, moved)
+    # Its head is that of another posterior: what is asked for is about the one that was trained.
+    result = train_ensemble(base, PAIRS, output, posterior="diag", overwrite=True, **options)
+    assert kinds() == ["diag", "diag"]
+    assert [run.already_finished for run in result.members] == [False, True]
+    torch.testing.assert_close(RewardModel.from_pretrained(output / "member_0").head_values()[0], head)
+    # As if killed after all members were fitted, before they were joined.
+    (output / "posterior_config.json").unlink()
+    result = train_ensemble(base, PAIRS, output, overwrite=True, **options)
+    assert all(run.already_finished for run in result.members)
+    assert kinds() == ["none", "none"]
+    assert result.posterior is None
+
+
 def test_what_cannot_be_made_is_said_before_data_or_models_are_read(trained: Path, tmp_path: Path) -> None:
     def refused(error: type[Exception], message: str, **options: Any) -> None:
         with pytest.raises(error, match=message):

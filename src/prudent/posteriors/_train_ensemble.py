@@ -1,7 +1,7 @@
 """`train_ensemble`: several reward models from one base, and the ensemble that they make."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from prudent.posteriors._fit import fit
 from prudent.posteriors._fit_ensemble import MemberKind, require_member_kind
 from prudent.posteriors._held_out import PairFigures, pair_figures
 from prudent.posteriors._processes import process_state
-from prudent.posteriors._store import CONFIG, read_config, saved_posterior
-from prudent.training import TrainingConfig, TrainingResult, load_training_pairs, train_members
+from prudent.posteriors._store import CONFIG, TENSORS, moved_head, read_config, saved_posterior
+from prudent.training import TrainingConfig, TrainingResult, load_training_pairs, train, train_members
 
 __all__ = ["EnsembleTrainingResult", "train_ensemble"]
 
@@ -99,7 +99,8 @@ def train_ensemble(
         skip_bad: see there.
         strict: see there.
         overwrite: discard what an earlier call left in `output`, but for members of an unfinished one with the same
-            settings: these are kept, or continued.
+            settings: these are kept, or continued, without a posterior of another kind that they have; one whose head
+            that posterior moved is trained again.
         progress: show progress with rate and time left, and the member, on standard error.
 
     Raises:
@@ -128,7 +129,7 @@ def train_ensemble(
     if bootstrap:
         own_pairs = [resample_prompts(pairs, config.seed + place) for place in range(num_members)]
     paths = [folder / f"member_{place}" for place in range(num_members)]
-    if posterior is not None and not overwrite:
+    if not overwrite:
         _require_same_kind(paths, posterior)
     runs = train_members(
         model,
@@ -141,6 +142,29 @@ def train_ensemble(
         progress=progress,
     )
     process = process_state()
+    others = _posteriors_of_other_kinds(paths, posterior)
+    process.wait_for_everyone()  # all processes have seen the same
+    for place in others:
+        if others[place]:
+            with progress_within(f"Member {place + 1} of {num_members}"):
+                retrained = train(
+                    model,
+                    own_pairs[place],
+                    paths[place],
+                    eval_data=held_out,
+                    config=replace(config, seed=config.seed + place),
+                    strict=strict,
+                    overwrite=True,
+                    progress=progress,
+                )
+            runs = (*runs[:place], retrained, *runs[place + 1 :])
+    if process.is_main_process:
+        for place in range(num_members):
+            if saved_posterior(paths[place]) is None or others.get(place) is False:
+                # Of one that a call was killed in dropping, half may be left.
+                for name in (CONFIG, TENSORS):
+                    (paths[place] / name).unlink(missing_ok=True)
+    process.wait_for_everyone()
     finished = all(run.already_finished for run in runs) and _holds(folder, num_members, posterior)
     if not finished:
         if posterior is not None:
@@ -168,24 +192,32 @@ def _require_for_members(posterior: str, config: TrainingConfig) -> None:
         )
 
 
-def _require_same_kind(paths: Sequence[Path], posterior: str) -> None:
+def _require_same_kind(paths: Sequence[Path], posterior: str | None) -> None:
     for path in paths:
         stated = saved_posterior(path)
         if stated is not None and stated.get("kind") != posterior:
             raise PosteriorError(
-                f"{path} holds a posterior {stated.get('kind')}; fit another kind to an ensemble without one, into "
-                "another folder, or discard this one with overwrite"
+                f"{path} holds a posterior {stated.get('kind')}, and {posterior or 'none'} is asked for; ask for the "
+                "same, give another output folder, or discard this one with overwrite"
             )
 
 
+def _posteriors_of_other_kinds(paths: Sequence[Path], posterior: str | None) -> dict[int, bool]:
+    """Members that have a posterior which is not asked for, and whether its fit moved the head that was trained."""
+    saved = {place: saved_posterior(path) for place, path in enumerate(paths)}
+    return {
+        place: moved_head(stated)
+        for place, stated in saved.items()
+        if stated is not None and stated.get("kind") != posterior
+    }
+
+
 def _holds(folder: Path, num_members: int, posterior: str | None) -> bool:
-    """An ensemble of these members is there, with posteriors of that kind if one is asked for."""
+    """An ensemble of these members is there, with posteriors of that kind, or without if none is asked for."""
     if not is_ensemble(folder):
         return False
     members = read_config(folder / CONFIG)["members"]
-    return len(members) == num_members and (
-        posterior is None or all(member["posterior"] == posterior for member in members)
-    )
+    return len(members) == num_members and all(member["posterior"] == (posterior or "none") for member in members)
 
 
 def _fit_members(
