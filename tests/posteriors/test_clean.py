@@ -452,3 +452,11 @@ def test_strengths_on_facts_of_the_world_find_its_flips() -> None:
     )
     assert auroc(-found.mean[flipped], -found.mean[~flipped]) > 0.9
     assert fit_flips(found.mean, found.std).flip_rate == pytest.approx(0.25, abs=0.08)
+
+
+def test_a_flipped_row_with_both_probabilities_says_the_opposite() -> None:
+    row = {"chosen": "A", "rejected": "B", "p_chosen": 0.9, "p_rejected": 0.1, "score_chosen": 2, "score_rejected": 1}
+    assert swapped(row) == {
+        **{"chosen": "B", "rejected": "A", "p_chosen": 0.9, "p_rejected": 0.1},
+        **{"score_chosen": 1, "score_rejected": 2},
+    }

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from prudent.data import DataSource, Preferences, load_preferences, read_rows
-from prudent.errors import DataError, PosteriorError
+from prudent.errors import DataError, PosteriorError, UnsupportedError
 from prudent.models import Pooling, RewardModel, progress_bar
 from prudent.posteriors._clean_flips import FlipModel, fit_flips
 from prudent.posteriors._clean_judge import Judge, load_judge
@@ -33,6 +33,7 @@ __all__ = ["CleanSummary", "clean"]
 _GROUPS = ("source", "subset")
 _MIN_LOG_LIKELIHOOD_RATIO = 2.996  # the 95 % point of chi-square with two degrees of freedom, halved
 _WIDE_INTERVAL = 0.3
+_NUM_FOLDS, _NUM_MEMBERS = 5, 10
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def clean(
     treatment: Treatment = "flip",
     threshold: float = 0.5,
     bottom_share: float | None = None,
-    num_folds: int = 5,
-    num_members: int = 10,
+    num_folds: int = _NUM_FOLDS,
+    num_members: int = _NUM_MEMBERS,
     pooling: Pooling | None = None,
     split: str = "train",
     max_length: int | None = None,
@@ -146,7 +147,7 @@ def clean(
         ModelError: the model cannot be loaded, or judges with a head that was never trained.
         PosteriorError: rewards or features that are not finite, or strengths that tell nothing of the labels.
         PrudentError: an output that cannot be written.
-        UnsupportedError: an ensemble is to be cross-fitted.
+        UnsupportedError: an ensemble is to be cross-fitted, or options of heads are given where none are trained.
 
     Example:
         >>> summary = clean("pairs.jsonl", "cleaned.jsonl", model="org/base-model")  # doctest: +SKIP
@@ -164,6 +165,11 @@ def clean(
         raise DataError(f"{preferences.summary.source}: cleaning compares pairs with each other, and there is but one")
     _refuse_cleaned(preferences, read_rows(data, split=split))
     judge = load_judge(model, cross_fit=cross_fit, pooling=pooling, max_length=max_length, dtype=dtype, seed=seed)
+    if not judge.cross_fit and (num_folds, num_members, pooling) != (_NUM_FOLDS, _NUM_MEMBERS, None):
+        raise UnsupportedError(
+            "num_folds, num_members and pooling are for heads that are trained, and this model judges as it is; leave "
+            "them out, or ask for cross_fit"
+        )
     prompt = prompt_ids(rows["prompt"], rows["row"]) if judge.cross_fit else None
     if prompt is not None:
         check_num_members(num_members)
@@ -319,7 +325,7 @@ def _notes(judge: Judge, flips: FlipModel, strength: PairStrength) -> Iterator[s
     elif flips.flip_rate_high - flips.flip_rate_low > _WIDE_INTERVAL:
         yield (
             f"the flip rate may be anything from {flips.flip_rate_low:.0%} to {flips.flip_rate_high:.0%}: strengths are"
-            " too weak to tell flips from close calls"
+            " too weak to tell flips from close calls, and soft labels are safer than flipped or dropped ones"
         )
     if flips.flip_rate > 0.5 and flips.log_likelihood_ratio >= _MIN_LOG_LIKELIHOOD_RATIO:
         share = f"{_agreement(strength.mean):.0%}"

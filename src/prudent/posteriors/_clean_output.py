@@ -62,6 +62,9 @@ def write_preferences(rows: Iterable[dict[str, Any]], path: Path) -> None:
 
 
 def _other_side(name: str, row: Mapping[str, Any]) -> str:
+    # The probability of a label is what is turned round: changed about with the texts, it would say the same as before.
+    if name in ("p_chosen", "p_rejected"):
+        return name
     for one, other in (("chosen", "rejected"), ("rejected", "chosen")):
         partner = name.replace(one, other)
         if one in name and partner in row:
