@@ -160,6 +160,7 @@ def test_an_ensemble_is_fitted_member_by_member_into_a_new_folder(
     result = fit_ensemble(trained, PAIRS, output, progress=False, **options)
     assert result.members[0] is None
     assert result.members[1] is not None
+    assert result.members[1].output == output / "member_1"
     assert sorted(path.name for path in output.iterdir()) == [
         "README.md",
         "member_0",

@@ -10,6 +10,7 @@ import textwrap
 import time
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -379,6 +380,16 @@ def test_select_formats(scored, tmp_path, suffix):
     frame = read(place)
     assert frame["prompt_id"].tolist() == [0, 1, 2, 3]
     assert {"response_id", "prompt", "response", "utility", "num_tied", "reward_mean"} <= set(frame.columns)
+
+
+def test_picks_of_an_ensemble_as_csv_leave_its_members_out(scored, tmp_path):
+    table = read_scored(scored).table
+    members = pa.array([[1.0, 2.0]] * table.num_rows, pa.list_(pa.float32(), 2))
+    pool = ScoredPool(table.append_column("reward_members", members))
+    select(pool, tmp_path / "picks.csv")
+    assert "reward_members" not in (tmp_path / "picks.csv").read_text().splitlines()[0]
+    select(pool, tmp_path / "picks.jsonl")
+    assert json.loads((tmp_path / "picks.jsonl").read_text().splitlines()[0])["reward_members"] == [1.0, 2.0]
 
 
 def test_select_shares_ties_by_seed_not_by_order(scored):

@@ -76,8 +76,8 @@ def _card(
             "",
             f"# Ensemble of {ensemble.num_members} reward models",
             "",
-            f"{about} A member's reward r enters as scale * r + offset, in logits; the spread of the members (divided "
-            "by M - 1) is the variance of the reward, beside what their own posteriors say.",
+            f"{about} A member's reward r enters as scale * r + offset, in logits; the variance over "
+            "the members (divided by M - 1) is that of the reward, beside what their own posteriors say.",
             "",
             "| member | model | posterior | scale | offset |",
             "| --- | --- | --- | ---: | ---: |",

@@ -164,7 +164,12 @@ def fit_ensemble(
                 )
         except PrudentError as error:
             raise type(error)(f"member {member.name}: {error}") from error
-    result = EnsembleFitResult(folder, posterior, tuple(fitted), None, tuple(_notes(members, refits=refits)))
+    # They are named by where they will be found.
+    placed = tuple(
+        None if one is None else replace(one, output=folder / path.name)
+        for one, path in zip(fitted, paths, strict=True)
+    )
+    result = EnsembleFitResult(folder, posterior, placed, None, tuple(_notes(members, refits=refits)))
     if process.is_main_process:
         moved = [
             EnsembleMember(member.name, path, offset=0.0 if refits else member.offset, max_length=length)

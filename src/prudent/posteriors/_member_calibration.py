@@ -86,7 +86,10 @@ def calibrate_member(
         raise PosteriorError(f"{told}: its direction is reversed; negate its scores, or leave it out")
     # The likelihood is concave in the scale: this is its slope at zero.
     if float(((label - 0.5) * unit).sum()) <= 0:
-        raise PosteriorError(f"{told}, and no scale makes it better than a coin; leave it out, or give more pairs")
+        raise PosteriorError(
+            f"{told}, and no scale makes it better than a coin; leave it out, negate it where less is better, or give "
+            "more pairs"
+        )
     temperature = fit_logit_temperature(unit, label)
     if temperature < 2 * MIN_LOGIT_TEMPERATURE:
         raise PosteriorError(f"{told}, which leaves its scale open; calibrate on more, or on harder, pairs")

@@ -75,7 +75,8 @@ def select(
     Args:
         data: what `score` wrote, or its path.
         output: a `.jsonl`, `.parquet` or `.csv` file; one row a prompt: `prompt_id`, `response_id`, `prompt`,
-            `response`, `utility`, `num_candidates`, `num_tied`, and the pick's other columns (without its factor).
+            `response`, `utility`, `num_candidates`, `num_tied`, and the pick's other columns (without its factor, and
+            in CSV without what every member says).
         rule: `mean`, `lcb_std`, `lcb_var`, `entropic`, `prob_best`, or, of ensembles, `worst`.
         num_std: standard deviations that `lcb_std` subtracts.
         variance_weight: variances that `lcb_var` subtracts.
@@ -106,8 +107,10 @@ def select(
     selection = best_of_n(utility, posterior.group, generator=generator, nan="exclude")
     picks = pool.table.take(pa.array(selection.index.numpy()))
     is_calibration = pool.is_calibration[selection.index]
-    if "reward_factor" in picks.column_names:
-        picks = picks.drop_columns(["reward_factor"])
+    # Nobody reads a factor's columns one by one, and CSV has no place for lists.
+    in_csv = output is not None and Path(output).suffix == ".csv"
+    left_out = ["reward_factor", *(["reward_members"] if in_csv else [])]
+    picks = picks.drop_columns([name for name in left_out if name in picks.column_names])
     position = min(4, picks.num_columns)
     extra = {
         "utility": selection.utility,
