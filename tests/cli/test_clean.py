@@ -56,7 +56,7 @@ def test_planted_flips_are_turned_back_and_the_file_trains(
     pairs: Path, tiny_models: Callable[..., Path], tmp_path: Path, suffix: str
 ) -> None:
     base, output = tiny_models("llama", head=False), tmp_path / f"cleaned{suffix}"
-    result = invoke("--model", base, "--data", pairs, "--output", output, "--json")
+    result = invoke("--model", base, "--data", pairs, "--output", output, "--treatment", "flip", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     rows, original = load_preferences(output).rows, load_preferences(pairs).rows
@@ -102,7 +102,7 @@ def test_the_report_is_lines_on_stdout_alone(pairs: Path, tiny_models: Callable[
         (["--output", "cleaned.csv"], ".jsonl or .parquet"),
         (["--output", "a.jsonl", "--num-folds", "200"], "fewer than the 200 folds"),
         (["--output", "a.jsonl", "--no-cross-fit"], "never trained"),
-        (["--output", "a.jsonl", "--bottom-share", "0.6"], "more than half"),
+        (["--output", "a.jsonl", "--bottom-share", "0.6", "--treatment", "flip"], "more than half"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_with_a_remedy(

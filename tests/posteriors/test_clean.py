@@ -295,7 +295,7 @@ def base(tiny_models: Callable[..., Path]) -> RewardModel:
 
 class TestClean:
     def run(self, base: RewardModel, rows: Any, output: Path, **options: Any) -> Any:
-        return clean(rows, output, model=base, num_members=3, progress=False, **options)
+        return clean(rows, output, model=base, num_members=3, progress=False, **{"treatment": "flip", **options})
 
     @pytest.mark.parametrize("treatment", ["flip", "drop", "soft", "margin", "mark"])
     def test_the_file_holds_what_was_done_and_how_to_undo_it(

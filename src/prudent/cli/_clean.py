@@ -42,8 +42,8 @@ class TreatmentName(StrEnum):
 @verb(
     panel="Make",
     example="""
-    prudent clean --model base --data pairs.jsonl --output cleaned.jsonl
-    prudent clean --model org/reward-model --no-cross-fit --data pairs.jsonl --treatment mark --output marked.parquet
+    prudent clean --model base --data pairs.jsonl --treatment flip --output cleaned.jsonl
+    prudent clean --model org/reward-model --no-cross-fit --data pairs.jsonl --output marked.parquet
     """,
 )
 def clean(
@@ -76,11 +76,11 @@ def clean(
         TreatmentName,
         typer.Option(
             "--treatment",
-            help="Flip or drop the labels that are likely wrong; replace each by the probability that it is right; ask"
-            " for margins as large as the strengths; or mark alone.",
+            help="Mark alone; flip or drop the labels that are likely wrong; replace each by the probability that it is"
+            " right; or ask for margins as large as the strengths.",
             rich_help_panel=TREATMENT,
         ),
-    ] = TreatmentName.flip,
+    ] = TreatmentName.mark,
     threshold: Annotated[
         float,
         typer.Option(

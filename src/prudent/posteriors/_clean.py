@@ -90,7 +90,7 @@ def clean(
     *,
     model: str | Path | RewardModel | EnsembleScorer,
     cross_fit: bool | None = None,
-    treatment: Treatment = "flip",
+    treatment: Treatment = "mark",
     threshold: float = 0.5,
     bottom_share: float | None = None,
     num_folds: int = _NUM_FOLDS,
@@ -125,7 +125,8 @@ def clean(
         cross_fit: train heads on the model's features, so that no pair is judged by heads that saw its prompt. By
             default unless the model is an ensemble or has a posterior. A model that judges as it is must not have
             learned from these pairs, or it has learned the flips as well.
-        treatment: `flip`, `drop`, `soft`, `margin` or `mark`; see `treat`.
+        treatment: `flip`, `drop`, `soft` or `margin`, see `treat`; by default `mark` leaves the labels as they are. On
+            real preferences, where strengths are weak, flipping and dropping did harm (`experiments/LOG.md`).
         threshold: labels that are flipped with a higher probability are suspect, and are flipped or dropped.
         bottom_share: instead, this share of the pairs is, those of lowest strength.
         num_folds: parts of the prompts, each judged by heads that saw the others.
@@ -150,7 +151,7 @@ def clean(
         UnsupportedError: an ensemble is to be cross-fitted, or options of heads are given where none are trained.
 
     Example:
-        >>> summary = clean("pairs.jsonl", "cleaned.jsonl", model="org/base-model")  # doctest: +SKIP
+        >>> summary = clean("pairs.jsonl", "cleaned.jsonl", model="org/base-model", treatment="flip")  # doctest: +SKIP
         >>> summary.changes  # doctest: +SKIP
         {'kept': 1712, 'flipped': 288}
     """
