@@ -233,6 +233,8 @@ def treated_sets(noisy: Pairs, flipped: Tensor, strength: PairStrength) -> dict[
     model = fit_flips(strength.mean, strength.std, noisy.label)
     probability = model.prob_flipped(strength.mean, strength.std, noisy.label)
     suspect = suspects(strength.mean, probability)
+    if 2 * int(suspect.sum()) > len(suspect):  # more than half: `clean` refuses, so the labels stay as they are
+        suspect = torch.zeros_like(suspect)
     weakest = suspects(strength.mean, probability, bottom_share=0.1)
     none = torch.zeros(len(flipped))
     found: dict[str, tuple[Pairs, Tensor | None]] = {
