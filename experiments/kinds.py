@@ -507,7 +507,7 @@ def draw_figure(quality: list[dict[str, Any]], costs: list[dict[str, Any]], plac
         axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
         axis.set_title({"wmt": "WMT19 lt-en", "hh": "HH helpful", "ae": "AlpacaEval"}.get(name, name))
         axis.set_xlabel("cost of scoring, forward passes")
-    axes[0].set_ylabel("held-out NLL minus that of the mean alone, nats\n(negative is better)")
+    axes[0].set_ylabel("held-out NLL minus the mean's, nats\n(negative is better)")
     handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.2, 1, 1))
