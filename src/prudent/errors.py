@@ -4,7 +4,7 @@ The command line prints the message of a `PrudentError` as one line and exits wi
 is raised is a defect of the library and shows as such.
 """
 
-__all__ = ["DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError"]
+__all__ = ["DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError", "UtilityError"]
 
 
 class PrudentError(Exception):
@@ -27,3 +27,7 @@ class PosteriorError(PrudentError):
 
 class UnsupportedError(PrudentError):
     """A kind of posterior or rule cannot do what is asked; the message names the kind and what can."""
+
+
+class UtilityError(PrudentError):
+    """A utility is not written right; the message shows the place."""

@@ -122,6 +122,10 @@ class Transform(Protocol):
     takes: ClassVar[tuple[Scale, ...]]
     """Scales that it makes sense on."""
 
+    @property
+    def needs_references(self) -> bool:
+        """Whether `init` looks at the reference rewards; otherwise its state is empty."""
+
     def gives(self, scale: Scale) -> Scale:
         """The scale of what it returns, given that of what it takes."""
 
