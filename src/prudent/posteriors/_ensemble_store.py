@@ -34,7 +34,11 @@ __all__ = ["load_ensemble", "load_members", "save_ensemble", "saved_members"]
 
 
 def load_members(
-    members: Sequence[EnsembleMember], *, max_length: int | None = None, dtype: torch.dtype | str | None = None
+    members: Sequence[EnsembleMember],
+    *,
+    max_length: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    models: Sequence[RewardModel] | None = None,
 ) -> list[ScoredMember]:
     """Load models and their posteriors; adapters of one base share one copy of it.
 
@@ -42,6 +46,7 @@ def load_members(
         members: where they are.
         max_length: tokens a text may have; by default what each member says of it, or its model.
         dtype: of the weights.
+        models: `[M]` the models, where they are loaded already; by default they are loaded here.
 
     Raises:
         ModelError: a member cannot be loaded or its head was never trained; it is named.
@@ -53,7 +58,8 @@ def load_members(
             raise PosteriorError(
                 f"member {member.name} ({member.path}) is itself an ensemble; name its members instead"
             )
-    models = _load_models(members, folders, max_length, dtype)
+    if models is None:
+        models = _load_models(members, folders, max_length, dtype)
     found = []
     for member, folder, model in zip(members, folders, models, strict=True):
         if max_length is None and member.max_length is not None:
@@ -171,7 +177,11 @@ def saved_members(folder: str | Path) -> list[EnsembleMember]:
 
 
 def load_ensemble(
-    model: str | Path, *, max_length: int | None = None, dtype: torch.dtype | str | None = None
+    model: str | Path,
+    *,
+    max_length: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    models: Sequence[RewardModel] | None = None,
 ) -> EnsembleScorer:
     """The ensemble in a folder, or on the hub, from where it is downloaded with the members that lie within it.
 
@@ -179,6 +189,7 @@ def load_ensemble(
         model: folder written by `save_ensemble`, or hub name of such a folder.
         max_length: tokens a text may have; by default what each member was joined with.
         dtype: of the weights.
+        models: of the members, where they are loaded already.
 
     Raises:
         ModelError: a member is missing or damaged, or cannot be downloaded; it is named.
@@ -195,7 +206,7 @@ def load_ensemble(
     except KeyError as error:
         raise _damaged(place, error) from error
     heads = read_tensors(place / TENSORS)
-    loaded = load_members(members, max_length=max_length, dtype=dtype)
+    loaded = load_members(members, max_length=max_length, dtype=dtype, models=models)
     for number, (member, wanted) in enumerate(zip(loaded, expected, strict=True)):
         here = {**_names_of(member.scorer.model), "posterior_basis_id": member.scorer.basis_id}
         for name, what in (

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from prudent.data import Pools
 from prudent.models import as_messages, render_plain
+from prudent.scoring._names import REWARD_COLUMNS, TEXT_COLUMNS, columns_of
 from prudent.scoring._shards import Shard, Slice
 from prudent.utility import choose_references
 
@@ -28,31 +30,27 @@ _OWN_COLUMNS = frozenset(
         "response",
         "text_id",
         "length",
-        "num_tokens",
-        "truncated",
-        "prompt_truncated",
         "is_reference",
-        "reward_mean",
-        "reward_variance",
-        "reward_noise",
-        "reward_reference",
-        "reward_centered_variance",
-        "reward_factor",
-        "reward_members",
-        "reward_within_variance",
         "is_calibration",
+        *TEXT_COLUMNS,
+        *REWARD_COLUMNS,
     ]
 )
 
 
-def column_types(features: Any) -> dict[str, pa.DataType]:
+def column_types(features: Any, names: Iterable[str] = ()) -> dict[str, pa.DataType]:
     """The pool's columns that go through: those with one value a response, and those that name the prompt.
 
     Types come from the whole pool, not from the first shard, where a column may be null throughout.
+
+    Args:
+        features: of the pool.
+        names: of the rewards whose columns scoring is to write.
     """
+    own = _OWN_COLUMNS.union(*(columns_of(name).values() for name in names))
     kinds: dict[str, pa.DataType] = {}
     for field in features.arrow_schema:
-        if field.name in ("prompt", "responses", *_OWN_COLUMNS):
+        if field.name in ("prompt", "responses", *own):
             continue
         if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
             kinds[field.name] = pa.float32() if field.name == "gold" else field.type.value_type

@@ -96,7 +96,10 @@ class PartedOutput:
     def _differences(self, folder: Path) -> list[str]:
         """What the parts in a folder were made with otherwise."""
         self._require_ours(folder)
-        return manifest_changes(folder / _MANIFEST, self._manifest)
+        # An option that an older version did not know was not used.
+        found = read_manifest(folder / _MANIFEST)
+        wanted = {name: value for name, value in self._manifest.items() if value is not None or name in found}
+        return manifest_changes(folder / _MANIFEST, wanted)
 
     def _matches(self, folder: Path) -> bool:
         """True for the same manifest; an error that names what differs otherwise."""

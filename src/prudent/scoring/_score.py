@@ -1,27 +1,48 @@
 """`score`: a pool of candidates in, rewards with variance out, streaming and resumable."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from prudent.data import OnBad, Pools, choose_split, load_pools
-from prudent.errors import DataError
+from prudent.errors import PosteriorError, PrudentError
 from prudent.models import RewardModel, progress_bar
-from prudent.posteriors import Center, EnsembleScorer, Posterior, Prediction, Scorer, TokenizedTexts, load_scorer
-from prudent.scoring._columns import column_types, is_large, lists, nullable, pool_columns, references, source_digest
+from prudent.posteriors import EnsembleScorer, ModelScorer, Posterior, load_scorer, load_scorers
+from prudent.scoring._columns import column_types, is_large, pool_columns, references, source_digest
+from prudent.scoring._names import ONLY, TEXT_COLUMNS, canned_texts, check_names, columns_of
 from prudent.scoring._output import PartedOutput
-from prudent.scoring._shards import Shard, Slice, iterate_shards
+from prudent.scoring._shard_scorer import ShardScorer
+from prudent.scoring._shards import Shard, iterate_shards
 
-__all__ = ["ScoreSummary", "score"]
+__all__ = ["RewardCounts", "ScoreSummary", "score"]
 
 _RESPONSES_PER_SHARD = 4096
+_COUNTED = ("num_truncated", "num_prompt_truncated", "num_not_scored")
+
+_Model = str | Path | RewardModel | ModelScorer | EnsembleScorer
+
+
+@dataclass(frozen=True)
+class RewardCounts:
+    """What one of several models made of the responses.
+
+    Attributes:
+        posterior: kind of the posterior, `none` for a model without one.
+        num_truncated: responses that were cut on the right.
+        num_prompt_truncated: texts whose prompt was cut from the left.
+        num_not_scored: responses whose reward is not finite; their rewards are null.
+    """
+
+    posterior: str
+    num_truncated: int
+    num_prompt_truncated: int
+    num_not_scored: int
 
 
 @dataclass(frozen=True)
@@ -33,10 +54,11 @@ class ScoreSummary:
         num_prompts: prompts scored.
         num_responses: responses scored.
         num_skipped: pools left out as faulty.
-        num_truncated: responses that were cut on the right.
-        num_prompt_truncated: texts whose prompt was cut from the left.
-        num_not_scored: responses whose reward is not finite; their rewards are null.
-        posterior: kind of the posterior, `none` for a model without one.
+        num_truncated: responses that were cut on the right; with several models, by all of them together.
+        num_prompt_truncated: texts whose prompt was cut from the left, likewise.
+        num_not_scored: responses whose reward is not finite, likewise; their rewards are null.
+        posterior: kind of the posterior, `none` for a model without one, `several` for named models.
+        rewards: for named models: the same by name.
     """
 
     output: str
@@ -47,18 +69,21 @@ class ScoreSummary:
     num_prompt_truncated: int
     num_not_scored: int
     posterior: str
+    rewards: Mapping[str, RewardCounts] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        found = asdict(self)
+        return found if self.rewards else {name: value for name, value in found.items() if name != "rewards"}
 
 
 def score(
-    model: str | Path | RewardModel | EnsembleScorer,
+    model: _Model | Mapping[str, _Model],
     data: Any,
     output: str | Path,
     *,
     posterior: Posterior | None = None,
+    canned: str | Mapping[str, str] | None = None,
     factor: bool = False,
     num_references: int = 16,
     split: str | None = None,
@@ -83,13 +108,23 @@ def score(
     own columns (one value a response, or `id`, `source`, `subset` and `row` of the prompt). Run again after a
     kill it goes on where it was; run again when finished it only reports.
 
+    Several models score the same responses into one dataset when they have names: what depends on the model then has
+    its name before it, as in `helpful_reward_mean` or `helpful_truncated`. Models that are adapters of one base share
+    it in memory.
+
     Args:
-        model: a loaded model or ensemble, a folder, or a hub name; a posterior beside the model is used.
+        model: a loaded model or ensemble, a folder, or a hub name; a posterior beside the model is used. Or several by
+            name, `{"helpful": ..., "harmless": ...}`.
         data: pools in any form that `prudent.data.load_pools` takes, or its result. Files of more than 64 MiB are
             checked in one pass and then streamed, in flat memory; rows of one response must then stand together by
             prompt.
         output: path of the dataset, a folder of parts.
-        posterior: instead of the one beside the model; needed for a loaded model.
+        posterior: instead of the one beside the model; needed for a loaded model. For one of several models give
+            `ModelScorer(model, posterior)` as the model.
+        canned: a response, such as "Sorry, I cannot help with that.", that stands for the reference set of every
+            prompt: `reward_reference` is then its reward, `reward_centered_variance` the exact variance of the
+            difference, and of an ensemble `reward_reference_members` what its members say of it. `is_reference` still
+            marks the pool's own set. Of several models: by name, or one text for all.
         factor: also store the factor that comparisons between responses need, float16.
         num_references: responses of each prompt drawn as its fixed reference set.
         split: the split of data that have several; by default the only one.
@@ -105,170 +140,110 @@ def score(
         progress: show a bar.
 
     Raises:
-        DataError: the pools are faulty, or have several splits and none is named.
+        ValueError: a posterior comes with named models.
+        DataError: the pools are faulty, or have several splits and none is named; or names of rewards are not usable.
         ModelError: the model cannot be loaded or its head was never trained.
         PosteriorError: the posterior does not belong to the model, or a factor is asked for without one.
         PrudentError: the output exists and was made from something else.
     """
+    models = model if isinstance(model, Mapping) else {ONLY: model}
+    if isinstance(model, Mapping):
+        check_names(model)
+        if posterior is not None:
+            raise ValueError("which model has the posterior? give ModelScorer(model, posterior) under its name")
+    canned_of = canned_texts(canned, models)
     if isinstance(data, Pools):
         pools = data
     else:
         split = choose_split(data, split) or "train"
         on_bad: OnBad = "skip" if skip_bad else "error"
         pools = load_pools(data, split=split, on_bad=on_bad, drop=drop, streaming=is_large(data))
-    scorer = load_scorer(model, posterior, max_length=max_length, dtype=dtype)
+    if isinstance(model, Mapping):
+        scorers = load_scorers(model, max_length=max_length, dtype=dtype)
+        described: dict[str, Any] = {"model": {name: one.identity() for name, one in scorers.items()}}
+        for name, one in scorers.items():
+            if factor and not one.has_variance:
+                raise PosteriorError(f"{name}: a factor needs a posterior, and this model has none; fit one first")
+    else:
+        scorers = {ONLY: load_scorer(model, posterior, max_length=max_length, dtype=dtype)}
+        described = scorers[ONLY].identity()
     manifest = {
         "data": source_digest(data),
         "split": split,
         "drop": drop,
-        **scorer.identity(),
+        **described,
+        "canned": canned_of or None,
         "factor": factor,
         "num_references": num_references,
         "seed": seed,
         "strict": strict,
     }
+    options: dict[str, Any] = {"factor": factor, "tokens_per_batch": tokens_per_batch, "strict": strict}
     with PartedOutput(output, manifest, overwrite=overwrite) as parts:
         if parts.finished:
-            return ScoreSummary(**{**parts.summary(), "output": str(output)})
-        kinds = column_types(pools.rows.features)
-        shards = _ShardScorer(scorer, factor, num_references, seed, tokens_per_batch, strict, kinds)
+            return _read_summary({**parts.summary(), "output": str(output)})
+        kinds = column_types(pools.rows.features, scorers)
+        shards = {name: ShardScorer(one, canned_of.get(name), **options) for name, one in scorers.items()}
         written = parts.num_parts
-        counts = dict.fromkeys(["num_responses", "num_truncated", "num_prompt_truncated", "num_not_scored"], 0)
-        with progress_bar("Scoring", pools.summary.num_responses, unit="responses", enabled=progress) as advance:
+        counts = {name: dict.fromkeys(_COUNTED, 0) for name in scorers}
+        total = pools.summary.num_responses * len(models)
+        with progress_bar("Scoring", total, unit="responses", enabled=progress) as advance:
             for number, shard in enumerate(iterate_shards(pools.rows, _RESPONSES_PER_SHARD)):
                 if number < written:
                     table = parts.read(number)
-                    advance(table.num_rows)
+                    advance(table.num_rows * len(models))
                 else:
-                    table = shards.table(shard, advance)
+                    table = _table(shard, shards, kinds, num_references, seed, advance)
                     parts.write(table)
                 _count(counts, table)
+        rewards = {name: RewardCounts(scorers[name].kind, **found) for name, found in counts.items()}
         summary = ScoreSummary(
             output=str(output),
             num_prompts=pools.summary.num_rows,
+            num_responses=pools.summary.num_responses,
             num_skipped=pools.summary.num_skipped,
-            posterior=scorer.kind,
-            **counts,
+            **{kind: sum(found[kind] for found in counts.values()) for kind in _COUNTED},
+            posterior="several" if isinstance(model, Mapping) else scorers[ONLY].kind,
+            rewards=rewards if isinstance(model, Mapping) else {},
         )
         parts.finish(summary.to_dict())
     return summary
 
 
-class _ShardScorer:
-    """Scores one shard after the other; keeps the reference averages of a prompt that spans shards."""
-
-    def __init__(
-        self,
-        scorer: Scorer,
-        factor: bool,
-        num_references: int,
-        seed: int,
-        tokens_per_batch: int | None,
-        strict: bool,
-        kinds: dict[str, pa.DataType],
-    ) -> None:
-        self._kinds = kinds
-        self._scorer = scorer
-        self._factor = factor
-        self._num_references = num_references
-        self._seed = seed
-        self._tokens_per_batch = tokens_per_batch
-        self._strict = strict
-        self._centers: dict[int, Center] = {}
-
-    def table(self, shard: Shard, advance: Callable[[int], None]) -> pa.Table:
-        """The rows of a shard."""
-        prompts: list[Any] = []
-        responses: list[str] = []
-        names: list[str] = []
-        position: list[int] = []
-        weights: list[float] = []
-        groups: list[int] = []
-        centers: dict[int, Center] = {}
-        chosen_here: list[np.ndarray[Any, np.dtype[np.bool_]]] = []
-        for part in shard:
-            is_reference = references(part, self._num_references, self._seed)
-            chosen_here.append(is_reference[part.start : part.stop])
-            if not part.whole:
-                centers[part.prompt_id] = self._center(part, is_reference)
-            seen: dict[str, int] = {}
-            texts = part.row["responses"][part.start : part.stop]
-            for number, (text, chosen) in enumerate(zip(texts, chosen_here[-1], strict=True), part.start):
-                # Equal texts have equal rewards: the model reads each once.
-                if text not in seen:
-                    seen[text] = len(responses)
-                    prompts.append(part.row["prompt"])
-                    responses.append(text)
-                    names.append(f"prompt {part.prompt_id}, response {number}")
-                    weights.append(0.0)
-                    groups.append(part.prompt_id)
-                position.append(seen[text])
-                weights[seen[text]] += float(chosen)
-        encoded = self._encode(shard, prompts, responses, names)
-        repeats = np.bincount(position, minlength=len(responses))
-        prediction = self._scorer.predict(
-            encoded,
-            group=torch.tensor(groups),
-            reference_weight=torch.tensor(weights),
-            centers=centers,
-            with_factor=self._factor,
-            tokens_per_batch=self._tokens_per_batch,
-            advance=advance,
-        )
-        advance(int(repeats.sum()) - len(responses))
-        columns = {**pool_columns(shard, self._kinds), **_text_columns(encoded, np.array(position))}
-        columns["is_reference"] = pa.array(np.concatenate(chosen_here))
-        columns.update(_reward_columns(prediction, torch.tensor(position)))
-        table = pa.table(columns)
-        metadata: dict[str, Any] = {"kind": "gaussian", "basis_id": self._scorer.basis_id}
-        if prediction.members is not None:
-            metadata.update(kind="members", ddof=1)
-        return table.replace_schema_metadata({b"prudent": json.dumps(metadata).encode()})
-
-    def _center(self, part: Slice, is_reference: np.ndarray[Any, np.dtype[np.bool_]]) -> Center:
-        if part.prompt_id not in self._centers:
-            chosen = [part.row["responses"][index] for index in np.flatnonzero(is_reference)]
-            encoded = self._scorer.encode([part.row["prompt"]] * len(chosen), chosen)
-            self._centers = {part.prompt_id: self._scorer.center(encoded)}
-        return self._centers[part.prompt_id]
-
-    def _encode(self, shard: Shard, prompts: list[Any], responses: list[str], names: list[str]) -> TokenizedTexts:
+def _table(
+    shard: Shard,
+    scorers: Mapping[str, ShardScorer],
+    kinds: dict[str, pa.DataType],
+    num_references: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> pa.Table:
+    """The rows of a shard, scored by each model."""
+    is_reference = [references(part, num_references, seed) for part in shard]
+    of_texts, of_rewards = {}, {}
+    for name, scorer in scorers.items():
         try:
-            return self._scorer.encode(prompts, responses, strict=self._strict, names=names)
-        except DataError as error:
-            ids = sorted({part.prompt_id for part in shard})
-            raise DataError(f"prompts {ids[0]} to {ids[-1]}: {error}") from error
+            found = scorer.columns(shard, is_reference, advance)
+        except PrudentError as error:
+            raise error if name == ONLY else type(error)(f"{name}: {error}") from error
+        called = columns_of(name)
+        of_texts.update({called[column]: found.pop(column) for column in TEXT_COLUMNS})
+        of_rewards.update({called[column]: values for column, values in found.items()})
+    here = [mask[part.start : part.stop] for part, mask in zip(shard, is_reference, strict=True)]
+    columns = {**pool_columns(shard, kinds), **of_texts, "is_reference": pa.array(np.concatenate(here)), **of_rewards}
+    stated: dict[str, Any] = {name: scorer.metadata for name, scorer in scorers.items()}
+    metadata = stated.get(ONLY, {"rewards": stated})
+    return pa.table(columns).replace_schema_metadata({b"prudent": json.dumps(metadata).encode()})
 
 
-def _text_columns(encoded: TokenizedTexts, position: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, pa.Array]:
-    return {
-        "num_tokens": pa.array(encoded.lengths[position].astype(np.int32)),
-        "truncated": pa.array(encoded.truncated[position]),
-        "prompt_truncated": pa.array(encoded.prompt_truncated[position]),
-    }
+def _count(counts: dict[str, dict[str, int]], table: pa.Table) -> None:
+    for name, found in counts.items():
+        called = columns_of(name)
+        for kind, column in (("num_truncated", "truncated"), ("num_prompt_truncated", "prompt_truncated")):
+            found[kind] += int(np.count_nonzero(table.column(called[column]).to_numpy()))
+        found["num_not_scored"] += table.column(called["reward_mean"]).null_count
 
 
-def _reward_columns(prediction: Prediction, position: Tensor) -> dict[str, pa.Array]:
-    values = {
-        "reward_mean": prediction.mean,
-        "reward_variance": prediction.variance,
-        "reward_noise": prediction.noise,
-        "reward_reference": prediction.reference_mean,
-        "reward_centered_variance": prediction.centered_variance,
-    }
-    columns = {name: nullable(value[position].numpy()) for name, value in values.items()}
-    if prediction.factor is not None:
-        columns["reward_factor"] = lists(prediction.factor[position].to(torch.float16))
-    if prediction.members is not None:
-        members = prediction.members[position].to(torch.float32)
-        columns["reward_members"] = lists(members.masked_fill(~members.isfinite(), torch.nan))
-    if prediction.within_variance is not None:
-        columns["reward_within_variance"] = nullable(prediction.within_variance[position].numpy())
-    return columns
-
-
-def _count(counts: dict[str, int], table: pa.Table) -> None:
-    counts["num_responses"] += table.num_rows
-    counts["num_truncated"] += int(np.count_nonzero(table.column("truncated").to_numpy()))
-    counts["num_prompt_truncated"] += int(np.count_nonzero(table.column("prompt_truncated").to_numpy()))
-    counts["num_not_scored"] += table.column("reward_mean").null_count
+def _read_summary(stored: dict[str, Any]) -> ScoreSummary:
+    rewards = {name: RewardCounts(**counts) for name, counts in stored.pop("rewards", {}).items()}
+    return ScoreSummary(**stored, rewards=rewards)
