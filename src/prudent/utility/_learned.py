@@ -1,0 +1,216 @@
+"""A reference reward that is predicted from what is known of the prompt, for prompts without reference responses.
+
+Mean and standard deviation of a prompt's reference rewards are regressed on features of prompts by ridge regression,
+in float64; its strength is what leaves the smallest error when each prompt in turn is left out, in closed form. The
+error of the whole procedure is measured on prompts that had no part in it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prudent.errors import DataError, PosteriorError
+from prudent.rewards import GroupIndex, MemberRewards, RewardPosterior, index_groups
+from prudent.utility._affine import Shift
+from prudent.utility._statistic import basis_digest
+from prudent.utility._transform import PromptFeatures, TransformState
+
+__all__ = ["LearnedError", "learn_reference", "learned_error", "learned_shift"]
+
+_FOLDS = 5
+_WHAT = "center(of=learned)"
+
+
+@dataclass(frozen=True)
+class LearnedError:
+    """How well a learned reference predicts that of prompts it has not seen, in 5 folds by prompt.
+
+    What it is measured against is the reference that a prompt's own responses give, which itself is uncertain with few
+    responses; so both errors are upper bounds on those against the reference of the policy.
+
+    Attributes:
+        rmse: root mean squared error of the learned reference, in logits.
+        constant_rmse: of the best constant, the average over the other prompts. Features that say nothing leave `rmse`
+            about here.
+        num_prompts: prompts behind both.
+    """
+
+    rmse: float
+    constant_rmse: float
+    num_prompts: int
+
+
+def learned_error(state: TransformState) -> LearnedError:
+    """The error of a learned reference.
+
+    Args:
+        state: of `Center(of="learned")`.
+
+    Raises:
+        ValueError: the state of something else.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import GaussianRewards
+        >>> from prudent.utility import Center, PromptFeatures
+        >>> level = torch.arange(20.0).repeat_interleave(2)
+        >>> references = GaussianRewards(level, torch.ones(40), level.long())
+        >>> features = PromptFeatures(torch.arange(20), torch.arange(20.0)[:, None])
+        >>> error = learned_error(Center("mean", of="learned").init(references, features))
+        >>> error.rmse < 0.01 < error.constant_rmse
+        True
+    """
+    shared = state.shared
+    if "constant_rmse" not in shared:
+        raise ValueError("the state holds no learned reference; only that of center(of=learned) does")
+    return LearnedError(float(shared["rmse"]), float(shared["constant_rmse"]), int(shared["num_prompts"]))
+
+
+def learn_reference(references: RewardPosterior, features: PromptFeatures | None, z: float) -> TransformState:
+    """Learn to predict mean + z * std of a prompt's reference rewards, those of each member of an ensemble apart.
+
+    Args:
+        references: R scored reference responses.
+        features: of their prompts.
+        z: standard deviations above the mean; 0 learns the mean alone.
+
+    Returns:
+        A state with `mean_weights` [H, T], `mean_intercept` [T], the same of `std` unless z is 0, and the error; T is
+        1, or M for an ensemble of M members.
+
+    Raises:
+        DataError: features are missing, or there are fewer than 5 prompts to learn from (with two scored references
+            each, where a standard deviation is needed).
+    """
+    index = index_groups(references.group)
+    used = index.counts >= (1 if z == 0 else 2)
+    if int(used.sum()) < _FOLDS:
+        which = "" if z == 0 else " with two scored reference responses"
+        raise DataError(
+            f"{_WHAT} needs at least {_FOLDS} prompts{which} to learn from, and there are {int(used.sum())}: take one "
+            "reference for all (of=all)"
+        )
+    values = references.members if isinstance(references, MemberRewards) else references.mean[:, None]
+    mean, std = _moments(values.double(), index)
+    inputs, mean, std = _features_of(features, index.ids[used]), mean[used], std[used]
+    target = (mean + z * std).mean(1)
+    predicted, constant = torch.empty_like(target), torch.empty_like(target)
+    fold = torch.randperm(len(target), generator=torch.Generator().manual_seed(0)).to(target.device) % _FOLDS
+    for number in range(_FOLDS):
+        out = fold == number
+        learned = _learn(inputs[~out], mean[~out], std[~out], z)
+        predicted[out] = _predict(learned, inputs[out], z).mean(1)
+        constant[out] = target[~out].mean()
+    error = {
+        "rmse": (predicted - target).square().mean().sqrt(),
+        "constant_rmse": (constant - target).square().mean().sqrt(),
+        "num_prompts": torch.tensor(len(target)),
+        "basis": basis_digest(references),
+    }
+    shared = _learn(inputs, mean, std, z) | error
+    return TransformState(shared={name: values.cpu() for name, values in shared.items()} | {"z": torch.tensor(z)})
+
+
+def learned_shift(posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None) -> Shift:
+    """The predicted reference of each of N responses; NaN where a response is not scored.
+
+    Raises:
+        DataError: features are missing.
+        PosteriorError: members of another ensemble than the references.
+    """
+    scored = ~posterior.mean.isnan()
+    ids, place = torch.unique(posterior.group[scored], return_inverse=True)
+    learned = {name: values.to(ids.device) for name, values in state.shared.items()}
+    found = _predict(learned, _features_of(features, ids), float(state.shared["z"]))
+    members = posterior.mean.new_full((len(posterior), found.shape[1]), torch.nan, dtype=torch.float64)
+    members[scored] = found[place]
+    if not isinstance(posterior, MemberRewards) or found.shape[1] == 1:
+        return Shift(members.mean(1))
+    if found.shape[1] != posterior.members.shape[1] or int(basis_digest(posterior)) != int(state.shared["basis"]):
+        raise PosteriorError(f"{_WHAT} was learned from the members of another ensemble: fit the utility on this one")
+    return Shift(members.mean(1), members)
+
+
+def _moments(values: Tensor, index: GroupIndex) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (ddof 1; NaN of a single value) [B, T] over the rows of each prompt."""
+    count = index.counts[:, None]
+    mean = index.sum(values) / count
+    return mean, (index.sum((values - mean[index.position]).square()) / (count - 1)).sqrt()
+
+
+def _features_of(features: PromptFeatures | None, prompts: Tensor) -> Tensor:
+    """Features [B, H] of some prompts, float64."""
+    if features is None:
+        raise DataError(f"{_WHAT} needs features of the prompts: score with a model that gives them, or take of=all")
+    known = features.prompts.to(prompts.device)
+    place = torch.searchsorted(known, prompts).clamp(max=max(0, len(known) - 1))
+    missing = torch.ones_like(prompts, dtype=torch.bool) if len(known) == 0 else known[place] != prompts
+    if bool(missing.any()):
+        raise DataError(f"{_WHAT} has no features for prompt {int(prompts[missing][0])}")
+    values = features.values.to(prompts.device)[place].double()
+    if not bool(values.isfinite().all()):
+        row = int((~values.isfinite()).any(1).nonzero()[0])
+        raise DataError(f"{_WHAT}: the features of prompt {int(prompts[row])} are not finite")
+    return values
+
+
+def _learn(inputs: Tensor, mean: Tensor, std: Tensor, z: float) -> dict[str, Tensor]:
+    learned = {}
+    learned["mean_weights"], learned["mean_intercept"] = _ridge(inputs, mean)
+    if z != 0:
+        learned["std_weights"], learned["std_intercept"] = _ridge(inputs, std)
+    return learned
+
+
+def _predict(learned: dict[str, Tensor], inputs: Tensor, z: float) -> Tensor:
+    if inputs.shape[1] != len(learned["mean_weights"]):
+        raise DataError(
+            f"{_WHAT} was learned from {len(learned['mean_weights'])} features of a prompt, and is given "
+            f"{inputs.shape[1]}"
+        )
+    mean = inputs @ learned["mean_weights"] + learned["mean_intercept"]
+    if z == 0:
+        return mean
+    return mean + z * (inputs @ learned["std_weights"] + learned["std_intercept"]).clamp(min=0)
+
+
+def _ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Ridge regression with an intercept on standardized columns, its strength by leaving out a row at a time.
+
+    Args:
+        inputs: [n, H] float64.
+        targets: [n, T] float64; all have the same strength.
+
+    Returns:
+        Weights [H, T] and intercept [T].
+    """
+    center, average = inputs.mean(0), targets.mean(0)
+    size = inputs.std(0, correction=0)
+    varies = size > 1e-9 * inputs.abs().amax(0)
+    scale = torch.where(varies, 1 / torch.where(varies, size, 1.0), 0.0)
+    rows = (inputs - center) * scale
+    # Principal components, by the smaller of the two Gram matrices.
+    if len(rows) <= rows.shape[1]:
+        values, left = torch.linalg.eigh(rows @ rows.T)
+        kept = values > 1e-10 * values[-1]
+        values, left = values[kept], left[:, kept]
+        components, back = left * values.sqrt(), rows.T @ (left / values.sqrt())
+    else:
+        values, back = torch.linalg.eigh(rows.T @ rows)
+        kept = values > 1e-10 * values[-1]
+        values, back = values[kept], back[:, kept]
+        components = rows @ back
+    deviation = targets - average
+    projected = components.T @ deviation
+    best, shrunk = torch.inf, torch.zeros_like(projected)
+    level = float(values.mean()) if len(values) else 1.0
+    for strength in [torch.inf, *(level * 10.0 ** (power / 2) for power in range(12, -13, -1))]:
+        coefficients = projected / (values[:, None] + strength)
+        leverage = 1 / len(rows) + (components.square() / (values + strength)).sum(1, keepdim=True)
+        left_out = (deviation - components @ coefficients) / (1 - leverage)
+        error = float(left_out.square().sum())
+        if error < best:
+            best, shrunk = error, coefficients
+    weights = scale[:, None] * (back @ shrunk)
+    return weights, average - center @ weights

@@ -1,0 +1,383 @@
+"""Shapes of rewards: standardized, in logits, as a log-probability, a probability, clipped or as a rank.
+
+References:
+    Wang et al., Transforming and Combining Rewards for Aligning Large Language Models,
+        https://arxiv.org/abs/2402.00742, 2024 (log_sigmoid of a centered reward).
+    Fu et al., Reward Shaping to Mitigate Reward Hacking in RLHF, https://arxiv.org/abs/2502.18770, 2025 (sigmoid).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prudent.errors import DataError
+from prudent.rewards import GroupIndex, RewardPosterior, TransformedRewards
+from prudent.utility._affine import affine
+from prudent.utility._center import Center
+from prudent.utility._statistic import (
+    as_state,
+    by_prompt,
+    look_up,
+    mean_tensors,
+    scored_rows,
+    shift_from,
+    spread,
+    take_rows,
+)
+from prudent.utility._transform import PromptFeatures, Scale, Transform, TransformState
+
+__all__ = ["TRANSFORMS", "Clip", "LogSigmoid", "QuantileRank", "Sigmoid", "Standardize", "Temperature"]
+
+
+class _Stateless:
+    """A transform that needs to know nothing of reference responses."""
+
+    needs_references: ClassVar[bool] = False
+
+    def init(self, references: RewardPosterior, features: PromptFeatures | None = None) -> TransformState:
+        """An empty state."""
+        return TransformState()
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """(r - mean) / std of the reference rewards (ddof 1), so that rewards of several models have one spread.
+
+    The mean is subtracted as `Center("mean")` does it, and the standard deviation, that of the posterior means, is
+    taken as known: Gaussians stay Gaussian. All members of an ensemble are divided by one standard deviation, that of
+    their average, so that what they disagree about stays.
+
+    Attributes:
+        of: "prompt", the references of the response's own prompt, or "all", those of all prompts together.
+
+    Raises:
+        ValueError: another `of`.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import GaussianRewards
+        >>> rewards = GaussianRewards(torch.tensor([1.0, 3.0, 5.0]), torch.full((3,), 4.0))
+        >>> transform = Standardize()
+        >>> standardized = transform.apply(rewards, transform.init(rewards))
+        >>> standardized.mean.tolist(), standardized.variance.tolist()
+        ([-1.0, 0.0, 1.0], [1.0, 1.0, 1.0])
+    """
+
+    of: Literal["prompt", "all"] = "prompt"
+    name: ClassVar[str] = "standardize"
+    takes: ClassVar[tuple[Scale, ...]] = ("reward", "centered", "number")
+    needs_references: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.of not in ("prompt", "all"):
+            raise ValueError(f"standardize: of must be prompt or all, got {self.of!r}")
+
+    def gives(self, scale: Scale) -> Scale:
+        """Relative to the mean of the references."""
+        return "centered"
+
+    def init(self, references: RewardPosterior, features: PromptFeatures | None = None) -> TransformState:
+        """Find mean and standard deviation.
+
+        Raises:
+            DataError: no reference is scored, or those of a prompt do not differ; it is named.
+        """
+        scored = scored_rows(references, self.name)
+        index = by_prompt(scored, pooled=self.of == "all")
+        remedy = "take the standard deviation over all prompts (of=all)"
+        std = _positive_spread(scored, index, self.name, remedy if self.of == "prompt" else "give more references")
+        return as_state(mean_tensors(scored, index) | {"std": std}, index, self.of == "all", scored)
+
+    def apply(
+        self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
+    ) -> RewardPosterior:
+        """Standardized rewards of N responses; for errors see `Center.apply`."""
+        tensors, place = look_up(posterior, state, self.name)
+        return affine(posterior, shift_from(posterior, state, self.name), 1 / take_rows(tensors["std"], place))
+
+
+@dataclass(frozen=True)
+class Temperature(_Stateless):
+    """r / value, by which rewards that are not in logits come to be.
+
+    Attributes:
+        value: temperature, positive; the one fitted on held-out pairs makes sigma(r_i - r_j) a probability.
+
+    Raises:
+        ValueError: it is not positive and finite.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import GaussianRewards
+        >>> rewards = Temperature(2.0).apply(GaussianRewards(torch.tensor([4.0]), torch.ones(1)), TransformState())
+        >>> rewards.mean.tolist(), rewards.variance.tolist()
+        ([2.0], [0.25])
+    """
+
+    value: float
+    name: ClassVar[str] = "temperature"
+    takes: ClassVar[tuple[Scale, ...]] = ("reward", "centered", "number")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < math.inf:
+            raise ValueError(f"temperature: value must be positive and finite, got {self.value}")
+
+    def gives(self, scale: Scale) -> Scale:
+        """The scale it is given."""
+        return scale
+
+    def apply(
+        self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
+    ) -> RewardPosterior:
+        """Rewards divided by `value`."""
+        return affine(posterior, scale=1 / self.value)
+
+
+@dataclass(frozen=True)
+class LogSigmoid(_Stateless):
+    """log sigma(r), of a centered reward the log-probability of being preferred to the reference (LSC).
+
+    Slope 1 far below the reference, one half at it, none far above: no pay-off for extreme rewards, and sums over
+    properties mean AND. Picking one of n by a single reward is unchanged by it. Its posterior is not Gaussian: the
+    mean is E log sigma(r), below log E sigma(r), which is what `log_probability_good` of the centered reward gives.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import MemberRewards
+        >>> rewards = LogSigmoid().apply(MemberRewards(torch.zeros(1, 2)), TransformState())
+        >>> round(rewards.mean.item(), 4)
+        -0.6931
+    """
+
+    name: ClassVar[str] = "log_sigmoid"
+    takes: ClassVar[tuple[Scale, ...]] = ("centered",)
+
+    def gives(self, scale: Scale) -> Scale:
+        """A log-probability."""
+        return "log_probability"
+
+    def apply(
+        self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
+    ) -> RewardPosterior:
+        """Log-probabilities of N responses."""
+        return TransformedRewards(posterior, log_sigmoid)
+
+
+@dataclass(frozen=True)
+class Sigmoid(_Stateless):
+    """sigma(r), of a centered reward the probability of being preferred to the reference; bounded on both sides (PAR).
+
+    Its posterior mean is E sigma(r), which `probability_good` of the centered reward gives too.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import MemberRewards
+        >>> Sigmoid().apply(MemberRewards(torch.zeros(1, 2)), TransformState()).mean.tolist()
+        [0.5]
+    """
+
+    name: ClassVar[str] = "sigmoid"
+    takes: ClassVar[tuple[Scale, ...]] = ("centered",)
+
+    def gives(self, scale: Scale) -> Scale:
+        """A probability."""
+        return "probability"
+
+    def apply(
+        self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
+    ) -> RewardPosterior:
+        """Probabilities of N responses."""
+        return TransformedRewards(posterior, torch.sigmoid)
+
+
+@dataclass(frozen=True)
+class Clip(_Stateless):
+    """Values below `low` become `low`, those above `high` become `high`.
+
+    Attributes:
+        low: the smallest value there can be.
+        high: the largest.
+
+    Raises:
+        ValueError: low is not below high, or neither is given.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import MemberRewards
+        >>> Clip(-1.0, 1.0).apply(MemberRewards(torch.tensor([[0.5, 3.0]])), TransformState()).mean.tolist()
+        [0.75]
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    name: ClassVar[str] = "clip"
+    takes: ClassVar[tuple[Scale, ...]] = ("reward", "centered", "log_probability", "probability", "number")
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"clip: low must be below high, got {self.low} and {self.high}")
+        if math.isinf(self.low) and math.isinf(self.high):
+            raise ValueError("clip: give low, high or both")
+
+    def gives(self, scale: Scale) -> Scale:
+        """The scale it is given."""
+        return scale
+
+    def apply(
+        self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
+    ) -> RewardPosterior:
+        """Clipped values of N responses."""
+        return TransformedRewards(posterior, Clipped(self.low, self.high))
+
+
+@dataclass(frozen=True)
+class QuantileRank:
+    """The share of the prompt's reference responses that a reward is above, whatever its units.
+
+    The mean of the references is subtracted as `Center("mean")` does it, so that the posterior is that of the contrast
+    with them; how they are spread about their mean is taken as known, at the posterior means.
+
+    Attributes:
+        fit: "empirical", linear between the sorted references: 0 at and below the smallest, 1 at and above the largest,
+            j / (R - 1) at the j-th of R counted from 0, the inverse of the empirical quantile; the middle of what equal
+            references span; of a single reference 0, 1/2 or 1. Responses above all references are not told apart; the
+            other fit does: "normal", Phi((r - mean) / std), ddof 1.
+
+    Raises:
+        ValueError: another `fit`.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import MemberRewards
+        >>> rewards = MemberRewards(torch.tensor([[1.0, 1.0], [3.0, 3.0], [5.0, 5.0]]))
+        >>> transform = QuantileRank(fit="normal")
+        >>> [round(value, 4) for value in transform.apply(rewards, transform.init(rewards)).mean.tolist()]
+        [0.1587, 0.5, 0.8413]
+    """
+
+    fit: Literal["empirical", "normal"] = "empirical"
+    name: ClassVar[str] = "quantile_rank"
+    takes: ClassVar[tuple[Scale, ...]] = ("reward", "centered", "number")
+    needs_references: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.fit not in ("empirical", "normal"):
+            raise ValueError(f"quantile_rank: fit must be empirical or normal, got {self.fit!r}")
+
+    def gives(self, scale: Scale) -> Scale:
+        """The probability of being above a reference response drawn at random."""
+        return "probability"
+
+    def init(self, references: RewardPosterior, features: PromptFeatures | None = None) -> TransformState:
+        """Remember how the references of each prompt are spread.
+
+        Raises:
+            DataError: no reference is scored; with a normal fit, those of a prompt do not differ.
+        """
+        scored = scored_rows(references, self.name)
+        index = by_prompt(scored, pooled=False)
+        tensors = mean_tensors(scored, index)
+        if self.fit == "normal":
+            tensors["std"] = _positive_spread(scored, index, "quantile_rank(fit=normal)", "write fit=empirical")
+        else:
+            tensors["levels"] = _sorted_levels(scored.mean.double() - tensors["reference"][index.position], index)
+        return as_state(tensors, index, False, scored)
+
+    def apply(
+        self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
+    ) -> RewardPosterior:
+        """Ranks in [0, 1] of N responses; for errors see `Center.apply`."""
+        tensors, place = look_up(posterior, state, self.name)
+        centered = affine(posterior, shift_from(posterior, state, self.name))
+        if self.fit == "normal":
+            std = take_rows(tensors["std"], place)
+            return TransformedRewards(centered, normal_rank, parameters=(std,))
+        levels = take_rows(tensors["levels"].to(posterior.mean.dtype), place)
+        return TransformedRewards(centered, empirical_rank, parameters=(levels,))
+
+
+TRANSFORMS: tuple[type[Transform], ...] = (
+    Center,
+    Standardize,
+    Temperature,
+    LogSigmoid,
+    Sigmoid,
+    Clip,
+    QuantileRank,
+)
+"""Every transform, for those that read utilities from text."""
+
+
+# Functions of draws are compared and pickled by name, which a lambda could not be.
+
+
+def log_sigmoid(draws: Tensor) -> Tensor:
+    """Log-sigmoid of draws [S, N]."""
+    return F.logsigmoid(draws)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Draws [S, N] between two bounds."""
+
+    low: float
+    high: float
+
+    def __call__(self, draws: Tensor) -> Tensor:
+        return draws.clamp(self.low, self.high)
+
+
+def normal_rank(draws: Tensor, std: Tensor) -> Tensor:
+    """Phi(draws / std), draws [S, N] and std [N]."""
+    share: Tensor = torch.special.ndtr(draws / std.to(draws))
+    return share
+
+
+def empirical_rank(draws: Tensor, levels: Tensor) -> Tensor:
+    """The share of the references below draws [S, N], linear between `levels` [N, R]: ascending, then +inf."""
+    values, levels = draws.T.contiguous(), levels.to(draws).contiguous()
+    count = levels.isfinite().sum(1, keepdim=True)
+    below = torch.searchsorted(levels, values)
+    within = torch.searchsorted(levels, values, right=True)
+    # between level j - 1 and level j, where j levels are below it
+    lower = levels.gather(1, (below - 1).clamp(min=0))
+    upper = levels.gather(1, torch.minimum(below, (count - 1).clamp(min=0)))
+    gap = upper - lower
+    between = below - 1 + (values - lower) / torch.where(gap > 0, gap, 1.0)
+    rank = torch.where(below == within, between, 0.5 * (below + within - 1)) / (count - 1).clamp(min=1)
+    single = torch.where(below < within, 0.5, (below > 0).to(draws.dtype))
+    rank = torch.where(count == 1, single, rank.clamp(0, 1))
+    return torch.where(values.isnan() | (count == 0), torch.nan, rank).T
+
+
+def _sorted_levels(values: Tensor, index: GroupIndex) -> Tensor:
+    """Values [R] of each prompt ascending, as [B, largest R of a prompt], +inf beyond the last."""
+    levels = values.new_full((len(index.ids), int(index.counts.max())), math.inf)
+    order = torch.argsort(values, stable=True)
+    order = order[torch.argsort(index.position[order], stable=True)]
+    start = index.counts.cumsum(0) - index.counts
+    place = torch.arange(len(values), device=values.device) - torch.repeat_interleave(start, index.counts)
+    levels[index.position[order], place] = values[order]
+    return levels
+
+
+def _positive_spread(references: RewardPosterior, index: GroupIndex, what: str, remedy: str) -> Tensor:
+    """Standard deviation (ddof 1) [B] of the posterior means of each prompt's references.
+
+    Raises:
+        DataError: those of a prompt do not differ.
+    """
+    values = references.mean.double()
+    std = spread(values, index, what, remedy)
+    first = torch.full_like(std, math.inf).scatter_reduce_(0, index.position, values, "amin")
+    differs = index.sum((values != first[index.position]).double()) > 0
+    if not bool(differs.all()):
+        raise DataError(
+            f"{what}: the reference rewards of prompt {int(index.ids[~differs][0])} are all the same "
+            f"({int((~differs).sum())} such prompts): {remedy}"
+        )
+    return std
