@@ -138,6 +138,38 @@ def test_labels_are_bradley_terry_with_flips(world):
     assert abs(error) < 4 * 0.5 / math.sqrt(num)
 
 
+def test_properties_are_about_what_was_asked_and_the_rest(world):
+    detail, oddity, opening, topic = (
+        "Locals praise it at dawn.",
+        "Insert the name here.",
+        "A plan for Oslo.",
+        "See the quiet bakery for food.",
+    )
+    facts = world.facts(PROMPT, f"{opening} {topic} {detail} {oddity}")
+    assert facts.helpful == pytest.approx(0.9)
+    assert facts.tidy == pytest.approx(0.4 - 1.2)
+
+
+def test_the_true_reward_is_the_sum_of_two_properties(world):
+    plain, both = world.pools(3, 20), world.pools(3, 20, properties=True)
+    assert plain["responses"] == both["responses"]
+    for row in both:
+        parts = torch.tensor([row["gold_helpful"], row["gold_tidy"]])
+        torch.testing.assert_close(parts.sum(0), torch.tensor(row["gold"]))
+    pairs = {of: world.preferences(200, flip=0.0, of=of) for of in (None, "helpful", "tidy")}
+    texts = [
+        {tuple(sorted((c[0]["content"], r[0]["content"]))) for c, r in zip(one["chosen"], one["rejected"], strict=True)}
+        for one in pairs.values()
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    for of in ("helpful", "tidy"):
+        one = pairs[of]
+        margins = torch.tensor(one["gold_chosen"]) - torch.tensor(one["gold_rejected"])
+        assert (margins >= 0).double().mean() > 0.6
+        # what pleases in one respect says little of the other
+        assert one["gold_chosen"] != pairs[None]["gold_chosen"]
+
+
 def test_data_is_canonical_and_does_not_leak(world):
     preferences = load_preferences(world.preferences(50))
     assert len(preferences) == 50

@@ -26,9 +26,10 @@ from torch import Tensor
 from prudent.data._world_policy import NUM_ASKED, WorldPolicy, WorldPrompt
 from prudent.data._world_text import CITIES, ODDITIES, TOPICS, Sentence, all_sentences
 
-__all__ = ["ResponseFacts", "World", "WorldSplit"]
+__all__ = ["ResponseFacts", "World", "WorldProperty", "WorldSplit"]
 
 WorldSplit = Literal["base", "train", "test"]
+WorldProperty = Literal["helpful", "tidy"]
 
 COVERED = 0.9
 MENTIONED_AGAIN = -0.1
@@ -85,6 +86,21 @@ class ResponseFacts:
             + REPEATED * self.repeated
             + UNKNOWN * self.unknown
         )
+
+    @property
+    def helpful(self) -> float:
+        """The part of the true reward that is about what was asked for: topics, and the city."""
+        return (
+            COVERED * self.covered
+            + MENTIONED_AGAIN * self.again
+            + OFF_TOPIC * self.off_topic
+            + WRONG_CITY * self.wrong_city
+        )
+
+    @property
+    def tidy(self) -> float:
+        """The rest of it: details, oddities, repetitions and what is not of this world."""
+        return self.gold - self.helpful
 
 
 class World:
@@ -201,8 +217,19 @@ class World:
         """True rewards `[n]` float64 of responses to one prompt."""
         return torch.tensor([self.gold(prompt, response) for response in responses], dtype=torch.float64)
 
+    def _worth(self, prompt: WorldPrompt, response: str, of: WorldProperty | None) -> float:
+        """The true reward, or the part of it that a property is."""
+        facts = self.facts(prompt, response)
+        return facts.gold if of is None else facts.helpful if of == "helpful" else facts.tidy
+
     def preferences(
-        self, num_pairs: int, *, flip: float = 0.25, temperature: float = 0.8, split: WorldSplit = "train"
+        self,
+        num_pairs: int,
+        *,
+        flip: float = 0.25,
+        temperature: float = 0.8,
+        split: WorldSplit = "train",
+        of: WorldProperty | None = None,
     ) -> Dataset:
         """Comparisons by people: two responses to a prompt, labelled by Bradley-Terry on the true reward.
 
@@ -211,6 +238,8 @@ class World:
             flip: probability that a label is turned round after it was drawn.
             temperature: of the policy that wrote the responses.
             split: of the prompts.
+            of: compare by one property alone, `helpful` (the topics and the city asked for) or `tidy` (all the rest);
+                the responses are the same. By default by the whole true reward, their sum.
 
         Returns:
             Columns `prompt`, `chosen`, `rejected` (message lists), and `gold_chosen`, `gold_rejected`, `flipped`, which
@@ -227,7 +256,7 @@ class World:
         draws = torch.rand(num_pairs, 2, generator=generator, dtype=torch.float64).tolist()
         rows: list[dict[str, Any]] = []
         for prompt, *pair, (draw, flip_draw) in zip(prompts, first, second, draws, strict=True):
-            gold = [self.gold(prompt, text) for text in pair]
+            gold = [self._worth(prompt, text, of) for text in pair]
             first_is_better = draw < 1 / (1 + math.exp(gold[1] - gold[0]))
             flipped = flip_draw < flip
             chosen = int(first_is_better == flipped)
@@ -243,13 +272,16 @@ class World:
             )
         return Dataset.from_list(rows)
 
-    def pools(self, num_prompts: int, num_candidates: int, *, split: WorldSplit = "test") -> Dataset:
+    def pools(
+        self, num_prompts: int, num_candidates: int, *, split: WorldSplit = "test", properties: bool = False
+    ) -> Dataset:
         """Candidates for best-of-n with their true rewards.
 
         Args:
             num_prompts: B.
             num_candidates: n, for each prompt.
             split: of the prompts.
+            properties: also the true reward of each property, `gold_helpful` and `gold_tidy`, whose sum is `gold`.
 
         Returns:
             B rows with `prompt` (message list), `responses` and `gold` (lists of n).
@@ -259,5 +291,9 @@ class World:
         for prompt in self.prompts(num_prompts, split):
             responses = self.sample(prompt, num_candidates, generator)
             gold = self.golds(prompt, responses).tolist()
-            rows.append({"prompt": prompt.messages, "responses": responses, "gold": gold})
+            row = {"prompt": prompt.messages, "responses": responses, "gold": gold}
+            if properties:
+                facts = [self.facts(prompt, response) for response in responses]
+                row |= {"gold_helpful": [one.helpful for one in facts], "gold_tidy": [one.tidy for one in facts]}
+            rows.append(row)
         return Dataset.from_list(rows)
