@@ -130,8 +130,7 @@ class Center:
             return TransformState()
         scored = scored_rows(references, self.name)
         if self.of == "learned":
-            z = 0.0 if self.statistic == "mean" else _normal_quantile(self.q)
-            return learn_reference(scored, features, z)
+            return learn_reference(scored, features, self._z)
         index = by_prompt(scored, pooled=self.of == "all")
         return as_state(self._tensors(scored, index), index, self.of == "all", scored)
 
@@ -152,7 +151,7 @@ class Center:
         if self.at is not None:
             return affine(posterior, Shift(torch.full_like(posterior.mean, self.at, dtype=torch.float64)))
         if self.of == "learned":
-            return affine(posterior, learned_shift(posterior, state, features))
+            return affine(posterior, learned_shift(posterior, state, features, self._z))
         return affine(posterior, shift_from(posterior, state, self.name))
 
     def _tensors(self, references: RewardPosterior, index: GroupIndex) -> dict[str, Tensor]:
@@ -163,7 +162,7 @@ class Center:
             return mean_tensors(references, index)
         if self.fit == "empirical":
             return quantile_tensors(references, index, self.q)
-        tensors, z = mean_tensors(references, index), _normal_quantile(self.q)
+        tensors, z = mean_tensors(references, index), self._z
         remedy = "write fit=empirical, or take one reference for all (of=all)"
         if isinstance(references, MemberRewards):
             tensors["members"] += z * spread(references.members.double(), index, "center(fit=normal)", remedy)
@@ -171,6 +170,13 @@ class Center:
         else:
             tensors["reference"] += z * spread(references.mean.double(), index, "center(fit=normal)", remedy)
         return tensors
+
+    @property
+    def _z(self) -> float:
+        """Standard deviations that the reference lies above the mean, of a normal distribution."""
+        return (
+            0.0 if self.statistic == "mean" else float(torch.special.ndtri(torch.tensor(self.q, dtype=torch.float64)))
+        )
 
     def _alone(self, field: str, what: str) -> None:
         for other in fields(self):
@@ -182,10 +188,6 @@ class Center:
 
     def _is_default(self, field: str) -> bool:
         return bool(getattr(self, field) == getattr(type(self), field))
-
-
-def _normal_quantile(q: float) -> float:
-    return float(torch.special.ndtri(torch.tensor(q, dtype=torch.float64)))
 
 
 def _require_one_response(references: RewardPosterior, index: GroupIndex) -> None:

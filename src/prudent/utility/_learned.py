@@ -94,7 +94,7 @@ def learn_reference(references: RewardPosterior, features: PromptFeatures | None
     values = references.members if isinstance(references, MemberRewards) else references.mean[:, None]
     mean, std = _moments(values.double(), index)
     inputs, mean, std = _features_of(features, index.ids[used]), mean[used], std[used]
-    target = (mean + z * std).mean(1)
+    target = (mean if z == 0 else mean + z * std).mean(1)
     predicted, constant = torch.empty_like(target), torch.empty_like(target)
     fold = torch.randperm(len(target), generator=torch.Generator().manual_seed(0)).to(target.device) % _FOLDS
     for number in range(_FOLDS):
@@ -109,11 +109,19 @@ def learn_reference(references: RewardPosterior, features: PromptFeatures | None
         "basis": basis_digest(references),
     }
     shared = _learn(inputs, mean, std, z) | error
-    return TransformState(shared={name: values.cpu() for name, values in shared.items()} | {"z": torch.tensor(z)})
+    return TransformState(shared={name: values.cpu() for name, values in shared.items()})
 
 
-def learned_shift(posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None) -> Shift:
+def learned_shift(
+    posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None, z: float
+) -> Shift:
     """The predicted reference of each of N responses; NaN where a response is not scored.
+
+    Args:
+        posterior: of the responses.
+        state: from `learn_reference`.
+        features: of their prompts.
+        z: as when it was learned.
 
     Raises:
         DataError: features are missing.
@@ -122,7 +130,7 @@ def learned_shift(posterior: RewardPosterior, state: TransformState, features: P
     scored = ~posterior.mean.isnan()
     ids, place = torch.unique(posterior.group[scored], return_inverse=True)
     learned = {name: values.to(ids.device) for name, values in state.shared.items()}
-    found = _predict(learned, _features_of(features, ids), float(state.shared["z"]))
+    found = _predict(learned, _features_of(features, ids), z)
     members = posterior.mean.new_full((len(posterior), found.shape[1]), torch.nan, dtype=torch.float64)
     members[scored] = found[place]
     if not isinstance(posterior, MemberRewards) or found.shape[1] == 1:
