@@ -22,6 +22,7 @@ from prudent.utility._statistic import (
     as_state,
     by_prompt,
     mean_tensors,
+    place_of,
     quantile_tensors,
     scored_rows,
     shift_from,
@@ -152,7 +153,7 @@ class Center:
             return affine(posterior, Shift(torch.full_like(posterior.mean, self.at, dtype=torch.float64)))
         if self.of == "learned":
             return affine(posterior, learned_shift(posterior, state, features, self._z))
-        return affine(posterior, shift_from(posterior, state, self.name))
+        return affine(posterior, shift_from(posterior, state, place_of(posterior, state, self.name)))
 
     def _tensors(self, references: RewardPosterior, index: GroupIndex) -> dict[str, Tensor]:
         if self.canned is not None:

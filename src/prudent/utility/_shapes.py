@@ -21,12 +21,12 @@ from prudent.utility._center import Center
 from prudent.utility._statistic import (
     as_state,
     by_prompt,
-    look_up,
     mean_tensors,
+    place_of,
     scored_rows,
     shift_from,
     spread,
-    take_rows,
+    take,
 )
 from prudent.utility._transform import PromptFeatures, Scale, Transform, TransformState
 
@@ -96,8 +96,8 @@ class Standardize:
         self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
     ) -> RewardPosterior:
         """Standardized rewards of N responses; for errors see `Center.apply`."""
-        tensors, place = look_up(posterior, state, self.name)
-        return affine(posterior, shift_from(posterior, state, self.name), 1 / take_rows(tensors["std"], place))
+        place = place_of(posterior, state, self.name)
+        return affine(posterior, shift_from(posterior, state, place), 1 / take(state, "std", place))
 
 
 @dataclass(frozen=True)
@@ -291,12 +291,12 @@ class QuantileRank:
         self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
     ) -> RewardPosterior:
         """Ranks in [0, 1] of N responses; for errors see `Center.apply`."""
-        tensors, place = look_up(posterior, state, self.name)
-        centered = affine(posterior, shift_from(posterior, state, self.name))
+        place = place_of(posterior, state, self.name)
+        centered = affine(posterior, shift_from(posterior, state, place))
         if self.fit == "normal":
-            std = take_rows(tensors["std"], place)
+            std = take(state, "std", place)
             return TransformedRewards(centered, normal_rank, parameters=(std,))
-        levels = take_rows(tensors["levels"].to(posterior.mean.dtype), place)
+        levels = take(state, "levels", place, posterior.mean.dtype)
         return TransformedRewards(centered, empirical_rank, parameters=(levels,))
 
 

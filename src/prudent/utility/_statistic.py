@@ -15,13 +15,13 @@ __all__ = [
     "as_state",
     "basis_digest",
     "by_prompt",
-    "look_up",
     "mean_tensors",
+    "place_of",
     "quantile_tensors",
     "scored_rows",
     "shift_from",
     "spread",
-    "take_rows",
+    "take",
 ]
 
 
@@ -129,28 +129,8 @@ def as_state(
     return TransformState(index.ids.cpu(), tensors, basis)
 
 
-def look_up(posterior: RewardPosterior, state: TransformState, what: str) -> tuple[Mapping[str, Tensor], Tensor]:
-    """The tensors of a state, and the row [N] in them of each response; one past the last where it is not scored.
-
-    Raises:
-        DataError: nothing is known of the prompt of a scored response.
-    """
-    if "reference" in state.shared:
-        return state.shared, torch.zeros_like(posterior.group)
-    scored = ~posterior.mean.isnan()
-    place = torch.full_like(posterior.group, len(state.prompts))
-    place[scored] = state.position(posterior.group[scored], what)
-    return state.per_prompt, place
-
-
-def take_rows(values: Tensor, place: Tensor) -> Tensor:
-    """Rows of `values` [B, ...] at `place` [N], on its device; NaN where the place is B."""
-    padded = torch.cat([values, values.new_full((1, *values.shape[1:]), torch.nan)])
-    return padded.to(place.device)[place]
-
-
-def shift_from(posterior: RewardPosterior, state: TransformState, what: str) -> Shift:
-    """What is subtracted from each response of a posterior.
+def place_of(posterior: RewardPosterior, state: TransformState, what: str) -> Tensor:
+    """The row [N] of each response in the tensors of a state, one past the last where the response is not scored.
 
     Args:
         posterior: of N responses.
@@ -159,23 +139,42 @@ def shift_from(posterior: RewardPosterior, state: TransformState, what: str) -> 
 
     Raises:
         DataError: nothing is known of the prompt of a scored response.
+    """
+    if "reference" in state.shared:
+        return torch.zeros_like(posterior.group)
+    scored = ~posterior.mean.isnan()
+    place = torch.full_like(posterior.group, len(state.prompts))
+    place[scored] = state.position(posterior.group[scored], what)
+    return place
+
+
+def take(state: TransformState, name: str, place: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Rows [N, ...] of a tensor of a state at `place` [N], on its device; NaN past the last row."""
+    values = (state.shared if "reference" in state.shared else state.per_prompt)[name].to(place.device, dtype)
+    return torch.cat([values, values.new_full((1, *values.shape[1:]), torch.nan)])[place]
+
+
+def shift_from(posterior: RewardPosterior, state: TransformState, place: Tensor) -> Shift:
+    """What is subtracted from each response of a posterior.
+
+    Args:
+        posterior: of N responses.
+        state: made by `as_state`.
+        place: from `place_of`.
+
+    Raises:
         PosteriorError: members or factors that do not mean the same as those of the references.
     """
-    tensors, place = look_up(posterior, state, what)
-    members, factor = tensors.get("members"), tensors.get("factor")
-    if not isinstance(posterior, MemberRewards):
-        members = None
-    if _factor(posterior) is None:
-        factor = None
-    if members is not None or factor is not None:
-        _check_basis(posterior, state.shared["basis"], members, factor)
-    if factor is not None:
-        factor = factor.to(posterior.mean.dtype)
-    return Shift(
-        take_rows(tensors["reference"], place),
-        None if members is None else take_rows(members, place),
-        None if factor is None else take_rows(factor, place),
-    )
+    known = {**state.shared, **state.per_prompt}
+    members, factor = None, None
+    if "members" in known and isinstance(posterior, MemberRewards):
+        _check_same("members", posterior, posterior.members, known)
+        members = take(state, "members", place)
+    own = _factor(posterior)
+    if "factor" in known and own is not None:
+        _check_same("factor", posterior, own, known)
+        factor = take(state, "factor", place, posterior.mean.dtype)
+    return Shift(take(state, "reference", place), members, factor)
 
 
 def basis_digest(posterior: RewardPosterior) -> Tensor:
@@ -193,14 +192,8 @@ def _factor(posterior: RewardPosterior) -> Tensor | None:
     return posterior.within_factor if isinstance(posterior, MemberRewards) else None
 
 
-def _check_basis(posterior: RewardPosterior, basis: Tensor, members: Tensor | None, factor: Tensor | None) -> None:
-    is_same = int(basis_digest(posterior)) == int(basis)
-    if members is not None and isinstance(posterior, MemberRewards):
-        is_same &= members.shape[1] == posterior.members.shape[1]
-    own = _factor(posterior)
-    if factor is not None and own is not None:
-        is_same &= factor.shape[1] == own.shape[1]
-    if not is_same:
+def _check_same(name: str, posterior: RewardPosterior, own: Tensor, known: Mapping[str, Tensor]) -> None:
+    if int(basis_digest(posterior)) != int(known["basis"]) or own.shape[1] != known[name].shape[1]:
         raise PosteriorError(
             "the rewards are of another model, ensemble or projection than the reference rewards that the utility was "
             "fitted on, so they cannot be compared: fit the utility on reference responses scored in the same way"
