@@ -20,6 +20,7 @@ from prudent.utility._affine import Shift, affine
 from prudent.utility._learned import learn_reference, learned_shift
 from prudent.utility._statistic import (
     as_state,
+    average,
     by_prompt,
     mean_tensors,
     place_of,
@@ -194,8 +195,8 @@ class Center:
 def _require_one_response(references: RewardPosterior, index: GroupIndex) -> None:
     """A canned response has one reward a prompt, in however many rows it stands."""
     mean = references.mean.double()
-    average = (index.sum(mean) / index.counts)[index.position]
-    differs = (mean - average).abs() > _SAME_RESPONSE * (1 + average.abs())
+    one = average(mean, index)[index.position]
+    differs = (mean - one).abs() > _SAME_RESPONSE * (1 + one.abs())
     if bool(differs.any()):
         raise DataError(
             f"center(canned=...) needs the reward of one response for each prompt, and those of prompt "

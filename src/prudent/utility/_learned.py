@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from prudent.errors import DataError, PosteriorError
-from prudent.rewards import GroupIndex, MemberRewards, RewardPosterior, index_groups
+from prudent.rewards import MemberRewards, RewardPosterior, index_groups
 from prudent.utility._affine import Shift
-from prudent.utility._statistic import basis_digest
+from prudent.utility._statistic import average, basis_digest, spread
 from prudent.utility._transform import PromptFeatures, TransformState
 
 __all__ = ["LearnedError", "learn_reference", "learned_error", "learned_shift"]
@@ -91,15 +91,20 @@ def learn_reference(references: RewardPosterior, features: PromptFeatures | None
             f"{_WHAT} needs at least {_FOLDS} prompts{which} to learn from, and there are {int(used.sum())}: take one "
             "reference for all (of=all)"
         )
-    values = references.members if isinstance(references, MemberRewards) else references.mean[:, None]
-    mean, std = _moments(values.double(), index)
-    inputs, mean, std = _features_of(features, index.ids[used]), mean[used], std[used]
-    target = (mean if z == 0 else mean + z * std).mean(1)
+    references = references[used[index.position]]
+    index = index_groups(references.group)
+    values = (references.members if isinstance(references, MemberRewards) else references.mean[:, None]).double()
+    inputs, targets = _features_of(features, index.ids), {"mean": average(values, index)}
+    target = targets["mean"]
+    if z != 0:
+        targets["std"] = spread(values, index, _WHAT, "take statistic=mean")
+        target = target + z * targets["std"]
+    target = target.mean(1)
     predicted, constant = torch.empty_like(target), torch.empty_like(target)
     fold = torch.randperm(len(target), generator=torch.Generator().manual_seed(0)).to(target.device) % _FOLDS
     for number in range(_FOLDS):
         out = fold == number
-        learned = _learn(inputs[~out], mean[~out], std[~out], z)
+        learned = _learn(inputs[~out], {name: values[~out] for name, values in targets.items()})
         predicted[out] = _predict(learned, inputs[out], z).mean(1)
         constant[out] = target[~out].mean()
     error = {
@@ -108,7 +113,7 @@ def learn_reference(references: RewardPosterior, features: PromptFeatures | None
         "num_prompts": torch.tensor(len(target)),
         "basis": basis_digest(references),
     }
-    shared = _learn(inputs, mean, std, z) | error
+    shared = _learn(inputs, targets) | error
     return TransformState(shared={name: values.cpu() for name, values in shared.items()})
 
 
@@ -140,13 +145,6 @@ def learned_shift(
     return Shift(members.mean(1), members)
 
 
-def _moments(values: Tensor, index: GroupIndex) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (ddof 1; NaN of a single value) [B, T] over the rows of each prompt."""
-    count = index.counts[:, None]
-    mean = index.sum(values) / count
-    return mean, (index.sum((values - mean[index.position]).square()) / (count - 1)).sqrt()
-
-
 def _features_of(features: PromptFeatures | None, prompts: Tensor) -> Tensor:
     """Features [B, H] of some prompts, float64."""
     if features is None:
@@ -163,11 +161,10 @@ def _features_of(features: PromptFeatures | None, prompts: Tensor) -> Tensor:
     return values
 
 
-def _learn(inputs: Tensor, mean: Tensor, std: Tensor, z: float) -> dict[str, Tensor]:
+def _learn(inputs: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
     learned = {}
-    learned["mean_weights"], learned["mean_intercept"] = _ridge(inputs, mean)
-    if z != 0:
-        learned["std_weights"], learned["std_intercept"] = _ridge(inputs, std)
+    for name, values in targets.items():
+        learned[f"{name}_weights"], learned[f"{name}_intercept"] = _ridge(inputs, values)
     return learned
 
 

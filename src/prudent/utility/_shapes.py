@@ -20,6 +20,7 @@ from prudent.utility._affine import affine
 from prudent.utility._center import Center
 from prudent.utility._statistic import (
     as_state,
+    ascending_rows,
     by_prompt,
     mean_tensors,
     place_of,
@@ -357,8 +358,7 @@ def empirical_rank(draws: Tensor, levels: Tensor) -> Tensor:
 def _sorted_levels(values: Tensor, index: GroupIndex) -> Tensor:
     """Values [R] of each prompt ascending, as [B, largest R of a prompt], +inf beyond the last."""
     levels = values.new_full((len(index.ids), int(index.counts.max())), math.inf)
-    order = torch.argsort(values, stable=True)
-    order = order[torch.argsort(index.position[order], stable=True)]
+    order = ascending_rows(values, index)
     start = index.counts.cumsum(0) - index.counts
     place = torch.arange(len(values), device=values.device) - torch.repeat_interleave(start, index.counts)
     levels[index.position[order], place] = values[order]

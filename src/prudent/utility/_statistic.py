@@ -13,6 +13,8 @@ from prudent.utility._transform import TransformState
 
 __all__ = [
     "as_state",
+    "ascending_rows",
+    "average",
     "basis_digest",
     "by_prompt",
     "mean_tensors",
@@ -44,11 +46,7 @@ def by_prompt(references: RewardPosterior, pooled: bool) -> GroupIndex:
 
 def mean_tensors(references: RewardPosterior, index: GroupIndex) -> dict[str, Tensor]:
     """The mean over the references of each prompt; see `_weighted`."""
-
-    def average(values: Tensor, ranks: Tensor) -> Tensor:
-        return index.sum(values) / index.counts.reshape(-1, *[1] * (values.dim() - 1))
-
-    return _weighted(references, average)
+    return _weighted(references, lambda values, ranks: average(values, index))
 
 
 def quantile_tensors(references: RewardPosterior, index: GroupIndex, q: float) -> dict[str, Tensor]:
@@ -59,8 +57,7 @@ def quantile_tensors(references: RewardPosterior, index: GroupIndex, q: float) -
     high = torch.minimum(low + 1, index.counts - 1)
 
     def between(values: Tensor, ranks: Tensor) -> Tensor:
-        order = torch.argsort(ranks, stable=True)
-        order = order[torch.argsort(index.position[order], stable=True)]
+        order = ascending_rows(ranks, index)
         weight = (place - low).reshape(-1, *[1] * (values.dim() - 1))
         return torch.lerp(values[order[start + low]], values[order[start + high]], weight)
 
@@ -92,6 +89,17 @@ def _weighted(references: RewardPosterior, statistic: Callable[[Tensor, Tensor],
     return found
 
 
+def ascending_rows(values: Tensor, index: GroupIndex) -> Tensor:
+    """Row numbers [R] prompt by prompt, by ascending `values` [R] within a prompt."""
+    order = torch.argsort(values, stable=True)
+    return order[torch.argsort(index.position[order], stable=True)]
+
+
+def average(values: Tensor, index: GroupIndex) -> Tensor:
+    """Mean [B, ...] of `values` [R, ...] over the references of each prompt."""
+    return index.sum(values) / index.counts.reshape(-1, *[1] * (values.dim() - 1))
+
+
 def spread(values: Tensor, index: GroupIndex, what: str, remedy: str) -> Tensor:
     """Standard deviation (ddof 1) over the references of each prompt.
 
@@ -114,7 +122,7 @@ def spread(values: Tensor, index: GroupIndex, what: str, remedy: str) -> Tensor:
             f"({int((index.counts < 2).sum())} such prompts): {remedy}"
         )
     count = index.counts.reshape(-1, *[1] * (values.dim() - 1))
-    deviation = values - (index.sum(values) / count)[index.position]
+    deviation = values - average(values, index)[index.position]
     return (index.sum(deviation.square()) / (count - 1)).sqrt()
 
 
