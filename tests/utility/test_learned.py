@@ -85,11 +85,11 @@ def test_ridge_is_that_of_the_strength_that_leaves_least_error(shape: tuple[int,
 
     def solve(rows: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
         center, average = rows.mean(0), targets.mean(0)
-        gram = (rows - center).T @ (rows - center) + strength * torch.eye(shape[1])
+        gram = (rows - center).T @ (rows - center) + strength * torch.eye(shape[1], dtype=torch.float64)
         weights = torch.linalg.solve(gram, (rows - center).T @ (targets - average))
         return weights, average - center @ weights
 
-    def left_out(strength: float) -> float:
+    def left_out(targets: Tensor, strength: float) -> float:
         total = 0.0
         for row in range(shape[0]):
             others = torch.arange(shape[0]) != row
@@ -97,11 +97,13 @@ def test_ridge_is_that_of_the_strength_that_leaves_least_error(shape: tuple[int,
             total += float((targets[row] - rows[row] @ weights - constant).square().sum())
         return total
 
-    rank = min(shape[0] - 1, shape[1] - 1)
-    level = float(rows.square().sum()) / rank
-    best = min((level * 10 ** (power / 2) for power in range(-12, 13)), key=left_out)
-    weights, constant = solve(rows, targets, best)
-    torch.testing.assert_close(inputs @ found + intercept, rows @ weights + constant, atol=1e-6, rtol=1e-6)
+    level = float(rows.square().sum()) / min(shape[0] - 1, shape[1] - 1)
+    for column in range(2):
+        target = targets[:, column : column + 1]
+        best = min((level * 10 ** (power / 2) for power in range(-12, 13)), key=lambda each: left_out(target, each))
+        weights, constant = solve(rows, target, best)
+        predicted = inputs @ found[:, column] + intercept[column]
+        torch.testing.assert_close(predicted, (rows @ weights + constant)[:, 0], atol=1e-6, rtol=1e-6)
     assert found[-1].tolist() == [0, 0]
 
 

@@ -5,6 +5,7 @@ in float64; its strength is what leaves the smallest error when each prompt in t
 error of the whole procedure is measured on prompts that had no part in it.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ __all__ = ["LearnedError", "learn_reference", "learned_error", "learned_shift"]
 
 _FOLDS = 5
 _WHAT = "center(of=learned)"
+_STRENGTHS = (math.inf, *(10.0 ** (power / 2) for power in range(12, -13, -1)))
+"""Of the penalty, in average eigenvalues; infinity is the constant."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,11 @@ def _features_of(features: PromptFeatures | None, prompts: Tensor) -> Tensor:
 
 
 def _learn(inputs: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    weights, intercept = _ridge(inputs, torch.cat(list(targets.values()), 1))
     learned = {}
-    for name, values in targets.items():
-        learned[f"{name}_weights"], learned[f"{name}_intercept"] = _ridge(inputs, values)
+    blocks = zip(targets, weights.chunk(len(targets), 1), intercept.chunk(len(targets)), strict=True)
+    for name, of_features, constant in blocks:
+        learned[f"{name}_weights"], learned[f"{name}_intercept"] = of_features, constant
     return learned
 
 
@@ -185,12 +190,12 @@ def _ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         inputs: [n, H] float64.
-        targets: [n, T] float64; all have the same strength.
+        targets: [n, T] float64, each with a strength of its own.
 
     Returns:
         Weights [H, T] and intercept [T].
     """
-    center, average = inputs.mean(0), targets.mean(0)
+    center, mean = inputs.mean(0), targets.mean(0)
     size = inputs.std(0, correction=0)
     varies = size > 1e-9 * inputs.abs().amax(0)
     scale = torch.where(varies, 1 / torch.where(varies, size, 1.0), 0.0)
@@ -206,16 +211,14 @@ def _ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         kept = values > 1e-10 * values[-1]
         values, back = values[kept], back[:, kept]
         components = rows @ back
-    deviation = targets - average
-    projected = components.T @ deviation
-    best, shrunk = torch.inf, torch.zeros_like(projected)
+    deviation = targets - mean
     level = float(values.mean()) if len(values) else 1.0
-    for strength in [torch.inf, *(level * 10.0 ** (power / 2) for power in range(12, -13, -1))]:
-        coefficients = projected / (values[:, None] + strength)
-        leverage = 1 / len(rows) + (components.square() / (values + strength)).sum(1, keepdim=True)
-        left_out = (deviation - components @ coefficients) / (1 - leverage)
-        error = float(left_out.square().sum())
-        if error < best:
-            best, shrunk = error, coefficients
-    weights = scale[:, None] * (back @ shrunk)
-    return weights, average - center @ weights
+    shrunk = 1 / (values[:, None] + level * torch.tensor(_STRENGTHS).to(values))  # [components, strengths]
+    # Leaving out a row of a linear smoother: its residual over one minus its leverage.
+    kept_out = 1 - 1 / len(rows) - components.square() @ shrunk
+    coefficients = (components.T @ deviation)[:, None] * shrunk[:, :, None]
+    fitted = (components @ coefficients.flatten(1)).unflatten(1, coefficients.shape[1:])
+    error = ((deviation[:, None] - fitted) / kept_out[:, :, None]).square().sum(0)
+    chosen = error.argmin(0)
+    weights = scale[:, None] * (back @ coefficients[:, chosen, torch.arange(len(chosen), device=chosen.device)])
+    return weights, mean - center @ weights
