@@ -144,6 +144,20 @@ def test_responses_that_are_not_scored() -> None:
     assert torch.equal(center.apply(partly, state, some).mean.isnan(), mean.isnan())
 
 
+def test_prompts_learned_from_need_features_no_more() -> None:
+    references, features, _ = world(0, 3)
+    center = Center(of="learned")
+    state = center.init(references, features)
+    assert torch.equal(center.apply(references, state).mean, center.apply(references, state, features).mean)
+    renamed = state.taking(features.prompts[:2], torch.tensor([5, 4]))
+    few = GaussianRewards(torch.zeros(2), torch.ones(2), torch.tensor([5, 4]))
+    expected = GaussianRewards(torch.zeros(2), torch.ones(2), features.prompts[:2])
+    assert torch.equal(center.apply(few, renamed).mean, center.apply(expected, state, features).mean)
+    few = GaussianRewards(torch.zeros(2), torch.ones(2), torch.tensor([5, 6]))
+    with pytest.raises(DataError, match="needs features of the prompts"):
+        center.apply(few, renamed)
+
+
 def test_what_is_missing_is_named() -> None:
     references, features, _ = world(0, 3)
     center = Center(of="learned")
@@ -157,7 +171,7 @@ def test_what_is_missing_is_named() -> None:
         with pytest.raises(DataError, match=message):
             center.init(references, features_given)
         with pytest.raises(DataError, match=message):
-            center.apply(references, state, features_given)
+            center.apply(references, TransformState(shared=state.shared), features_given)
     with pytest.raises(DataError, match="from 3 features of a prompt, and is given 2"):
         center.apply(references, state, PromptFeatures(features.prompts, features.values[:, :2]))
     with pytest.raises(DataError, match="at least 5 prompts"):

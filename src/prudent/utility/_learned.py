@@ -79,8 +79,9 @@ def learn_reference(references: RewardPosterior, features: PromptFeatures | None
         z: standard deviations above the mean; 0 learns the mean alone.
 
     Returns:
-        A state with `mean_weights` [H, T], `mean_intercept` [T], the same of `std` unless z is 0, and the error; T is
-        1, or M for an ensemble of M members.
+        A state with `mean_weights` [H, T], `mean_intercept` [T], the same of `std` unless z is 0, and the error; and
+        what is `predicted` [B, T] for each prompt with features, so that these prompts need them no more. T is 1, or M
+        for an ensemble of M members.
 
     Raises:
         DataError: features are missing, or there are fewer than 5 prompts to learn from (with two scored references
@@ -116,8 +117,11 @@ def learn_reference(references: RewardPosterior, features: PromptFeatures | None
         "num_prompts": torch.tensor(len(target)),
         "basis": basis_digest(references),
     }
-    shared = _learn(inputs, targets) | error
-    return TransformState(shared={name: values.cpu() for name, values in shared.items()})
+    learned = _learn(inputs, targets)
+    assert features is not None  # or there were no inputs
+    predicted = _predict(learned, _features_of(features, features.prompts.to(inputs.device)), z).cpu()
+    shared = {name: values.cpu() for name, values in (learned | error).items()}
+    return TransformState(features.prompts.cpu(), {"predicted": predicted}, shared)
 
 
 def learned_shift(
@@ -128,7 +132,7 @@ def learned_shift(
     Args:
         posterior: of the responses.
         state: from `learn_reference`.
-        features: of their prompts.
+        features: of their prompts; None takes what was predicted for those that had features when it was learned.
         z: as when it was learned.
 
     Raises:
@@ -137,8 +141,11 @@ def learned_shift(
     """
     scored = ~posterior.mean.isnan()
     ids, place = torch.unique(posterior.group[scored], return_inverse=True)
-    learned = {name: values.to(ids.device) for name, values in state.shared.items()}
-    found = _predict(learned, _features_of(features, ids), z)
+    if features is None and bool(torch.isin(ids.cpu(), state.prompts).all()):
+        found = state.per_prompt["predicted"].to(ids.device)[state.position(ids, _WHAT)]
+    else:
+        learned = {name: values.to(ids.device) for name, values in state.shared.items()}
+        found = _predict(learned, _features_of(features, ids), z)
     members = posterior.mean.new_full((len(posterior), found.shape[1]), torch.nan, dtype=torch.float64)
     members[scored] = found[place]
     if not isinstance(posterior, MemberRewards) or found.shape[1] == 1:
