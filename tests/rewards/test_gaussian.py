@@ -198,7 +198,7 @@ def test_without_a_factor_only_single_responses_are_known() -> None:
     ):
         with pytest.raises(UnsupportedError, match="GaussianRewards without a factor"):
             call()
-    assert rewards.log_expected_exp(2.0).tolist() == [2, 2, 2]
+    assert rewards.marginal().log_expected_exp(2.0).tolist() == [2, 2, 2]
 
 
 def test_slicing_keeps_ids_and_every_part() -> None:

@@ -65,10 +65,10 @@ def test_samples_are_members_taken_jointly() -> None:
 def test_log_expected_exp_is_exact_and_does_not_overflow() -> None:
     rewards = make()
     np.testing.assert_allclose(
-        rewards.log_expected_exp(-2.0), np.log(np.exp(-2 * rewards.members.numpy()).mean(1)), rtol=1e-12
+        rewards.marginal().log_expected_exp(-2.0), np.log(np.exp(-2 * rewards.members.numpy()).mean(1)), rtol=1e-12
     )
     far = MemberRewards(torch.tensor([[-1000.0, 1000.0]]))
-    assert far.log_expected_exp(-3.0).item() == pytest.approx(3000 - math.log(2))
+    assert far.marginal().log_expected_exp(-3.0).item() == pytest.approx(3000 - math.log(2))
 
 
 def test_wrong_input_is_named() -> None:

@@ -93,7 +93,7 @@ def test_members_are_used_exactly() -> None:
     torch.testing.assert_close(rewards.prob_best(), mapped.prob_best())
     torch.testing.assert_close(rewards.prob_greater(i, j), mapped.prob_greater(i, j))
     torch.testing.assert_close(rewards.prob_preferred(i, j), mapped.prob_preferred(i, j))
-    torch.testing.assert_close(rewards.log_expected_exp(-0.7), mapped.log_expected_exp(-0.7))
+    torch.testing.assert_close(rewards.marginal().log_expected_exp(-0.7), mapped.marginal().log_expected_exp(-0.7))
     torch.testing.assert_close(rewards.sample(5), mapped.sample(5))
     for got, expected in zip(rewards.contrast(i, j), mapped.contrast(i, j), strict=True):
         torch.testing.assert_close(got, expected)
@@ -118,7 +118,7 @@ def test_what_it_cannot_do_is_named() -> None:
     with pytest.raises(UnsupportedError, match="cannot store"):
         TransformedRewards(gaussian(), torch.neg).to_arrow()
     with pytest.raises(UnsupportedError, match="without a factor"):
-        _ = TransformedRewards(GaussianRewards(torch.zeros(2), torch.ones(2)), torch.neg).mean
+        _ = TransformedRewards(GaussianRewards(torch.zeros(2), torch.ones(2)), torch.neg).sample(2)
     with pytest.raises(ValueError, match="parameter 0 must have shape"):
         TransformedRewards(gaussian(), lsc, parameters=(torch.zeros(2),))
     with pytest.raises(ValueError, match="keep the shape"):

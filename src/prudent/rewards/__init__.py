@@ -9,21 +9,36 @@ and `TransformedRewards` are its kinds.
 from prudent.rewards._concatenate import concatenate, from_arrow
 from prudent.rewards._gaussian import GaussianRewards
 from prudent.rewards._groups import GroupIndex, index_groups
+from prudent.rewards._marginal import DrawnMarginal, Marginal
 from prudent.rewards._members import MemberRewards
+from prudent.rewards._mixture import NormalMixture
 from prudent.rewards._protocol import RewardPosterior
-from prudent.rewards._sigmoid import expected_sigmoid, log_expected_sigmoid, normal_greater
+from prudent.rewards._pushed import PushedMarginal
+from prudent.rewards._sigmoid import (
+    expected_log_sigmoid,
+    expected_sigmoid,
+    log_expected_sigmoid,
+    normal_greater,
+    probit_log_sigmoid,
+)
 from prudent.rewards._transformed import TransformedRewards
 
 __all__ = [
+    "DrawnMarginal",
     "GaussianRewards",
     "GroupIndex",
+    "Marginal",
     "MemberRewards",
+    "NormalMixture",
+    "PushedMarginal",
     "RewardPosterior",
     "TransformedRewards",
     "concatenate",
+    "expected_log_sigmoid",
     "expected_sigmoid",
     "from_arrow",
     "index_groups",
     "log_expected_sigmoid",
     "normal_greater",
+    "probit_log_sigmoid",
 ]

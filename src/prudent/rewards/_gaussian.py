@@ -8,6 +8,8 @@ from torch import Generator, Tensor
 from prudent.errors import UnsupportedError
 from prudent.rewards._arrow import gaussian_table
 from prudent.rewards._groups import index_groups
+from prudent.rewards._mixture import NormalMixture
+from prudent.rewards._noise import noise_covariance, noise_draws, noise_of_contrast
 from prudent.rewards._prob_best import sampled_prob_best
 from prudent.rewards._rows import check_moments, check_vector, chunks, draw_normal, group_vector, row_index, row_pairs
 from prudent.rewards._sigmoid import expected_sigmoid, normal_greater
@@ -130,8 +132,7 @@ class GaussianRewards:
             difference = factor[i[part]].to(self.mean.dtype) - factor[j[part]].to(self.mean.dtype)
             variance[part] = difference.square().sum(1)
         if include_noise:
-            a, b = self.noise[i], self.noise[j]
-            variance = variance + torch.where(self._same_text(i, j), (a.sqrt() - b.sqrt()).square(), a + b)
+            variance = variance + noise_of_contrast(self.noise, self.group, self.text_id, i, j)
         return (self.mean[i] - self.mean[j]).reshape(shape), variance.reshape(shape)
 
     def covariance(self, index: Tensor | None = None, *, include_noise: bool = False) -> Tensor:
@@ -157,8 +158,7 @@ class GaussianRewards:
         factor = self._require_factor("covariance")[rows].to(self.mean.dtype)
         covariance = factor @ factor.T
         if include_noise:
-            std = self.noise[rows].sqrt()
-            covariance = covariance + self._same_text(rows[:, None], rows) * (std[:, None] * std)
+            covariance = covariance + noise_covariance(self.noise, self.group, self.text_id, rows)
         return covariance
 
     def sample(self, num_samples: int, generator: Generator | None = None, *, include_noise: bool = False) -> Tensor:
@@ -190,28 +190,25 @@ class GaussianRewards:
         for part in chunks(len(self), factor.shape[1]):
             samples[:, part] = self.mean[part] + z @ factor[part].to(self.mean.dtype).T
         if include_noise:
-            _, text = torch.unique(self._text_key(), dim=0, return_inverse=True)
-            z = draw_normal((num_samples, int(text.max()) + 1 if len(text) else 0), generator, self.mean)
-            samples += z[:, text] * self.noise.sqrt()
+            samples += noise_draws(self.noise, self.group, self.text_id, num_samples, generator)
         return samples
 
-    def log_expected_exp(self, scale: float, *, include_noise: bool = False) -> Tensor:
-        """Log E exp(scale * r) = scale * mean + scale^2 * variance / 2, from the exact marginal variance.
+    def marginal(self, *, include_noise: bool = False) -> NormalMixture:
+        """The distribution of every single response, from the exact marginal variance; no factor is needed.
 
         Args:
-            scale: the multiplier of the reward; negative for the pessimistic side.
             include_noise: count the aleatoric variance too.
 
         Returns:
-            [N] in the type of `mean`.
+            Normal distributions, exact.
 
         Example:
             >>> import torch
-            >>> GaussianRewards(torch.tensor([1.0]), torch.tensor([4.0])).log_expected_exp(-1.0).tolist()
+            >>> marginal = GaussianRewards(torch.tensor([1.0]), torch.tensor([4.0])).marginal()
+            >>> marginal.log_expected_exp(-1.0).tolist()  # -mean + variance / 2
             [1.0]
         """
-        variance = self.variance + self.noise if include_noise else self.variance
-        return scale * self.mean + (0.5 * scale * scale) * variance
+        return NormalMixture(self.mean[:, None], self.variance + self.noise if include_noise else self.variance)
 
     def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """P(r_i > r_j), accurate in the tails; a half where the two are equal for sure.
@@ -350,12 +347,3 @@ class GaussianRewards:
                 "Score with the factor stored (score --factor)"
             )
         return self.factor
-
-    def _text_key(self) -> Tensor:
-        text = torch.arange(len(self), device=self.mean.device) if self.text_id is None else self.text_id
-        return torch.stack([self.group, text], 1)
-
-    def _same_text(self, i: Tensor, j: Tensor) -> Tensor:
-        if self.text_id is None:
-            return i == j
-        return (i == j) | ((self.text_id[i] == self.text_id[j]) & (self.group[i] == self.group[j]))

@@ -1,12 +1,12 @@
 """A posterior that is a handful of scores per response, as an ensemble gives them."""
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
 from prudent.rewards._arrow import members_table
+from prudent.rewards._mixture import NormalMixture
 from prudent.rewards._prob_best import members_prob_best, sampled_prob_best
 from prudent.rewards._rows import default_generator, group_vector, row_index, row_pairs
 from prudent.rewards._sigmoid import expected_sigmoid, normal_greater
@@ -26,7 +26,7 @@ class MemberRewards:
     member m is one joint draw. Variances follow the law of total variance; the part between the members is divided by
     M - ddof, with ddof = 1 for an unbiased estimate of the population the members come from. With few members it is
     itself uncertain: its relative standard error is about sqrt(2 / (M - 1)). Samples, probabilities and
-    `log_expected_exp` are those of the M members at hand, so their variance has ddof 0.
+    `marginal` are those of the M members at hand, so their variance has ddof 0.
 
     Args:
         members: [N, M] rewards in logits, float32 or float64 (others become float32). A NaN anywhere in a
@@ -221,26 +221,22 @@ class MemberRewards:
             return draws
         return draws + self._within.joint("sample").sample(num_samples, generator, include_noise=include_noise)
 
-    def log_expected_exp(self, scale: float, *, include_noise: bool = False) -> Tensor:
-        """Log E exp(scale * r), exact: over the members, plus scale^2 / 2 times the variance within them.
+    def marginal(self, *, include_noise: bool = False) -> NormalMixture:
+        """The distribution of every single response: equally likely members, with normal doubt of their own or none.
 
         Args:
-            scale: the multiplier of the reward; negative for the pessimistic side.
             include_noise: count the aleatoric variance too.
 
         Returns:
-            [N] in the type of the members.
+            Exact, with the variance between the M members at hand (ddof 0).
 
         Example:
             >>> import torch
-            >>> rewards = MemberRewards(torch.tensor([[0.0, 100.0]]))
-            >>> round(rewards.log_expected_exp(-1.0).item(), 4)  # log(1/2): the high member adds nothing
+            >>> marginal = MemberRewards(torch.tensor([[0.0, 100.0]])).marginal()
+            >>> round(marginal.log_expected_exp(-1.0).item(), 4)  # log(1/2): the high member adds nothing
             -0.6931
         """
-        between = torch.logsumexp(scale * self.members, 1) - math.log(self.members.shape[1])
-        if self.is_members_alone(include_noise):
-            return between
-        return between + self._within.log_expected_exp(scale, include_noise)
+        return NormalMixture(self.members, self._within.marginal_variance(include_noise))
 
     def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """P(r_i > r_j): the share of the members that rank i above j, ties counting a half, each with its own doubt.

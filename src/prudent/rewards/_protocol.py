@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from torch import Generator, Tensor
 
+from prudent.rewards._marginal import Marginal
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -52,8 +54,8 @@ class RewardPosterior(Protocol):
     def sample(self, num_samples: int, generator: Generator | None = None, *, include_noise: bool = False) -> Tensor:
         """Joint draws [S, N]; without noise, equal generators give a response the same draws in any slice."""
 
-    def log_expected_exp(self, scale: float, *, include_noise: bool = False) -> Tensor:
-        """Log E exp(scale * r) [N], the cumulant-generating function behind entropic risk."""
+    def marginal(self, *, include_noise: bool = False) -> Marginal:
+        """The distribution of every single response, which needs no factor: quantiles, tails, expectations."""
 
     def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """P(r_i > r_j) in float64, exact ties counting a half."""

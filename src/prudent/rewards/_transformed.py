@@ -8,10 +8,12 @@ import torch
 from torch import Generator, Tensor
 
 from prudent.errors import UnsupportedError
+from prudent.rewards._drawn import DrawnRewards
 from prudent.rewards._members import MemberRewards
-from prudent.rewards._prob_best import sampled_prob_best
+from prudent.rewards._prob_best import members_prob_best, sampled_prob_best
 from prudent.rewards._protocol import RewardPosterior
-from prudent.rewards._rows import check_vector, chunks, row_index, row_pairs
+from prudent.rewards._pushed import PushedMarginal, apply_elementwise
+from prudent.rewards._rows import check_vector, row_index
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,23 +21,23 @@ if TYPE_CHECKING:
 __all__ = ["TransformedRewards"]
 
 
-class TransformedRewards:
+class TransformedRewards(DrawnRewards):
     """Rewards t = function(r) for a base posterior over r; not Gaussian even where the base is.
 
-    Moments come from `moments` where it is given. Otherwise they are those of `num_samples` joint draws of
-    the base with a fixed seed (over a `MemberRewards` base whose members are sure of themselves: of its members, all
-    of them, with its ddof), so that they are repeatable and a slice has the moments of its rows. Probabilities are
-    shares of the same draws.
+    Moments come from `moments` where it is given. Otherwise they, like everything about single responses, are those of
+    the base's `marginal`, moved: exact over members, which keep their ddof, and by quadrature for what is normal.
+    Comparisons of responses come from `num_samples` joint draws of the base with a fixed seed (over members that are
+    sure of themselves: all of them), so that they are repeatable and a slice has the figures of its rows.
 
     Args:
         base: the posterior of r.
-        function: maps draws [S, N] and the parameters [N] to transformed draws [S, N], element by element:
-            what it does to one response must not depend on the others.
-        parameters: vectors [N] that belong to the responses (a reference reward, say); sliced along with
-            them.
+        function: maps draws [S, N] and the parameters to transformed draws [S, N], element by element: what it does to
+            one response must not depend on the others. Draws may be float64 where the base is float32.
+        parameters: [N] or [N, R], what belongs to the responses (a reference reward, say); sliced along with them.
         moments: maps the base and the parameters to the exact mean [N] and epistemic variance [N].
-        num_samples: S, number of draws behind every sampled figure; the relative error of a std is about
-            sqrt(1 / (2 S)).
+        increasing: the function never falls as r grows, which makes quantiles and probabilities of single responses
+            those of the base, moved.
+        num_samples: S, number of draws behind comparisons; the relative error of a std is about sqrt(1 / (2 S)).
         seed: seed of those draws.
 
     Raises:
@@ -57,17 +59,23 @@ class TransformedRewards:
         *,
         parameters: tuple[Tensor, ...] = (),
         moments: Callable[..., tuple[Tensor, Tensor]] | None = None,
+        increasing: bool = False,
         num_samples: int = 1024,
         seed: int = 0,
     ) -> None:
         for position, parameter in enumerate(parameters):
-            check_vector(f"parameter {position}", parameter, len(base))
+            if parameter.dim() not in (1, 2) or len(parameter) != len(base):
+                raise ValueError(
+                    f"parameter {position} must have shape [{len(base)}] or [{len(base)}, R], got "
+                    f"{list(parameter.shape)}"
+                )
         if num_samples < 2:
             raise ValueError(f"num_samples must be at least 2, got {num_samples}")
         self.base = base
         self.function = function
         self.parameters = parameters
         self.moments = moments
+        self.increasing = increasing
         self.num_samples = num_samples
         self.seed = seed
 
@@ -78,23 +86,21 @@ class TransformedRewards:
 
     @property
     def mean(self) -> Tensor:
-        """[N] posterior mean, exact or over the draws."""
+        """[N] posterior mean, see the class."""
         return self._mean_and_variance[0]
 
     @property
     def variance(self) -> Tensor:
-        """[N] epistemic variance, exact or over the draws."""
+        """[N] epistemic variance, see the class."""
         return self._mean_and_variance[1]
 
     @cached_property
     def noise(self) -> Tensor:
-        """[N] what the base's noise adds to the variance, over the draws; zeros where the base has none."""
+        """[N] what the base's noise adds to the variance; zeros where the base has none."""
         if not bool((self.base.noise > 0).any()):
             return torch.zeros_like(self.base.noise)
-        # both of the same draws of the epistemic part, so that what they share cancels
-        pairs = ((self._sampled(part, True), self._sampled(part, False)) for part in self._parts())
-        added = torch.cat([noisy.var(0) - plain.var(0) for noisy, plain in pairs])
-        return added.clamp(min=0).masked_fill(self.base.noise == 0, 0)
+        added = self.marginal(include_noise=True).variance - self.marginal().variance
+        return added.clamp(min=0).to(self.base.noise).masked_fill(self.base.noise == 0, 0)
 
     def __len__(self) -> int:
         return len(self.base)
@@ -109,58 +115,10 @@ class TransformedRewards:
             self.function,
             parameters=tuple(parameter[rows] for parameter in self.parameters),
             moments=self.moments,
+            increasing=self.increasing,
             num_samples=self.num_samples,
             seed=self.seed,
         )
-
-    def contrast(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
-        """Mean and variance of t_i - t_j over the draws.
-
-        Args:
-            i: row numbers, an integer tensor of any shape or a plain integer.
-            j: the same; broadcasts against `i`.
-            include_noise: draw the aleatoric part too.
-
-        Returns:
-            Mean and variance of the broadcast shape; exactly 0 and 0 where i is j.
-
-        Raises:
-            UnsupportedError: the base cannot be sampled.
-
-        Example:
-            >>> import torch
-            >>> from prudent.rewards import MemberRewards
-            >>> rewards = TransformedRewards(MemberRewards(torch.tensor([[1.0, 3.0], [0.0, 4.0]])), torch.square)
-            >>> [x.item() for x in rewards.contrast(torch.tensor(0), torch.tensor(1))]
-            [-3.0, 32.0]
-        """
-        ddof = self._ddof(include_noise)
-        mean = self._over_pairs(i, j, include_noise, lambda d: d.mean(0))
-        return mean, self._over_pairs(i, j, include_noise, lambda d: d.var(0, correction=ddof))
-
-    def covariance(self, index: Tensor | None = None, *, include_noise: bool = False) -> Tensor:
-        """Covariance matrix [n, n] over the draws.
-
-        Args:
-            index: [n] row numbers or booleans [N]; all rows by default.
-            include_noise: draw the aleatoric part too.
-
-        Returns:
-            [n, n], positive semi-definite.
-
-        Raises:
-            UnsupportedError: the base cannot be sampled.
-
-        Example:
-            >>> import torch
-            >>> from prudent.rewards import MemberRewards
-            >>> TransformedRewards(MemberRewards(torch.tensor([[1.0, 3.0]])), torch.square).covariance().tolist()
-            [[32.0]]
-        """
-        rows = row_index(slice(None) if index is None else index, len(self), self.group.device)
-        draws = self._draws(rows, include_noise)
-        deviation = draws - draws.mean(0)
-        return deviation.T @ deviation / (len(draws) - self._ddof(include_noise))
 
     def sample(self, num_samples: int, generator: Generator | None = None, *, include_noise: bool = False) -> Tensor:
         """Transformed joint draws of the base.
@@ -183,79 +141,26 @@ class TransformedRewards:
             [[4.0], [4.0]]
         """
         draws = self.base.sample(num_samples, generator, include_noise=include_noise)
-        return self._apply(draws, self.parameters)
+        return apply_elementwise(self.function, draws, self.parameters)
 
-    def log_expected_exp(self, scale: float, *, include_noise: bool = False) -> Tensor:
-        """Log E exp(scale * t) over the draws: consistent, but driven by the extreme draws when scale is large.
+    def marginal(self, *, include_noise: bool = False) -> PushedMarginal:
+        """The distribution of every single response: that of the base, moved; no factor is needed.
 
         Args:
-            scale: the multiplier of the reward; negative for the pessimistic side.
-            include_noise: draw the aleatoric part too.
+            include_noise: count the aleatoric part too.
 
         Returns:
-            [N].
-
-        Raises:
-            UnsupportedError: the base cannot be sampled.
+            Exact over members; otherwise exact where `increasing`, and by quadrature for expectations.
 
         Example:
             >>> import torch
             >>> from prudent.rewards import MemberRewards
-            >>> rewards = TransformedRewards(MemberRewards(torch.tensor([[2.0, 2.0]])), torch.square)
-            >>> rewards.log_expected_exp(-0.5).tolist()
-            [-2.0]
+            >>> rewards = TransformedRewards(MemberRewards(torch.tensor([[2.0, 3.0]])), torch.square)
+            >>> rewards.marginal().quantile(0.5).tolist()
+            [4.0]
         """
-        out = []
-        for part in self._parts():
-            draws = scale * self._draws(part, include_noise)
-            out.append(torch.logsumexp(draws, 0) - torch.tensor(len(draws), dtype=draws.dtype).log())
-        return torch.cat(out) if out else self.base.mean.clone()
-
-    def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
-        """Share of the draws in which t_i > t_j, ties counting a half.
-
-        Args:
-            i: row numbers, an integer tensor of any shape or a plain integer.
-            j: the same; broadcasts against `i`.
-            include_noise: draw the aleatoric part too.
-
-        Returns:
-            float64 probabilities of the broadcast shape.
-
-        Raises:
-            UnsupportedError: the base cannot be sampled.
-
-        Example:
-            >>> import torch
-            >>> from prudent.rewards import MemberRewards
-            >>> rewards = TransformedRewards(MemberRewards(torch.tensor([[1.0, 3.0], [0.0, 4.0]])), torch.square)
-            >>> rewards.prob_greater(torch.tensor(0), torch.tensor(1)).item()
-            0.5
-        """
-        return self._over_pairs(i, j, include_noise, lambda d: 0.5 * (1 + torch.sign(d.double()).mean(0)))
-
-    def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
-        """Average of sigma(t_i - t_j) over the draws.
-
-        Args:
-            i: row numbers, an integer tensor of any shape or a plain integer.
-            j: the same; broadcasts against `i`.
-            include_noise: draw the aleatoric part too.
-
-        Returns:
-            float64 probabilities of the broadcast shape.
-
-        Raises:
-            UnsupportedError: the base cannot be sampled.
-
-        Example:
-            >>> import torch
-            >>> from prudent.rewards import MemberRewards
-            >>> rewards = TransformedRewards(MemberRewards(torch.tensor([[1.0, 3.0]])), torch.square)
-            >>> rewards.prob_preferred(torch.tensor(0), torch.tensor(0)).item()
-            0.5
-        """
-        return self._over_pairs(i, j, include_noise, lambda d: torch.sigmoid(d.double()).mean(0))
+        base = self.base.marginal(include_noise=include_noise)
+        return PushedMarginal(base, self.function, self.parameters, increasing=self.increasing)
 
     def prob_best(self, num_samples: int = 1024, generator: Generator | None = None) -> Tensor:
         """Probability of being the best response of its prompt.
@@ -277,10 +182,10 @@ class TransformedRewards:
             >>> TransformedRewards(base, torch.neg).prob_best().tolist()
             [0.5, 0.5]
         """
-        if not (isinstance(self.base, MemberRewards) and self.base.is_discrete):
+        root = self._root
+        if not (isinstance(root, MemberRewards) and root.is_discrete):
             return sampled_prob_best(self, num_samples, generator)
-        members = self._draws(slice(None)).T
-        return MemberRewards(members, self.group, self.base.ddof).prob_best()
+        return members_prob_best(self._draws(slice(None)).T, self.group)
 
     def to_arrow(self) -> "pa.Table":
         """Not possible: a Python function is not data.
@@ -295,6 +200,8 @@ class TransformedRewards:
 
     def _ddof(self, include_noise: bool = False) -> int:
         base = self.base
+        if isinstance(base, DrawnRewards):
+            return base._ddof(include_noise)
         return base.ddof if isinstance(base, MemberRewards) and base.is_members_alone(include_noise) else 1
 
     @cached_property
@@ -304,44 +211,25 @@ class TransformedRewards:
             check_vector("the mean from moments", mean, len(self))
             check_vector("the variance from moments", variance, len(self))
             return mean, variance
-        pairs = [(d.mean(0), d.var(0, correction=self._ddof())) for d in map(self._draws, self._parts())]
-        if not pairs:
-            return self.base.mean, self.base.variance
-        return torch.cat([mean for mean, _ in pairs]), torch.cat([variance for _, variance in pairs])
+        marginal, root = self.marginal(), self._root
+        mean, variance = marginal.mean, marginal.variance
+        if isinstance(root, MemberRewards) and root.ddof:
+            variance = variance + marginal.variance_between / (root.members.shape[1] - root.ddof)
+        return mean.to(self.base.mean), variance.to(self.base.mean)
 
-    def _parts(self) -> list[slice]:
-        return list(chunks(len(self), self.num_samples))
-
-    def _apply(self, draws: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
-        out = self.function(draws, *parameters)
-        if out.shape != draws.shape:
-            raise ValueError(
-                f"the function must keep the shape [S, N] = {list(draws.shape)}, it gave {list(out.shape)}"
-            )
-        return out
+    @property
+    def _root(self) -> RewardPosterior:
+        """What this is a function of, in the end."""
+        return self.base._root if isinstance(self.base, TransformedRewards) else self.base
 
     def _draws(self, rows: slice | Tensor, include_noise: bool = False) -> Tensor:
-        """The fixed draws [S, n] behind the sampled figures, for some rows; of bare members all."""
-        base = self.base
-        if isinstance(base, MemberRewards) and base.is_members_alone(include_noise):
-            return self._apply(base.members[rows].T, tuple(parameter[rows] for parameter in self.parameters))
-        return self._sampled(rows, include_noise)
-
-    def _sampled(self, rows: slice | Tensor, include_noise: bool) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        draws = self.base[rows].sample(self.num_samples, generator, include_noise=include_noise)
-        return self._apply(draws, tuple(parameter[rows] for parameter in self.parameters))
-
-    def _over_pairs(
-        self, i: Tensor | int, j: Tensor | int, include_noise: bool, statistic: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """A statistic over the first axis of the drawn differences [S, P], for index tensors that broadcast."""
-        i, j = row_pairs(i, j, self.group.device)
-        shape, i, j = i.shape, i.reshape(-1), j.reshape(-1)
-        out = []
-        for part in chunks(len(i), self.num_samples):
-            rows, where = torch.unique(torch.cat([i[part], j[part]]), return_inverse=True)
-            draws = self._draws(rows, include_noise)
-            first, second = where.chunk(2)
-            out.append(statistic(draws[:, first] - draws[:, second]))
-        return torch.cat(out).reshape(shape) if out else self.base.mean.new_empty(shape)
+        """The fixed joint draws [S, n] of some rows; of bare members all."""
+        base, parameters = self.base, tuple(parameter[rows] for parameter in self.parameters)
+        if isinstance(base, DrawnRewards):
+            draws = base._draws(rows, include_noise)
+        elif isinstance(base, MemberRewards) and base.is_members_alone(include_noise):
+            draws = base.members[rows].T
+        else:
+            generator = torch.Generator().manual_seed(self.seed)
+            draws = base[rows].sample(self.num_samples, generator, include_noise=include_noise)
+        return apply_elementwise(self.function, draws, parameters)

@@ -88,12 +88,14 @@ class WithinMembers:
             )
         return self._gaussian
 
+    def marginal_variance(self, include_noise: bool) -> Tensor | None:
+        """[N] variance that a single reward has from here; None where nothing is random here."""
+        if self.is_nothing(include_noise):
+            return None
+        return self._gaussian.variance + self.noise if include_noise else self._gaussian.variance
+
     def contrast(self, i: Tensor | int, j: Tensor | int, include_noise: bool, what: str) -> Tensor | None:
         """Variance that r_i - r_j has from here; None where nothing is random here. See `joint` for errors."""
         if self.is_nothing(include_noise):
             return None
         return self.joint(what).contrast(i, j, include_noise=include_noise)[1]
-
-    def log_expected_exp(self, scale: float, include_noise: bool) -> Tensor:
-        """[N] log E exp(scale * e)."""
-        return self._gaussian.log_expected_exp(scale, include_noise=include_noise)

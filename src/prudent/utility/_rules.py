@@ -164,8 +164,8 @@ class Entropic:
 
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N]."""
-        cumulant = posterior.log_expected_exp(-self.risk_aversion, include_noise=self.include_noise)
-        return -cumulant / self.risk_aversion
+        cumulant = posterior.marginal(include_noise=self.include_noise).log_expected_exp(-self.risk_aversion)
+        return (-cumulant / self.risk_aversion).to(posterior.mean)
 
 
 @dataclass(frozen=True)

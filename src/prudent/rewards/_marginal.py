@@ -1,0 +1,292 @@
+"""The distribution of every single response: what risk rules read, without any need of a factor."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prudent.rewards._rows import chunks, row_index
+
+__all__ = ["DrawnMarginal", "Marginal"]
+
+
+class Marginal(ABC):
+    """The distributions of N single responses, one by one: how they go together is not known here.
+
+    Every kind can list `nodes`, points whose weighted average of any function is its expectation; what has no better
+    way is worked out from those, a block of responses at a time. All figures are float64; NaN: not scored.
+
+    Attributes:
+        num_members: M equally likely members that the distributions are mixtures of, whose nodes lie one after the
+            other; 1 where there are none.
+        num_nodes: Q, number of nodes.
+        is_discrete: the nodes are all the values there are, rather than a grid on a density.
+    """
+
+    num_members: int
+    num_nodes: int
+    is_discrete: bool
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N, the number of responses."""
+
+    @abstractmethod
+    def __getitem__(self, index: slice | Tensor) -> Self:
+        """The distributions of some responses (slice, integer or boolean tensor [n])."""
+
+    @abstractmethod
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """Points of each distribution and their weights.
+
+        Returns:
+            values [Q, N] and weights [Q], float64, which sum to 1: weights @ f(values) is E f(r). Take a slice of the
+            marginal first where N is large.
+        """
+
+    @abstractmethod
+    def draws(self, normals: Tensor) -> Tensor:
+        """Draws made from given standard normals, the same for every response.
+
+        Args:
+            normals: [S, 2] float64. Where there are M members, the first column picks the one with number
+                floor(M Phi(z)); the second one stands for what is normal.
+
+        Returns:
+            [S, N] float64.
+        """
+
+    @property
+    def mean(self) -> Tensor:
+        """[N] mean."""
+        return self._moments[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """[N] variance of the distribution itself: members at hand count as all there are (ddof 0)."""
+        return self._moments[1]
+
+    @property
+    def variance_between(self) -> Tensor:
+        """[N] the part of `variance` that lies between the members (ddof 0); zeros where there are none."""
+        return self._moments[2]
+
+    def quantile(self, level: float) -> Tensor:
+        """The smallest value that at least a share `level` of the distribution lies at or below.
+
+        Args:
+            level: in (0, 1).
+
+        Returns:
+            [N].
+
+        Raises:
+            ValueError: the level is out of range.
+        """
+        check_level(level)
+
+        def of_block(block: Marginal) -> Tensor:
+            values, weights = block.nodes()
+            return _quantile(values, weights, level, smooth=not block.is_discrete)
+
+        return self._by_block(of_block)
+
+    def cvar(self, level: float) -> Tensor:
+        """Mean of the worst share `level` of the distribution.
+
+        Args:
+            level: in (0, 1).
+
+        Returns:
+            [N], never above the quantile of that level: q - E (q - r)_+ / level.
+
+        Raises:
+            ValueError: the level is out of range.
+
+        References:
+            Rockafellar and Uryasev, Optimization of Conditional Value-at-Risk, Journal of Risk 2, 2000, theorem 1.
+        """
+        check_level(level)
+
+        def of_block(block: Marginal) -> Tensor:
+            values, weights = block.nodes()
+            quantile = block.quantile(level)
+            return quantile - _average((quantile - values).clamp(min=0), weights) / level
+
+        return self._by_block(of_block)
+
+    def prob_above(self, threshold: float | Tensor) -> Tensor:
+        """P(r > threshold), exact ties counting a half.
+
+        Args:
+            threshold: one number or [N].
+
+        Returns:
+            [N].
+        """
+        bounds = torch.as_tensor(threshold, dtype=torch.float64, device=self.mean.device).expand(len(self))
+        return self._by_block(_share_above, bounds)
+
+    def log_expected_exp(self, scale: float) -> Tensor:
+        """Log E exp(scale * r), the cumulant-generating function behind entropic risk.
+
+        Args:
+            scale: multiplier of the reward; negative for the pessimistic side.
+
+        Returns:
+            [N], accurate also where scale is tiny and where exp(scale * r) would overflow.
+        """
+
+        def of_block(block: Marginal) -> Tensor:
+            values, weights = block.nodes()
+            return log_mean_exp(values, weights, scale)
+
+        return self._by_block(of_block)
+
+    def log_expected_sigmoid(self) -> Tensor:
+        """Log E sigma(r): [N], the logarithm of the probability that the response is preferred to one of reward 0."""
+
+        def of_block(block: Marginal) -> Tensor:
+            values, weights = block.nodes()
+            return log_average(F.logsigmoid(values), F.logsigmoid(-values), weights)
+
+        return self._by_block(of_block)
+
+    def expected_log_sigmoid(self) -> Tensor:
+        """E log sigma(r): [N], never above `log_expected_sigmoid`."""
+
+        def of_block(block: Marginal) -> Tensor:
+            values, weights = block.nodes()
+            return _average(F.logsigmoid(values), weights)
+
+        return self._by_block(of_block)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and variance between members, [N] each."""
+        whole = self._by_block(_block_moments)
+        return whole[:, 0], whole[:, 1], whole[:, 2]
+
+    def _by_block(self, statistic: Callable[..., Tensor], *rowwise: Tensor) -> Tensor:
+        """A statistic of blocks of responses, small enough to list their nodes, and of what belongs to their rows."""
+        # a statistic holds several matrices of nodes at a time
+        blocks: Iterator[slice] = chunks(len(self), 4 * self.num_nodes)
+        out = [statistic(self[rows], *(values[rows] for values in rowwise)) for rows in blocks]
+        return torch.cat(out) if out else statistic(self, *rowwise)
+
+
+class DrawnMarginal(Marginal):
+    """Distributions known by equally likely draws, which are made when they are needed.
+
+    Args:
+        paths: maps row numbers [n] to draws [S, n] of these responses; what it gives of one must not depend on the
+            others.
+        num_draws: S.
+        rows: [N] row numbers of the responses.
+
+    Example:
+        >>> import torch
+        >>> draws = torch.tensor([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+        >>> marginal = DrawnMarginal(lambda rows: draws[:, rows], 3, torch.arange(2))
+        >>> marginal.mean.tolist(), marginal.quantile(0.5).tolist()
+        ([1.0, 5.0], [1.0, 5.0])
+    """
+
+    num_members = 1
+    is_discrete = True
+
+    def __init__(self, paths: Callable[[Tensor], Tensor], num_draws: int, rows: Tensor) -> None:
+        self._paths = paths
+        self._rows = rows
+        self.num_nodes = num_draws
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: slice | Tensor) -> "DrawnMarginal":
+        rows = row_index(index, len(self), self._rows.device)
+        return DrawnMarginal(self._paths, self.num_nodes, self._rows[rows])
+
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """The draws [S, N] and equal weights [S]."""
+        values = self._paths(self._rows).double()
+        return values, values.new_full((self.num_nodes,), 1 / self.num_nodes)
+
+    def draws(self, normals: Tensor) -> Tensor:
+        """Draws picked by the first column of `normals` [S', 2]: [S', N]."""
+        return self.nodes()[0][pick(normals, self.num_nodes)]
+
+
+def pick(normals: Tensor, count: int) -> Tensor:
+    """One of `count` equally likely things for each row of normals [S, 2], by the first column: [S] int64."""
+    share: Tensor = torch.special.ndtr(normals[:, 0])
+    return (share * count).long().clamp(max=count - 1)
+
+
+def check_level(level: float) -> None:
+    """Raise ValueError unless 0 < level < 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be above 0 and below 1, got {level}")
+
+
+def log_mean_exp(values: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """Log of the weighted average of exp(scale * values) over the first axis: [Q, N], [Q] -> [N]."""
+    mean = _average(values, weights)
+    deviation = scale * (values - mean)
+    # near 0 the logarithm of a number near 1 would lose what the division by a small scale needs
+    near = torch.log1p(_average(torch.expm1(deviation.clamp(-1, 1)), weights))
+    far = torch.logsumexp(deviation + weights.log()[:, None], 0)
+    return scale * mean + torch.where(deviation.abs().amax(0) <= 1, near, far)
+
+
+def log_average(logs: Tensor, complements: Tensor, weights: Tensor) -> Tensor:
+    """Logarithm [N] of averaged probabilities, from log p and log (1 - p) [Q, N]; accurate near 0 and near 1."""
+    log_weights = weights.log()[:, None]
+    below, above = torch.logsumexp(logs + log_weights, 0), torch.logsumexp(complements + log_weights, 0)
+    return torch.where(below > -0.5, torch.log1p(-above.exp().clamp(max=0.5)), below)
+
+
+def _average(values: Tensor, weights: Tensor) -> Tensor:
+    # not a matrix product, whose last bits depend on how many responses there are
+    return (values * weights[:, None]).sum(0)
+
+
+def _block_moments(block: Marginal) -> Tensor:
+    """[n, 3]: mean, variance, variance between members."""
+    values, weights = block.nodes()
+    mean = _average(values, weights)
+    variance = _average((values - mean).square(), weights)
+    between = torch.zeros_like(mean)
+    if block.num_members > 1:
+        members = (values * weights[:, None]).reshape(block.num_members, -1, len(mean)).sum(1) * block.num_members
+        between = (members - mean).square().mean(0)
+    return torch.stack([mean, variance, between], 1)
+
+
+def _quantile(values: Tensor, weights: Tensor, level: float, *, smooth: bool) -> Tensor:
+    """Quantile [N] of weighted points [Q, N]; linear between the middles of their weights where `smooth`."""
+    ordered, order = values.sort(0)
+    weight = weights[order]
+    share = weight.cumsum(0)
+    if smooth:
+        middle = (share - 0.5 * weight).T.contiguous()
+        place = torch.searchsorted(middle, middle.new_full((len(middle), 1), level)).T
+        upper, lower = place.clamp(max=len(values) - 1), (place - 1).clamp(min=0)
+        low, high = middle.T.gather(0, lower), middle.T.gather(0, upper)
+        way = torch.where(high > low, (level - low) / (high - low), 0.0)
+        found = torch.lerp(ordered.gather(0, lower), ordered.gather(0, upper), way)
+    else:
+        # shares are sums of weights: what differs from the level by rounding alone has reached it
+        place = (share < level - 1e-12).sum(0, keepdim=True).clamp(max=len(values) - 1)
+        found = ordered.gather(0, place)
+    return torch.where(values.isnan().any(0), torch.nan, found[0])
+
+
+def _share_above(block: Marginal, threshold: Tensor) -> Tensor:
+    """P(r > threshold) [n] from the nodes."""
+    values, weights = block.nodes()
+    return _average(0.5 * (1 + torch.sign(values - threshold)), weights)

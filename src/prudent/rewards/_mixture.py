@@ -1,0 +1,159 @@
+"""Marginals of Gaussians and of ensembles: normals of one variance around equally likely members."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from prudent.rewards._marginal import Marginal, check_level, log_average, log_mean_exp, pick
+from prudent.rewards._rows import row_index
+from prudent.rewards._sigmoid import expected_log_sigmoid, log_expected_sigmoid, normal_greater
+
+__all__ = ["NormalMixture"]
+
+_REACH = 8.0
+_STEP = 0.1
+_STEP_OF_MEMBERS = 0.25
+_BISECTIONS = 64
+
+
+class NormalMixture(Marginal):
+    """r = mu_m + s z, with m uniform over M members and z standard normal.
+
+    Closed forms serve wherever there are any: for one member everything but what passes through `nodes`. Nodes are the
+    members where s is zero, and otherwise a trapezoid rule over |z| <= 8 in steps of 0.1 (0.25 for each of several
+    members). It is exact to rounding for smooth functions that change over no less than a few steps. A kink costs
+    about 4e-4 of a standard deviation, times the change of slope (3e-3 with several members).
+
+    Args:
+        members: [N, M] the members' means; M = 1 for a Gaussian.
+        variance: [N] of what is normal, >= 0; None for zeros.
+
+    Example:
+        >>> import torch
+        >>> one = NormalMixture(torch.tensor([[1.0]]), torch.tensor([4.0]))
+        >>> round(one.quantile(0.1).item(), 4), round(one.log_expected_exp(-1.0).item(), 4)
+        (-1.5631, 1.0)
+        >>> NormalMixture(torch.tensor([[0.0, 1.0, 2.0, 3.0]])).cvar(0.5).tolist()
+        [0.5]
+    """
+
+    def __init__(self, members: Tensor, variance: Tensor | None = None) -> None:
+        self._members = members.double()
+        self._variance = self._members.new_zeros(len(members)) if variance is None else variance.double()
+        self.num_members = members.shape[1]
+        self.is_discrete = not bool((self._variance > 0).any())
+        self._z = self._members.new_zeros(1)
+        if not self.is_discrete:
+            step = _STEP if self.num_members == 1 else _STEP_OF_MEMBERS
+            count = round(_REACH / step)
+            self._z = torch.arange(-count, count + 1, device=members.device, dtype=torch.float64) * step
+        self.num_nodes = self.num_members * len(self._z)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: slice | Tensor) -> "NormalMixture":
+        rows = row_index(index, len(self), self._members.device)
+        part = NormalMixture(self._members[rows], self._variance[rows])
+        # a grid like that of the whole, so that no response depends on the others
+        part.is_discrete, part._z, part.num_nodes = self.is_discrete, self._z, self.num_nodes
+        return part
+
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """Points [M * Z, N], member by member, and weights [M * Z]."""
+        weight = torch.exp(-0.5 * self._z.square())
+        weights = (weight / weight.sum() / self.num_members).repeat(self.num_members)
+        values = self._members.T[:, None] + self._z[:, None] * self._variance.sqrt()
+        return values.reshape(self.num_nodes, len(self)), weights
+
+    def draws(self, normals: Tensor) -> Tensor:
+        """See `Marginal.draws`."""
+        normals = normals.to(self._members)
+        return self._members.T[pick(normals, self.num_members)] + normals[:, 1:] * self._variance.sqrt()
+
+    @property
+    def mean(self) -> Tensor:
+        """[N] average over the members."""
+        return self._members.mean(1)
+
+    @property
+    def variance(self) -> Tensor:
+        """[N] variance between the members (ddof 0) plus that within them."""
+        return self.variance_between + self._variance
+
+    @property
+    def variance_between(self) -> Tensor:
+        """[N] variance between the members (ddof 0)."""
+        return self._members.var(1, correction=0)
+
+    def quantile(self, level: float) -> Tensor:
+        """See `Marginal.quantile`; of several members by bisection of the exact distribution function."""
+        check_level(level)
+        if self.is_discrete:
+            return super().quantile(level)
+        return self._normal(level) if self.num_members == 1 else self._by_block(lambda block: block._bisected(level))
+
+    def cvar(self, level: float) -> Tensor:
+        """See `Marginal.cvar`; exact."""
+        check_level(level)
+        if self.is_discrete:
+            return super().cvar(level)
+        if self.num_members == 1:
+            z = _normal_quantile(level)
+            return self._members[:, 0] - math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) / level * self._variance.sqrt()
+        return self._by_block(lambda block: block._cvar(level))
+
+    def prob_above(self, threshold: float | Tensor) -> Tensor:
+        """See `Marginal.prob_above`; exact, also in the tails."""
+        bounds = torch.as_tensor(threshold, dtype=torch.float64, device=self._members.device).expand(len(self))
+        return normal_greater(self._members - bounds[:, None], self._variance[:, None]).mean(1)
+
+    def log_expected_exp(self, scale: float) -> Tensor:
+        """See `Marginal.log_expected_exp`; exact."""
+        return self._of_members(scale) + (0.5 * scale * scale) * self._variance
+
+    def log_expected_sigmoid(self) -> Tensor:
+        """See `Marginal.log_expected_sigmoid`; error below 1e-12."""
+        if self.num_members == 1:
+            return log_expected_sigmoid(self._members[:, 0], self._variance)
+        variance = self._variance[:, None]
+        below, above = log_expected_sigmoid(self._members, variance), log_expected_sigmoid(-self._members, variance)
+        return log_average(below.T, above.T, self._weights)
+
+    def expected_log_sigmoid(self) -> Tensor:
+        """See `Marginal.expected_log_sigmoid`; relative error below 1e-12."""
+        return expected_log_sigmoid(self._members, self._variance[:, None]).mean(1)
+
+    @property
+    def _weights(self) -> Tensor:
+        return self._members.new_full((self.num_members,), 1 / self.num_members)
+
+    def _of_members(self, scale: float) -> Tensor:
+        if self.num_members == 1:
+            return scale * self._members[:, 0]
+        return log_mean_exp(self._members.T, self._weights, scale)
+
+    def _normal(self, level: float) -> Tensor:
+        return self._members[:, 0] + _normal_quantile(level) * self._variance.sqrt()
+
+    def _bisected(self, level: float) -> Tensor:
+        # the quantile of a mixture lies between the smallest and the largest of its members' quantiles
+        shift = _normal_quantile(level) * self._variance.sqrt()
+        low, high = self._members.amin(1) + shift, self._members.amax(1) + shift
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            reached = self.prob_above(middle) <= 1 - level
+            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+        return torch.where(self.mean.isnan(), torch.nan, high)
+
+    def _cvar(self, level: float) -> Tensor:
+        quantile = self._bisected(level)
+        gap, std = quantile[:, None] - self._members, self._variance.sqrt()[:, None]
+        z = gap / std
+        shortfall = gap * torch.special.ndtr(z) + std * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        return quantile - torch.where(std > 0, shortfall, gap.clamp(min=0)).mean(1) / level
+
+
+def _normal_quantile(level: float) -> float:
+    return float(torch.special.ndtri(torch.tensor(level, dtype=torch.float64)))
