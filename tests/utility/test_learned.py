@@ -42,7 +42,7 @@ def test_it_beats_a_constant_where_features_carry_the_reference(num_features: in
 
 
 @pytest.mark.parametrize("num_features", [4, 200])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_it_says_so_where_they_do_not(num_features: int, seed: int) -> None:
     references, features, _ = world(seed, num_features, informative=False)
     error = learned_error(Center(of="learned").init(references, features))
@@ -73,7 +73,7 @@ def test_the_mean_alone_needs_one_reference_a_prompt() -> None:
         Center(of="learned").init(first, features)
 
 
-@pytest.mark.parametrize("shape", [(30, 4), (12, 40)])
+@pytest.mark.parametrize("shape", [(14, 4), (8, 20)])
 def test_ridge_is_that_of_the_strength_that_leaves_least_error(shape: tuple[int, int]) -> None:
     """By brute force: for each strength solve the normal equations without each row in turn."""
     generator = torch.Generator().manual_seed(shape[0])

@@ -70,7 +70,7 @@ def affine(posterior: RewardPosterior, shift: Shift | None = None, scale: Tensor
             noise=_times(posterior.noise, scale.square()),
             text_id=posterior.text_id,
         )
-    return TransformedRewards(posterior, shift_and_scale, parameters=(shift.mean, scale))
+    return TransformedRewards(posterior, shift_and_scale, parameters=(shift.mean, scale), increasing=True)
 
 
 def shift_and_scale(draws: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ class Center:
         Args:
             posterior: rewards, in the basis of the references.
             state: from `init`.
-            features: of the prompts of these responses, for `of="learned"`.
+            features: of the prompts of these responses, for `of="learned"`; those of `init` are remembered without.
 
         Raises:
             DataError: nothing is known of the prompt of a scored response.

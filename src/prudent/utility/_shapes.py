@@ -165,7 +165,7 @@ class LogSigmoid(_Stateless):
         self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
     ) -> RewardPosterior:
         """Log-probabilities of N responses."""
-        return TransformedRewards(posterior, log_sigmoid)
+        return TransformedRewards(posterior, log_sigmoid, increasing=True)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Sigmoid(_Stateless):
         self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
     ) -> RewardPosterior:
         """Probabilities of N responses."""
-        return TransformedRewards(posterior, torch.sigmoid)
+        return TransformedRewards(posterior, torch.sigmoid, increasing=True)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Clip(_Stateless):
         self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
     ) -> RewardPosterior:
         """Clipped values of N responses."""
-        return TransformedRewards(posterior, Clipped(self.low, self.high))
+        return TransformedRewards(posterior, Clipped(self.low, self.high), increasing=True)
 
 
 @dataclass(frozen=True)
@@ -253,11 +253,11 @@ class QuantileRank:
 
     Example:
         >>> import torch
-        >>> from prudent.rewards import MemberRewards
-        >>> rewards = MemberRewards(torch.tensor([[1.0, 1.0], [3.0, 3.0], [5.0, 5.0]]))
-        >>> transform = QuantileRank(fit="normal")
-        >>> [round(value, 4) for value in transform.apply(rewards, transform.init(rewards)).mean.tolist()]
-        [0.1587, 0.5, 0.8413]
+        >>> from prudent.rewards import GaussianRewards
+        >>> rewards = GaussianRewards(torch.tensor([1.0, 3.0, 5.0, 2.0]), torch.zeros(4))
+        >>> transform = QuantileRank()
+        >>> [round(value, 4) for value in transform.apply(rewards, transform.init(rewards[:3])).mean.tolist()]
+        [0.0, 0.5, 1.0, 0.25]
     """
 
     fit: Literal["empirical", "normal"] = "empirical"
@@ -296,9 +296,9 @@ class QuantileRank:
         centered = affine(posterior, shift_from(posterior, state, place))
         if self.fit == "normal":
             std = take(state, "std", place)
-            return TransformedRewards(centered, normal_rank, parameters=(std,))
+            return TransformedRewards(centered, normal_rank, parameters=(std,), increasing=True)
         levels = take(state, "levels", place, posterior.mean.dtype)
-        return TransformedRewards(centered, empirical_rank, parameters=(levels,))
+        return TransformedRewards(centered, empirical_rank, parameters=(levels,), increasing=True)
 
 
 TRANSFORMS: tuple[type[Transform], ...] = (
