@@ -18,6 +18,8 @@ _JOURNAL = ".written.json"
 MODEL_FILES = (
     *_MARKS,
     "posterior.safetensors",
+    "utility.yaml",
+    "utility.safetensors",
     "adapter_model.safetensors",
     "model*.safetensors",
     "model*.index.json",
@@ -29,7 +31,8 @@ MODEL_FILES = (
     "vocab.*",
     "merges.txt",
 )
-"""Patterns of what a saved model consists of; one left over from another model would change what is loaded."""
+"""Patterns of what a saved model consists of, and of what was learned from its rewards; one left over from another model
+would change what is loaded."""
 
 
 @contextmanager
