@@ -2,11 +2,13 @@
 
 A Bradley-Terry reward is known only up to a constant per prompt, so what is kept is a *joint* posterior over
 N responses (flat; `group[i]` names the prompt of response i) from which any two responses can be compared
-later without running the model again. `RewardPosterior` is the protocol; `GaussianRewards`, `MemberRewards`
-and `TransformedRewards` are its kinds.
+later without running the model again. `RewardPosterior` is the protocol; `GaussianRewards`, `MemberRewards`,
+`TransformedRewards` (a function of one posterior) and `CombinedRewards` (a function of several) are its kinds.
 """
 
+from prudent.rewards._combined import CombinedRewards
 from prudent.rewards._concatenate import concatenate, from_arrow
+from prudent.rewards._elementwise import Elementwise, WeightedSum
 from prudent.rewards._gaussian import GaussianRewards
 from prudent.rewards._groups import GroupIndex, index_groups
 from prudent.rewards._marginal import DrawnMarginal, Marginal
@@ -24,7 +26,9 @@ from prudent.rewards._sigmoid import (
 from prudent.rewards._transformed import TransformedRewards
 
 __all__ = [
+    "CombinedRewards",
     "DrawnMarginal",
+    "Elementwise",
     "GaussianRewards",
     "GroupIndex",
     "Marginal",
@@ -33,6 +37,7 @@ __all__ = [
     "PushedMarginal",
     "RewardPosterior",
     "TransformedRewards",
+    "WeightedSum",
     "concatenate",
     "expected_log_sigmoid",
     "expected_sigmoid",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prudent.errors import DataError
 from prudent.rewards._arrow import column, matrix_column, read_metadata
+from prudent.rewards._combined import CombinedRewards
 from prudent.rewards._gaussian import GaussianRewards
 from prudent.rewards._members import MemberRewards
 from prudent.rewards._protocol import RewardPosterior
@@ -51,6 +52,8 @@ def concatenate(posteriors: Sequence[P]) -> P:
         return cast(P, _join_members(cast(Sequence[MemberRewards], posteriors)))
     if isinstance(first, TransformedRewards):
         return cast(P, _join_transformed(cast(Sequence[TransformedRewards], posteriors)))
+    if isinstance(first, CombinedRewards):
+        return cast(P, _join_combined(cast(Sequence[CombinedRewards], posteriors)))
     raise TypeError(f"cannot concatenate {type(first).__name__}")
 
 
@@ -170,6 +173,20 @@ def _join_transformed(posteriors: Sequence[TransformedRewards]) -> TransformedRe
         parameters=tuple(torch.cat(parts) for parts in zip(*(p.parameters for p in posteriors), strict=True)),
         moments=first.moments,
         increasing=first.increasing,
+        num_samples=first.num_samples,
+        seed=first.seed,
+    )
+
+
+def _join_combined(posteriors: Sequence[CombinedRewards]) -> CombinedRewards:
+    first = posteriors[0]
+    for name in ("function", "correlation", "num_samples", "seed"):
+        _same(name, [getattr(p, name) for p in posteriors])
+    _same("number of parts", [len(p.parts) for p in posteriors])
+    return CombinedRewards(
+        [concatenate(parts) for parts in zip(*(p.parts for p in posteriors), strict=True)],
+        first.function,
+        correlation=first.correlation,
         num_samples=first.num_samples,
         seed=first.seed,
     )
