@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from prudent.errors import DataError
 from prudent.rewards import RewardPosterior
 from prudent.utility._center import Center
-from prudent.utility._combine import Combination
+from prudent.utility._combination import Combination
 from prudent.utility._reward_set import ONLY, RewardSet
 from prudent.utility._rules import Mean, UtilityRule
 from prudent.utility._transform import PromptFeatures, Scale, Transform, TransformState
@@ -389,7 +389,7 @@ class _Fit:
                     f"the parts of {node.combination.name} have different reference responses, so nothing that needs "
                     "references can follow it: put it into the parts"
                 )
-        return node.combination.combine(parts)
+        return node.combination.combine(parts, [part.scale for part in node.parts])
 
 
 class _Apply:
@@ -418,11 +418,11 @@ class _Apply:
             found = self._piped(node)
         else:
             assert isinstance(node, Combined)
-            parts = [self._walk(part) for part in node.parts]
+            parts, scales = [self._walk(part) for part in node.parts], [part.scale for part in node.parts]
             if node.is_value:
-                found = node.combination.combine_values([part for part in parts if isinstance(part, Tensor)])
+                found = node.combination.combine_values([part for part in parts if isinstance(part, Tensor)], scales)
             else:
-                found = node.combination.combine([part for part in parts if not isinstance(part, Tensor)])
+                found = node.combination.combine([part for part in parts if not isinstance(part, Tensor)], scales)
         self._note(node, found)
         return found
 

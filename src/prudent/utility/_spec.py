@@ -12,7 +12,8 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prudent.errors import UtilityError
-from prudent.utility._combine import COMBINATIONS, Combination
+from prudent.utility._combination import Combination
+from prudent.utility._combine import COMBINATIONS
 from prudent.utility._expression import Combined, Piped, Reward, Step, Utility
 from prudent.utility._rules import RISK_RULES
 from prudent.utility._shapes import TRANSFORMS
