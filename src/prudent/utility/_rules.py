@@ -1,36 +1,56 @@
-"""Rules that turn a posterior over rewards into one number per response, to be maximised.
+"""Risk rules: from a posterior over rewards to one number per response, to be maximized.
 
 A rule either needs the marginal of each response alone (`depends_on_pool` is False) or looks at the other responses of
-the prompt (`depends_on_pool` is True), in which case unbiased best-of-n curves do not exist for it. Centering on a
-fixed reference set is a property of the posterior given to a rule, not of the rule.
+the prompt (`depends_on_pool` is True), in which case unbiased best-of-n curves do not exist for it. Centering on
+references is a transform before a rule, not part of it.
 
-On a Gaussian, `Entropic(a)` is `LcbVar(a / 2)`; they differ on other posteriors only.
+On a Gaussian posterior several rules are one rule, so that comparing them is to compare strengths:
+
+- `quantile(level)` is `lcb_std(-Phi^-1(level))`: level 0.1 is num_std 1.2816, level 0.5 the mean.
+- `cvar(level)` is `lcb_std(phi(Phi^-1(level)) / level)`: level 0.1 is num_std 1.7550.
+- `entropic(a)` is `lcb_var(a / 2)`, and with kl_coef `lcb_var(1 / (2 kl_coef))`.
+
+On ensembles and after transforms such as log_sigmoid they are different rules. There lcb_std and lcb_var read two
+moments alone and may fall below the smallest value there is; the others never do. Variances of ensembles have the ddof
+of the posterior; quantile, cvar, entropic and probabilities are of the members at hand (ddof 0).
+
+How strong: num_std and level have no units. variance_weight and risk_aversion are in 1/logits, and mean the same only
+where rewards are spread alike: see `matched_risk_aversion` for a strength that follows from n and the spread, kl_coef
+for one that follows from the training of a policy, and `prudent.selection.calibrated_strength` for one from labels.
 
 References:
     Coste et al., Reward Model Ensembles Help Mitigate Overoptimization, https://arxiv.org/abs/2310.02743, 2024 (worst,
         their WCO; their UWO is lcb_var on members with ddof 0).
     Yang et al., Bayesian Reward Models for LLM Alignment, https://arxiv.org/abs/2402.13210, 2024 (lcb_std, lcb_var).
     A Unifying Lens on Reward Uncertainty in RLHF, https://arxiv.org/abs/2606.09073, 2026 (entropic).
+    Rockafellar and Uryasev, Optimization of Conditional Value-at-Risk, Journal of Risk 2, 2000 (cvar).
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
 from prudent.errors import UnsupportedError
 from prudent.rewards import MemberRewards, RewardPosterior
+from prudent.utility._good import LogProbabilityGood, ProbabilityAbove, ProbabilityGood
+from prudent.utility._rule import RiskRule, UtilityRule, check_not_negative
+from prudent.utility._transform import Scale
 
 __all__ = [
     "MEMBER_RULES",
     "POOL_RULES",
+    "RISK_RULES",
     "RULES",
+    "Cvar",
     "Entropic",
     "LcbStd",
     "LcbVar",
     "Mean",
     "ProbBest",
+    "Quantile",
+    "Thompson",
     "UtilityRule",
     "Worst",
     "risk_rule",
@@ -44,23 +64,8 @@ MEMBER_RULES = ("worst",)
 """Names of the rules that need the rewards of each member of an ensemble."""
 
 
-class UtilityRule(Protocol):
-    """A map from a posterior over N responses to N utilities; NaN in (not scored), NaN out."""
-
-    @property
-    def name(self) -> str:
-        """The name that `risk_rule` knows it by."""
-
-    @property
-    def depends_on_pool(self) -> bool:
-        """Whether the utility of a response changes with the other responses present."""
-
-    def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
-        """Utilities [N]; `generator` serves rules that draw."""
-
-
 @dataclass(frozen=True)
-class Mean:
+class Mean(RiskRule):
     """The posterior mean: indifferent to what is not known.
 
     Example:
@@ -71,7 +76,7 @@ class Mean:
     """
 
     name: ClassVar[str] = "mean"
-    depends_on_pool: ClassVar[bool] = False
+    reads_variance: ClassVar[bool] = False
 
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N]."""
@@ -79,7 +84,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class LcbStd:
+class LcbStd(RiskRule):
     """Lower confidence bound: mean - num_std * std.
 
     Attributes:
@@ -96,10 +101,9 @@ class LcbStd:
     num_std: float = 1.0
     include_noise: bool = False
     name: ClassVar[str] = "lcb_std"
-    depends_on_pool: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check("num_std", self.num_std)
+        check_not_negative("num_std", self.num_std)
 
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N]."""
@@ -107,7 +111,7 @@ class LcbStd:
 
 
 @dataclass(frozen=True)
-class LcbVar:
+class LcbVar(RiskRule):
     """Mean minus a multiple of the variance; milder than `LcbStd` where the variance is small, harsher where large.
 
     Attributes:
@@ -124,10 +128,9 @@ class LcbVar:
     variance_weight: float = 1.0
     include_noise: bool = False
     name: ClassVar[str] = "lcb_var"
-    depends_on_pool: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check("variance_weight", self.variance_weight)
+        check_not_negative("variance_weight", self.variance_weight)
 
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N]."""
@@ -135,14 +138,19 @@ class LcbVar:
 
 
 @dataclass(frozen=True)
-class Entropic:
+class Entropic(RiskRule):
     """Entropic risk: -1/a log E exp(-a r), between the mean (a -> 0) and the worst case (a -> infinity).
 
-    Mean - a/2 * variance on a Gaussian; exact over the members of `MemberRewards`; over draws on `TransformedRewards`.
+    Mean - a/2 * variance on a Gaussian; exact over members too, of which a bimodal set makes it differ from that form.
 
     Attributes:
         risk_aversion: a > 0, in 1/logits.
+        kl_coef: instead of it, the coefficient of the KL term that the rewards are to be optimized with, in logits:
+            a = 1 / kl_coef, the adversary's KL priced like the policy's.
         include_noise: count the aleatoric part besides the epistemic one.
+
+    Raises:
+        ValueError: a parameter is out of range, or both are given.
 
     Example:
         >>> import torch
@@ -150,26 +158,101 @@ class Entropic:
         >>> rule = Entropic(risk_aversion=10.0)
         >>> round(rule(MemberRewards(torch.tensor([[0.0, 100.0]]))).item(), 4)  # close to the worst member
         0.0693
+        >>> Entropic(kl_coef=0.1).strength
+        10.0
     """
 
     risk_aversion: float = 1.0
+    kl_coef: float | None = None
     include_noise: bool = False
     name: ClassVar[str] = "entropic"
-    depends_on_pool: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check("risk_aversion", self.risk_aversion)
+        check_not_negative("risk_aversion", self.risk_aversion)
         if self.risk_aversion == 0:
             raise ValueError("risk_aversion must be positive; the limit 0 is the rule 'mean'")
+        if self.kl_coef is None:
+            return
+        if not (math.isfinite(self.kl_coef) and self.kl_coef > 0):
+            raise ValueError(f"kl_coef must be positive and finite, got {self.kl_coef}")
+        if self.risk_aversion != 1:
+            raise ValueError("entropic takes risk_aversion or kl_coef, which is one over it, and not both")
+
+    @property
+    def strength(self) -> float:
+        """The risk aversion a, whichever way it was given."""
+        return self.risk_aversion if self.kl_coef is None else 1 / self.kl_coef
 
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N]."""
-        cumulant = posterior.marginal(include_noise=self.include_noise).log_expected_exp(-self.risk_aversion)
-        return (-cumulant / self.risk_aversion).to(posterior.mean)
+        cumulant = posterior.marginal(include_noise=self.include_noise).log_expected_exp(-self.strength)
+        return (-cumulant / self.strength).to(posterior.mean)
 
 
 @dataclass(frozen=True)
-class ProbBest:
+class Quantile(RiskRule):
+    """A low quantile of what the reward may be.
+
+    Attributes:
+        level: share of the posterior that lies at or below it, in (0, 1). Of M equally likely members it is the
+            ceil(level * M)-th smallest.
+        include_noise: count the aleatoric part besides the epistemic one.
+
+    Raises:
+        ValueError: the level is out of range.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import GaussianRewards
+        >>> rewards = GaussianRewards(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]))
+        >>> [round(x, 4) for x in Quantile(0.1)(rewards).tolist()]
+        [1.0, -0.5631]
+    """
+
+    level: float = 0.1
+    include_noise: bool = False
+    name: ClassVar[str] = "quantile"
+
+    def __post_init__(self) -> None:
+        _check_level(self.name, self.level)
+
+    def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
+        """Utilities [N]."""
+        return posterior.marginal(include_noise=self.include_noise).quantile(self.level).to(posterior.mean)
+
+
+@dataclass(frozen=True)
+class Cvar(RiskRule):
+    """Conditional value at risk: the mean of the worst share of what the reward may be.
+
+    Attributes:
+        level: that share, in (0, 1); towards 0 the worst case, towards 1 the mean.
+        include_noise: count the aleatoric part besides the epistemic one.
+
+    Raises:
+        ValueError: the level is out of range.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import MemberRewards
+        >>> Cvar(0.5)(MemberRewards(torch.tensor([[0.0, 2.0, 4.0, 6.0]]))).tolist()
+        [1.0]
+    """
+
+    level: float = 0.1
+    include_noise: bool = False
+    name: ClassVar[str] = "cvar"
+
+    def __post_init__(self) -> None:
+        _check_level(self.name, self.level)
+
+    def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
+        """Utilities [N]."""
+        return posterior.marginal(include_noise=self.include_noise).cvar(self.level).to(posterior.mean)
+
+
+@dataclass(frozen=True)
+class ProbBest(RiskRule):
     """The probability of being the best response of the prompt, by joint draws.
 
     It depends on the pool: adding a near copy of a response halves its value.
@@ -188,13 +271,43 @@ class ProbBest:
     name: ClassVar[str] = "prob_best"
     depends_on_pool: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {self.num_samples}")
+
+    def gives(self, scale: Scale) -> Scale:
+        """A probability."""
+        return "probability"
+
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N], float64; `generator` has seed 0 by default."""
         return posterior.prob_best(self.num_samples, generator)
 
 
 @dataclass(frozen=True)
-class Worst:
+class Thompson(RiskRule):
+    """One joint draw of the rewards: picking the best of it picks each response as often as it may be the best.
+
+    A response has the same draw whatever other responses are present. Needs the factor of a Gaussian.
+
+    Example:
+        >>> import torch
+        >>> from prudent.rewards import MemberRewards
+        >>> rewards = MemberRewards(torch.tensor([[1.0, 3.0], [0.0, 4.0]]))
+        >>> draw = Thompson()(rewards, torch.Generator().manual_seed(1)).tolist()
+        >>> draw in ([1.0, 0.0], [3.0, 4.0])
+        True
+    """
+
+    name: ClassVar[str] = "thompson"
+
+    def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
+        """Utilities [N]; `generator` has seed 0 by default."""
+        return posterior.sample(1, generator)[0]
+
+
+@dataclass(frozen=True)
+class Worst(RiskRule):
     """The smallest reward over the members of an ensemble (worst-case optimization), each member at its own mean.
 
     Raises when called:
@@ -208,7 +321,8 @@ class Worst:
     """
 
     name: ClassVar[str] = "worst"
-    depends_on_pool: ClassVar[bool] = False
+    reads_variance: ClassVar[bool] = False
+    needs_members: ClassVar[bool] = True
 
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N]."""
@@ -218,6 +332,23 @@ class Worst:
                 "score with an ensemble, or take entropic with a large risk aversion"
             )
         return posterior.worst
+
+
+RISK_RULES: tuple[type[UtilityRule], ...] = (
+    Mean,
+    LcbStd,
+    LcbVar,
+    Entropic,
+    Quantile,
+    Cvar,
+    Worst,
+    ProbBest,
+    Thompson,
+    ProbabilityGood,
+    LogProbabilityGood,
+    ProbabilityAbove,
+)
+"""Every risk rule, for those that read utilities from text."""
 
 
 def risk_rule(
@@ -256,7 +387,7 @@ def risk_rule(
         case "lcb_var":
             return LcbVar(variance_weight, include_noise)
         case "entropic":
-            return Entropic(risk_aversion, include_noise)
+            return Entropic(risk_aversion, include_noise=include_noise)
         case "prob_best":
             return ProbBest()
         case "worst":
@@ -264,9 +395,9 @@ def risk_rule(
     raise ValueError(f"unknown rule {name!r}: choose one of {', '.join((*RULES, *POOL_RULES, *MEMBER_RULES))}")
 
 
-def _check(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
+def _check_level(name: str, level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"{name}: level must be above 0 and below 1, got {level}")
 
 
 def _variance(posterior: RewardPosterior, include_noise: bool) -> Tensor:
