@@ -46,9 +46,10 @@ class Center:
     becomes that of the contrast with the reference: with the mean (weights 1/R), with a canned response, with the two
     order statistics that an empirical quantile lies between, *their ranking taken as known* at the posterior means; a
     normal fit counts as its mean, *its spread taken as known*. Each member of an ensemble subtracts the statistic of
-    its own rewards, as it ranks them itself; a factor within members is treated as that of a Gaussian. Without a factor
-    the variance stays as it is, which is right where it already is that of a contrast (as scoring stores it), and
-    otherwise takes the reference as known; so do `at` and `of="learned"`. The noise stays as it is.
+    its own rewards, as it ranks them itself; a factor within members is treated as that of a Gaussian. A variance from
+    a factor that is a projection is right on average only; scoring stores exact ones. Without a factor the variance
+    stays as it is, which is right where it already is that of a contrast (as scoring stores it), and otherwise takes
+    the reference as known; so do `at` and `of="learned"`. The noise stays as it is.
 
     Reference responses that are not scored are left out.
 

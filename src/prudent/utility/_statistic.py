@@ -1,6 +1,7 @@
 """Statistics of the reference rewards of each prompt, and what they subtract from rewards to come."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "by_prompt",
     "mean_tensors",
     "place_of",
+    "positive_spread",
     "quantile_tensors",
     "scored_rows",
     "shift_from",
@@ -124,6 +126,24 @@ def spread(values: Tensor, index: GroupIndex, what: str, remedy: str) -> Tensor:
     count = index.counts.reshape(-1, *[1] * (values.dim() - 1))
     deviation = values - average(values, index)[index.position]
     return (index.sum(deviation.square()) / (count - 1)).sqrt()
+
+
+def positive_spread(references: RewardPosterior, index: GroupIndex, what: str, remedy: str) -> Tensor:
+    """Standard deviation (ddof 1) [B] of the posterior means of each prompt's references.
+
+    Raises:
+        DataError: those of a prompt do not differ.
+    """
+    values = references.mean.double()
+    std = spread(values, index, what, remedy)
+    first = torch.full_like(std, math.inf).scatter_reduce_(0, index.position, values, "amin")
+    differs = index.sum((values != first[index.position]).double()) > 0
+    if not bool(differs.all()):
+        raise DataError(
+            f"{what}: the reference rewards of prompt {int(index.ids[~differs][0])} are all the same "
+            f"({int((~differs).sum())} such prompts): {remedy}"
+        )
+    return std
 
 
 def as_state(
