@@ -6,7 +6,6 @@ from prudent.utility._combine import COMBINATIONS, AllOf, AnyOf, Ensemble, Minim
 from prudent.utility._good import LogProbabilityGood, ProbabilityAbove, ProbabilityGood
 from prudent.utility._learned import LearnedError, learned_error
 from prudent.utility._rank import QuantileRank
-from prudent.utility._rank import QuantileRank
 from prudent.utility._reference import choose_references
 from prudent.utility._rules import (
     MEMBER_RULES,
