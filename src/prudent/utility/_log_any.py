@@ -25,20 +25,10 @@ def log_any(parts: Tensor) -> Tensor:
     """
     # every branch is finite, and so are gradients
     parts = parts.clamp(max=-torch.finfo(parts.dtype).tiny)
-    rare, log_none = parts[0], _log_complement(parts[0])
+    rare, log_none = parts[0], torch.log(-torch.expm1(parts[0]))
     for part in parts[1:]:
         # P(this one or one before) = P(one before) + P(this) P(none before): sums alone, exact where all are rare
         rare = torch.logaddexp(rare, part + log_none)
-        log_none = log_none + _log_complement(part)
+        log_none = log_none + torch.log(-torch.expm1(part))
     likely = log_none < -math.log(2)
     return torch.where(likely, torch.log1p(-torch.where(likely, log_none, -1.0).exp()), rare)
-
-
-def _log_complement(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0."""
-    near = x > -math.log(2)
-    return torch.where(
-        near,
-        torch.log(-torch.expm1(torch.where(near, x, -1.0))),
-        torch.log1p(-torch.where(near, -1.0, x).exp()),
-    )
