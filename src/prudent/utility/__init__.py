@@ -1,12 +1,20 @@
-"""What a reward is worth: risk rules, and the fixed reference responses that a reward is measured against."""
+"""What a reward is worth: utilities of one reward or several, made of transforms, combinations and risk rules.
+
+A utility reads the same as text (`parse_utility`), in Python (`reward() | Center() | LogSigmoid() | LcbStd(1.0)`) and
+in a file. `fit` lets it learn the references of a set of rewards; it is then a map from rewards to one number per
+response.
+"""
 
 from prudent.utility._center import Center
 from prudent.utility._combination import Combination
 from prudent.utility._combine import COMBINATIONS, AllOf, AnyOf, Ensemble, Minimum, Product, Weighted
+from prudent.utility._expression import Utility, combine, reward
+from prudent.utility._fitted import FittedUtility, TracedStep
 from prudent.utility._good import LogProbabilityGood, ProbabilityAbove, ProbabilityGood
 from prudent.utility._learned import LearnedError, learned_error
 from prudent.utility._rank import QuantileRank
 from prudent.utility._reference import choose_references
+from prudent.utility._reward_set import ONLY, RewardSet
 from prudent.utility._rules import (
     MEMBER_RULES,
     POOL_RULES,
@@ -25,13 +33,16 @@ from prudent.utility._rules import (
     risk_rule,
 )
 from prudent.utility._shapes import TRANSFORMS, Clip, LogSigmoid, Sigmoid, Standardize, Temperature
+from prudent.utility._spec import RESERVED_NAMES, parse_utility
 from prudent.utility._strength import matched_risk_aversion
 from prudent.utility._transform import PromptFeatures, Transform, TransformState, chain
 
 __all__ = [
     "COMBINATIONS",
     "MEMBER_RULES",
+    "ONLY",
     "POOL_RULES",
+    "RESERVED_NAMES",
     "RISK_RULES",
     "RULES",
     "TRANSFORMS",
@@ -43,6 +54,7 @@ __all__ = [
     "Cvar",
     "Ensemble",
     "Entropic",
+    "FittedUtility",
     "LcbStd",
     "LcbVar",
     "LearnedError",
@@ -57,18 +69,24 @@ __all__ = [
     "PromptFeatures",
     "Quantile",
     "QuantileRank",
+    "RewardSet",
     "Sigmoid",
     "Standardize",
     "Temperature",
     "Thompson",
+    "TracedStep",
     "Transform",
     "TransformState",
+    "Utility",
     "UtilityRule",
     "Weighted",
     "Worst",
     "chain",
     "choose_references",
+    "combine",
     "learned_error",
     "matched_risk_aversion",
+    "parse_utility",
+    "reward",
     "risk_rule",
 ]

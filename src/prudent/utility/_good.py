@@ -74,7 +74,7 @@ class LogProbabilityGood(RiskRule):
         >>> [round(x, 4) for x in LogProbabilityGood()(centered).tolist()]
         [-0.1269, -0.3913, -32.0]
         >>> [round(x, 4) for x in LogProbabilityGood("probit")(centered).tolist()]
-        [-0.1269, -0.3895, -14.8217]
+        [-0.1269, -0.3897, -14.8217]
     """
 
     form: Literal["exact", "probit"] = "exact"

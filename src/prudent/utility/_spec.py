@@ -14,18 +14,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from prudent.errors import UtilityError
 from prudent.utility._combination import Combination
 from prudent.utility._combine import COMBINATIONS
-from prudent.utility._expression import Combined, Piped, Reward, Step, Utility
+from prudent.utility._expression import Combined, Piped, Reward, Utility
 from prudent.utility._rules import RISK_RULES
 from prudent.utility._shapes import TRANSFORMS
+from prudent.utility._writing import NAMED_VALUES, Step
 
 __all__ = ["RESERVED_NAMES", "parse_utility"]
 
-_STEPS: Mapping[str, type[Any]] = {kind.name: kind for kind in (*TRANSFORMS, *RISK_RULES)}
+_STEPS: Mapping[str, type[Any]] = {
+    **{kind.name: kind for kind in TRANSFORMS},
+    **{str(kind.name): kind for kind in RISK_RULES},
+}
 _COMBINATIONS: Mapping[str, type[Any]] = {kind.name: kind for kind in COMBINATIONS}
 _SPELLINGS = {"centre": "center", "standardise": "standardize"}
-_WORDS = {"true": True, "false": False, "none": None, "True": True, "False": False, "None": None}
 
-RESERVED_NAMES = frozenset([*_STEPS, *_COMBINATIONS, *_SPELLINGS, *_WORDS, "reward"])
+RESERVED_NAMES = frozenset([*_STEPS, *_COMBINATIONS, *_SPELLINGS, *NAMED_VALUES, "reward"])
 """Names that a reward cannot have, since a utility means something else by them."""
 
 
@@ -90,7 +93,7 @@ class _Reader:
                 return self._after(Reward(), node)
             if name in _COMBINATIONS:
                 raise self._error(f"{name} combines several utilities: write {name}(a, b)", node)
-            if node.id in _WORDS:
+            if node.id in NAMED_VALUES:
                 raise self._error(f"{node.id} is not the name of a reward", node)
             return Reward(node.id)
         if isinstance(node, ast.Call):
@@ -160,9 +163,7 @@ class _Reader:
             raise self._error("this is neither a step nor a combination", node)
         return _spelled(node.func.id)
 
-    def _keywords(
-        self, kind: type[Any], keywords: list[ast.keyword], node: ast.expr
-    ) -> list[tuple[str, ast.expr]]:
+    def _keywords(self, kind: type[Any], keywords: list[ast.keyword], node: ast.expr) -> list[tuple[str, ast.expr]]:
         names = [one.name for one in fields(kind)]
         for one in keywords:
             if one.arg is None:
@@ -213,7 +214,7 @@ class _Reader:
 
     def _literal(self, what: str, node: ast.expr) -> Any:
         if isinstance(node, ast.Name):
-            return _WORDS.get(node.id, node.id)
+            return NAMED_VALUES.get(node.id, node.id)
         if isinstance(node, ast.List | ast.Tuple):
             found = [self._literal(what, one) for one in node.elts]
             for value, one in zip(found, node.elts, strict=True):
