@@ -99,6 +99,23 @@ def test_the_contrast_variance_is_read_after_center_only():
     )
 
 
+def test_who_reads_the_contrast_variance():
+    wide = GaussianRewards(torch.tensor([0.0, 2.0]), torch.tensor([9.0, 9.0]))
+    narrow = GaussianRewards(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 1.0]))
+    rewards = RewardSet({"reward": wide}, {"reward": narrow}, is_reference=torch.tensor([True, True]))
+    scale = 2**0.5  # of two references that differ by 2
+    for written, std in {
+        "center(mean)": 1.0,
+        "center(mean, of=all)": 3.0,
+        "center(at=0)": 3.0,
+        "standardize": 1 / scale,
+        "standardize(all)": 3 / scale,
+    }.items():
+        last = parse_utility(written).fit(rewards).trace(rewards)[1]
+        assert last.label == written
+        torch.testing.assert_close(last.std[1], torch.tensor(std), check_dtype=False)
+
+
 def test_a_trace_says_what_every_step_gave():
     rewards = two_rewards([0.0, 10.0, 1.0], [0.0, -5.0, 1.0], variance=1.0)
     fitted = parse_utility(f"{LSC} | lcb_std").fit(rewards)

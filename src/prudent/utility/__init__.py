@@ -5,6 +5,7 @@ in a file. `fit` lets it learn the references of a set of rewards; it is then a 
 response.
 """
 
+from prudent.utility._affine import shifted
 from prudent.utility._center import Center
 from prudent.utility._combination import Combination
 from prudent.utility._combine import COMBINATIONS, AllOf, AnyOf, Ensemble, Minimum, Product, Weighted
@@ -89,4 +90,5 @@ __all__ = [
     "parse_utility",
     "reward",
     "risk_rule",
+    "shifted",
 ]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from prudent.rewards import GaussianRewards, MemberRewards, RewardPosterior, TransformedRewards
 
-__all__ = ["Shift", "affine"]
+__all__ = ["Shift", "affine", "shifted"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,20 @@ def affine(posterior: RewardPosterior, shift: Shift | None = None, scale: Tensor
             text_id=posterior.text_id,
         )
     return TransformedRewards(posterior, shift_and_scale, parameters=(shift.mean, scale), increasing=True)
+
+
+def shifted(posterior: RewardPosterior, by: Tensor) -> RewardPosterior:
+    """The posterior of r + by, of the same kind.
+
+    Args:
+        posterior: of N rewards.
+        by: [N] what is added to each, known for sure.
+
+    Example:
+        >>> shifted(GaussianRewards(torch.tensor([1.0, 2.0]), torch.ones(2)), torch.tensor([0.5, -1.0])).mean.tolist()
+        [1.5, 1.0]
+    """
+    return affine(posterior, Shift(-by.double()))
 
 
 def shift_and_scale(draws: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
