@@ -50,6 +50,8 @@ def test_prob_best_counts_members_by_prompt() -> None:
     unscored = MemberRewards(torch.tensor([[math.nan, 1.0], [0.0, 0.0]]))
     assert unscored.prob_best()[0].isnan()
     assert unscored.prob_best()[1].item() == 1
+    assert unscored.prob_greater(0, 1).isnan()
+    assert unscored.prob_greater(1, 1).item() == 0.5
 
 
 def test_samples_are_members_taken_jointly() -> None:

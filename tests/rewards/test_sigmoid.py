@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from prudent.rewards import expected_sigmoid, log_expected_sigmoid, normal_greater
+from prudent.rewards import (
+    expected_log_sigmoid,
+    expected_sigmoid,
+    log_expected_sigmoid,
+    normal_greater,
+    probit_log_sigmoid,
+)
 
 
 def reference(mean: float, std: float) -> float:
@@ -82,3 +88,59 @@ def test_normal_greater_in_both_tails_and_without_doubt() -> None:
     certain = normal_greater(torch.tensor([-1.0, 0.0, 1.0, math.nan]), torch.tensor(0.0))
     assert certain[:3].tolist() == [0.0, 0.5, 1.0]
     assert math.isnan(certain[3].item())
+
+
+def log_reference(mean: float, std: float) -> float:
+    """E log sigma(mean + std z) by adaptive integration, split where the integrand bends."""
+    if std == 0:
+        return float(-np.logaddexp(0, -mean))
+    bends = sorted({-14.0, 14.0, *(b for b in (-std, -mean / std, 0.0, 5.0) if abs(b) < 14)})
+    return math.fsum(
+        integrate.quad(
+            lambda z: -np.logaddexp(0, -mean - std * z) * stats.norm.pdf(z),
+            low,
+            high,
+            epsabs=0,
+            epsrel=1e-12,
+            limit=600,
+        )[0]
+        for low, high in itertools.pairwise(bends)
+    )
+
+
+@pytest.mark.parametrize("std", [0.0, 0.02, 1.0, 1.49, 1.51, 4.0, 20.0, 100.0])
+@pytest.mark.filterwarnings("ignore::scipy.integrate.IntegrationWarning")
+def test_the_average_of_log_sigma_agrees_with_adaptive_integration(std: float) -> None:
+    means = [-1e4, -300.0, -20.0, -1.0, 0.0, 0.7, 8.0, 25.0, 300.0, 1e4]
+    got = expected_log_sigmoid(torch.tensor(means, dtype=torch.float64), torch.tensor(std, dtype=torch.float64) ** 2)
+    np.testing.assert_allclose(got.numpy(), [log_reference(m, std) for m in means], rtol=1e-10, atol=1e-16)
+
+
+@given(st.floats(-60, 60), st.floats(0, 1e4), st.floats(0.001, 100))
+def test_the_three_averages_are_ordered(mean: float, variance: float, more: float) -> None:
+    m, v = torch.tensor(mean, dtype=torch.float64), torch.tensor(variance, dtype=torch.float64)
+    average, log_average, probit = expected_log_sigmoid(m, v), log_expected_sigmoid(m, v), probit_log_sigmoid(m, v)
+    assert average <= log_average + 1e-12
+    assert average <= torch.nn.functional.logsigmoid(m) + 1e-12
+    assert expected_log_sigmoid(m, v + more) <= average + 1e-12 * max(1, abs(average))
+    assert expected_log_sigmoid(m + more, v) >= average
+    # doubt costs above the reference and pays below it
+    doubt = log_expected_sigmoid(m, v + more) - log_average
+    assert doubt <= 1e-12 if mean >= 0 else doubt >= -1e-12
+    if mean >= 0:
+        assert abs(probit - log_average) < 0.02
+
+
+def test_the_average_of_log_sigma_in_many_shapes() -> None:
+    mean = torch.linspace(-5, 5, 20001, dtype=torch.float64)
+    whole = expected_log_sigmoid(mean, torch.tensor(4.0))
+    assert torch.equal(whole[8701:8710], expected_log_sigmoid(mean[8701:8710], torch.tensor(4.0)))
+    assert (whole.diff() > 0).all()
+    assert expected_log_sigmoid(torch.zeros(3, 1), torch.tensor([0.0, 9.0])).shape == (3, 2)
+    assert expected_log_sigmoid(torch.empty(0), torch.empty(0)).shape == (0,)
+    assert expected_log_sigmoid(torch.tensor([math.nan, 1.0]), torch.tensor([1.0, math.nan])).isnan().all()
+    for variance in (-1.0, math.inf):
+        with pytest.raises(ValueError, match="negative or infinite"):
+            expected_log_sigmoid(torch.tensor(0.0), torch.tensor(variance))
+    with pytest.raises(ValueError, match="negative"):
+        probit_log_sigmoid(torch.tensor(0.0), torch.tensor(-1.0))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from prudent.rewards._rows import chunks, row_index, row_pairs
+from prudent.rewards._sigmoid import step
 
 __all__ = ["DrawnRewards"]
 
@@ -112,7 +113,7 @@ class DrawnRewards(ABC):
             >>> rewards.prob_greater(torch.tensor(0), torch.tensor(1)).item()
             0.5
         """
-        return self._over_pairs(i, j, include_noise, lambda d: 0.5 * (1 + torch.sign(d.double()).mean(0)))
+        return self._over_pairs(i, j, include_noise, lambda d: step(d).mean(0))
 
     def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """Average of sigma(t_i - t_j) over the draws.

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prudent.rewards._rows import chunks, row_index
+from prudent.rewards._sigmoid import step
 
 __all__ = ["DrawnMarginal", "Marginal"]
 
@@ -239,20 +240,24 @@ def log_mean_exp(values: Tensor, weights: Tensor, scale: float) -> Tensor:
     deviation = scale * (values - mean)
     # near 0 the logarithm of a number near 1 would lose what the division by a small scale needs
     near = torch.log1p(_average(torch.expm1(deviation.clamp(-1, 1)), weights))
-    far = torch.logsumexp(deviation + weights.log()[:, None], 0)
+    far = torch.logsumexp(_by_response(deviation) + weights.log(), 1)
     return scale * mean + torch.where(deviation.abs().amax(0) <= 1, near, far)
 
 
 def log_average(logs: Tensor, complements: Tensor, weights: Tensor) -> Tensor:
     """Logarithm [N] of averaged probabilities, from log p and log (1 - p) [Q, N]; accurate near 0 and near 1."""
-    log_weights = weights.log()[:, None]
-    below, above = torch.logsumexp(logs + log_weights, 0), torch.logsumexp(complements + log_weights, 0)
+    below = torch.logsumexp(_by_response(logs) + weights.log(), 1)
+    above = torch.logsumexp(_by_response(complements) + weights.log(), 1)
     return torch.where(below > -0.5, torch.log1p(-above.exp().clamp(max=0.5)), below)
 
 
+def _by_response(values: Tensor) -> Tensor:
+    """Matrix [N, Q] of nodes [Q, N], each response's together: only then do sums not depend on how many there are."""
+    return values.T.contiguous()
+
+
 def _average(values: Tensor, weights: Tensor) -> Tensor:
-    # not a matrix product, whose last bits depend on how many responses there are
-    return (values * weights[:, None]).sum(0)
+    return (_by_response(values) * weights).sum(1)
 
 
 def _block_moments(block: Marginal) -> Tensor:
@@ -262,8 +267,10 @@ def _block_moments(block: Marginal) -> Tensor:
     variance = _average((values - mean).square(), weights)
     between = torch.zeros_like(mean)
     if block.num_members > 1:
-        members = (values * weights[:, None]).reshape(block.num_members, -1, len(mean)).sum(1) * block.num_members
-        between = (members - mean).square().mean(0)
+        shape = len(mean), block.num_members, block.num_nodes // block.num_members
+        parts = (_by_response(values) * weights).reshape(shape)
+        members = parts.sum(2) * block.num_members
+        between = (members - mean[:, None]).square().mean(1)
     return torch.stack([mean, variance, between], 1)
 
 
@@ -289,4 +296,4 @@ def _quantile(values: Tensor, weights: Tensor, level: float, *, smooth: bool) ->
 def _share_above(block: Marginal, threshold: Tensor) -> Tensor:
     """P(r > threshold) [n] from the nodes."""
     values, weights = block.nodes()
-    return _average(0.5 * (1 + torch.sign(values - threshold)), weights)
+    return _average(step(values - threshold), weights)

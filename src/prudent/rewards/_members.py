@@ -9,7 +9,7 @@ from prudent.rewards._arrow import members_table
 from prudent.rewards._mixture import NormalMixture
 from prudent.rewards._prob_best import members_prob_best, sampled_prob_best
 from prudent.rewards._rows import default_generator, group_vector, row_index, row_pairs
-from prudent.rewards._sigmoid import expected_sigmoid, normal_greater
+from prudent.rewards._sigmoid import expected_sigmoid, normal_greater, step
 from prudent.rewards._within import WithinMembers
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class MemberRewards:
         difference = self._differences(i, j).double()
         rest = self._within.contrast(i, j, include_noise, "prob_greater")
         if rest is None:
-            return 0.5 * (1 + torch.sign(difference).mean(-1))
+            return step(difference).mean(-1)
         return normal_greater(difference, rest[..., None]).mean(-1)
 
     def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:

@@ -22,8 +22,8 @@ class PushedMarginal(Marginal):
         function: maps points [S, N] and the parameters to points [S, N], element by element.
         parameters: [N] or [N, R], what the function needs to know of each response.
         increasing: the function never falls as r grows. Quantiles and probabilities are then those of r, moved; without
-            it they have the resolution of the nodes: of a Gaussian, a quantile is interpolated between points 0.1
-            standard deviations apart, and a probability is off by 0.02 at most.
+            it they have the resolution of the nodes: of a Gaussian, the function at points 0.1 standard deviations
+            apart, and probabilities off by up to 0.02 for each place where the function passes the threshold.
 
     Example:
         >>> import torch

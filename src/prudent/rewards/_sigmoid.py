@@ -32,6 +32,7 @@ __all__ = [
     "log_expected_sigmoid",
     "normal_greater",
     "probit_log_sigmoid",
+    "step",
 ]
 
 _SWITCH_STD = 1.5
@@ -186,8 +187,12 @@ def normal_greater(mean: Tensor, variance: Tensor) -> Tensor:
     """
     m, v = broadcast(mean.double(), variance.double())
     probability = torch.special.log_ndtr(m / v.sqrt()).exp()  # ndtr itself is 0 below -9
-    certain = 0.5 * (1 + torch.sign(m))
-    return torch.where((v == 0) & ~m.isnan(), certain, probability)
+    return torch.where(v == 0, step(m), probability)
+
+
+def step(values: Tensor) -> Tensor:
+    """1 above zero, 1/2 at zero, 0 below it, float64; NaN where a value is NaN."""
+    return torch.where(values.isnan(), torch.nan, 0.5 * (1 + torch.sign(values.double())))
 
 
 def _log_expected_sigmoid(m: Tensor, v: Tensor) -> Tensor:
