@@ -9,7 +9,7 @@ from prudent.utility._affine import shifted
 from prudent.utility._center import Center
 from prudent.utility._combination import Combination
 from prudent.utility._combine import COMBINATIONS, AllOf, AnyOf, Ensemble, Minimum, Product, Weighted
-from prudent.utility._expression import Utility, combine, reward
+from prudent.utility._expression import Combined, Piped, Utility, combine, reward
 from prudent.utility._fitted import FittedUtility, TracedStep
 from prudent.utility._good import LogProbabilityGood, ProbabilityAbove, ProbabilityGood
 from prudent.utility._learned import LearnedError, learned_error
@@ -52,6 +52,7 @@ __all__ = [
     "Center",
     "Clip",
     "Combination",
+    "Combined",
     "Cvar",
     "Ensemble",
     "Entropic",
@@ -63,6 +64,7 @@ __all__ = [
     "LogSigmoid",
     "Mean",
     "Minimum",
+    "Piped",
     "ProbBest",
     "ProbabilityAbove",
     "ProbabilityGood",
