@@ -47,6 +47,10 @@ def test_values_come_from_the_file_whether_with_dashes_or_underscores(tmp_path):
     assert result.stdout == "2.0 64 True lcb_var ['a', 'b']\n"
 
 
+def test_a_single_value_will_do_for_an_option_that_may_be_repeated(tmp_path):
+    assert run(tmp_path, "name: ab\n").stdout.endswith("['ab']\n")
+
+
 def test_the_command_line_wins(tmp_path):
     result = run(tmp_path, "num-std: 2\nmax-length: 64\n", "--num-std", "3")
     assert result.stdout == "3.0 64 False mean None\n"

@@ -62,6 +62,13 @@ def test_scores_become_picks_and_a_page(scores, tmp_path):
         (("--columns", "a"), "only a is named"),
         (("--columns", "a,c", "--prompt-column", "question"), "no column 'c'; there are question, truth, a, b"),
         (("--columns", "a,b", "--prompt-column", "question"), "no column 'gold' of gold"),
+        (("--columns", "good=a,b"), "some have a name and some have none"),
+        (("--columns", "good=a,good=b"), "two have the name good"),
+        (("--columns", "good=a,brief="), "there is nothing after the name"),
+        (("--columns", "Good=a"), "'Good' cannot name a reward"),
+        (("--columns", "good=a", "--canned", "no"), "--canned does not go with --columns"),
+        (("--columns", "good=a,brief=a", "--prompt-column", "question"), "column a is named twice"),
+        (("--columns", "good=a", "--calibration-share", "1", "--calibration-data", "x"), "not both"),
     ],
 )
 def test_what_does_not_go_together_is_said(scores, tmp_path, arguments, message):
@@ -69,3 +76,19 @@ def test_what_does_not_go_together_is_said(scores, tmp_path, arguments, message)
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "scored").exists()
+
+
+def test_columns_with_names_are_rewards_of_their_own(scores, tmp_path):
+    named = ("--prompt-column", "question", "--gold-column", "truth")
+    arguments = ("score", "--columns", "good = a, brief=b", "--data", scores, *named)
+    made = invoke(*arguments, "--output", tmp_path / "scored")
+    assert made.exit_code == 0, made.stderr
+    lines = made.stdout.splitlines()
+    assert lines[0].split() == ["reward", "column", "not", "scored", "accuracy", "scale"]
+    assert [line.split() for line in lines[1:3]] == [["good", "a", "0", "-", "-"], ["brief", "b", "0", "-", "-"]]
+    assert lines[3] == f"180 responses of 30 prompts in {tmp_path / 'scored'}"
+    # in logits where that is asked for
+    made = invoke(*arguments, "--calibration-share", "0.5", "--output", tmp_path / "logits", "--json")
+    found = json.loads(made.stdout)
+    assert found["num_calibration_prompts"] == 15
+    assert found["rewards"]["brief"]["calibration"]["scale"] > 10 * found["rewards"]["good"]["calibration"]["scale"]

@@ -318,9 +318,9 @@ def test_faulty_preferences_are_named(tmp_path):
 
 
 def test_bad_rows_can_be_left_out_and_a_prompt_that_is_long_is_cut(tmp_path, monkeypatch):
-    from prudent.scoring import _score_members
+    from prudent.scoring import _member_files
 
-    monkeypatch.setattr(_score_members, "_RESPONSES_PER_SHARD", 3)
+    monkeypatch.setattr(_member_files, "_RESPONSES_PER_SHARD", 3)
     summary = score_members(broken(tiny=[*LIST, None]), tmp_path / "cut", COLUMNS, skip_bad=True, num_references=2)
     assert (summary.num_prompts, summary.num_skipped) == (39, 1)
     monkeypatch.undo()

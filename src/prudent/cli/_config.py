@@ -27,6 +27,9 @@ def apply_config_file(context: typer.Context, value: str | None) -> str | None:
     """
     if value is not None and not context.resilient_parsing:
         names = _option_names(context)
+        repeated = {
+            str(parameter.name) for parameter in context.command.params if getattr(parameter, "multiple", False)
+        }
         defaults = {}
         for key, entry in read_flat_yaml(value).items():
             name = str(key).replace("_", "-")
@@ -39,7 +42,9 @@ def apply_config_file(context: typer.Context, value: str | None) -> str | None:
                     f"{value}: option '{key}' holds a mapping; the file is flat, one 'option: value' a line"
                 )
             if entry is not None:
-                defaults[names[name]] = entry
+                # One value for an option that may be given several times; the parser would take text letter by letter.
+                several = names[name] in repeated and not isinstance(entry, list)
+                defaults[names[name]] = [entry] if several else entry
         context.default_map = {**(context.default_map or {}), **defaults}
     return value
 

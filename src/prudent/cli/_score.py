@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from prudent.cli._app import Common, verb
-from prudent.cli._console import Outcome, table
+from prudent.cli._console import Outcome
+from prudent.cli._named import by_name, named, named_path, named_text
 from prudent.cli._options import (
     FILES,
     DtypeOption,
@@ -17,6 +18,7 @@ from prudent.cli._options import (
     StrictOption,
     TokensPerBatchOption,
 )
+from prudent.cli._score_words import told_of_columns, told_of_members, told_of_models
 
 MEMBERS = "Scores made elsewhere"
 
@@ -26,6 +28,8 @@ MEMBERS = "Scores made elsewhere"
     example="""
     prudent score --model rm --data pool.jsonl --output scored.parquet
     prudent score --model rm --data pool.jsonl --factor --output scored.parquet
+    prudent score --model helpful=rm-1 --model harmless=rm-2 --canned harmless="Sorry, no." --data pool.jsonl \
+        --output scored.parquet
     prudent score --columns rm_a,rm_b,rm_c --data pool_with_scores.jsonl --output scored.parquet
     """,
 )
@@ -51,11 +55,12 @@ def score(
         ),
     ],
     model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--model",
-            metavar="NAME|FOLDER",
-            help="A model by hub name or folder, with or without an adapter, or an ensemble.",
+            metavar="[REWARD=]MODEL",
+            help="A model by hub name or folder, with or without an adapter, or an ensemble. Several score the same"
+            " responses under a name each, such as helpful=FOLDER; give the option again for each.",
             rich_help_panel=FILES,
         ),
     ] = None,
@@ -86,6 +91,14 @@ def score(
     num_references: Annotated[
         int, typer.Option("--num-references", min=1, help="Responses in the fixed reference set of a prompt.")
     ] = 16,
+    canned: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--canned",
+            metavar="[REWARD=]TEXT",
+            help="A response, such as a refusal, that stands for every prompt's reference set.",
+        ),
+    ] = None,
     max_length: MaxLengthOption = None,
     dtype: DtypeOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
@@ -94,8 +107,9 @@ def score(
         str | None,
         typer.Option(
             "--columns",
-            metavar="A,B,...",
-            help="Instead of --model: columns of the pool that hold the scores of one model each, two or more.",
+            metavar="[REWARD=]A,...",
+            help="Instead of --model: columns of the pool that hold the scores of one model each, two or more; or of"
+            " one reward each, as in helpful=A,harmless=B.",
             rich_help_panel=MEMBERS,
         ),
     ] = None,
@@ -115,7 +129,8 @@ def score(
             "--calibration-share",
             min=1e-9,
             max=1,
-            help="Share of the prompts whose gold does, by default 0.2; figures of gold leave them out.",
+            help="Share of the prompts whose gold does, by default 0.2; figures of gold leave them out. Rewards with"
+            " names stay as they are without it.",
             rich_help_panel=MEMBERS,
         ),
     ] = None,
@@ -142,8 +157,11 @@ def score(
 
     Rows are written as they are scored; a run that was cut off goes on where it stopped when it is started again.
 
+    Several models with names score the same responses into one file, for utilities that combine their rewards.
+
     Scores that other programs wrote, one column a model (--columns), become a posterior of the same form: each column
-    is calibrated to logits on preferences, and the spread of the models is the variance.
+    is calibrated to logits on preferences, and the spread of the models is the variance. With names they are rewards
+    of their own, without variance; a model that does not apply to a row has no score there.
     """
     of_members = {
         "--calibration-data": calibration_data,
@@ -153,6 +171,7 @@ def score(
         "--gold-column": gold_column,
     }
     of_model = {
+        "--canned": canned or None,
         "--factor": factor or None,
         "--max-length": max_length,
         "--dtype": dtype,
@@ -160,7 +179,7 @@ def score(
         "--strict": strict or None,
     }
     if columns is not None:
-        _refuse({"--model": model, **of_model}, "does not go with --columns")
+        _refuse({"--model": model or None, **of_model}, "does not go with --columns")
         named = {"prompt": prompt_column, "gold": gold_column, "calibration_share": calibration_share}
         return _score_columns(
             data,
@@ -177,14 +196,17 @@ def score(
             **{name: value for name, value in named.items() if value is not None},
         )
     _refuse(of_members, "goes with --columns")
-    if model is None:
+    if not model:
         raise typer.BadParameter("give --model, or --columns of scores made elsewhere")
+    models = by_name("--model", [named_path(one) for one in model])
+    texts = by_name("--canned", [named_text(one) for one in canned or []])
     from prudent.scoring import score as score_pool
 
     summary = score_pool(
-        model,
+        models.get("", models),
         data,
         output,
+        canned=texts.get("", texts) if texts else None,
         factor=factor,
         num_references=num_references,
         split=split,
@@ -198,15 +220,7 @@ def score(
         seed=seed,
         progress=common.progress,
     )
-    text = f"{summary.num_responses:,} responses of {summary.num_prompts:,} prompts scored in {summary.output}"
-    remarks = {
-        "without variance, since the model has no posterior": summary.posterior == "none",
-        f"{summary.num_truncated:,} responses cut": summary.num_truncated,
-        f"{summary.num_prompt_truncated:,} prompts cut": summary.num_prompt_truncated,
-        f"{summary.num_not_scored:,} not scored (reward not finite)": summary.num_not_scored,
-        f"{summary.num_skipped:,} pools skipped as not valid": summary.num_skipped,
-    }
-    return Outcome(summary.to_dict(), "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))
+    return Outcome(summary.to_dict(), told_of_models(summary))
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
@@ -216,18 +230,16 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
 
 
 def _score_columns(data: str, output: str, columns: list[str], **options: Any) -> Outcome:
-    """The outcome for scores made elsewhere: how each member was calibrated, and what was written."""
-    from prudent.scoring import score_members
+    """The outcome for scores made elsewhere: members of one ensemble, or rewards with names."""
+    from prudent.scoring import score_columns, score_members
 
-    summary = score_members(data, output, columns, **options)
-    rows = [(one.name, one.accuracy, one.scale, one.nll_before, one.nll_after) for one in summary.members]
-    lines = [table(("member", "accuracy", "scale", "nll before", "nll after"), rows)]
-    counts = f"{summary.num_responses:,} responses of {summary.num_prompts:,} prompts"
-    lines.append(f"{counts} with {len(summary.members)} members in {summary.output}")
-    on = f"calibrated on {summary.num_calibration_pairs:,} pairs"
-    if summary.num_calibration_prompts:
-        on += f" of {summary.num_calibration_prompts:,} prompts, which is_calibration marks"
-    lines.append(on)
-    if summary.num_skipped:
-        lines.append(f"{summary.num_skipped:,} rows skipped as not valid")
-    return Outcome(summary.to_dict(), "\n".join(lines))
+    pairs = [named(column) for column in columns]
+    if not any(name for name, _ in pairs):
+        of_members = score_members(data, output, columns, **options)
+        return Outcome(of_members.to_dict(), told_of_members(of_members))
+    if options["calibration_data"] is not None and "calibration_share" in options:
+        raise typer.BadParameter("give --calibration-data or --calibration-share, not both")
+    if not all(name for name, _ in pairs):
+        raise typer.BadParameter("--columns: some have a name and some have none; name each, or none")
+    summary = score_columns(data, output, by_name("--columns", pairs), **options)
+    return Outcome(summary.to_dict(), told_of_columns(summary))

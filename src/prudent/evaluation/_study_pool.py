@@ -69,9 +69,10 @@ def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy
             `model` names more than one.
 
     Raises:
-        DataError: If a needed column is absent, or no prompt is left, not even one that members were not calibrated on.
+        DataError: If a needed column is absent, there are several rewards, or no prompt is left, not even one that
+            members were not calibrated on.
     """
-    whole = scored if isinstance(scored, ScoredPool) else ScoredPool(scored)
+    whole = (scored if isinstance(scored, ScoredPool) else ScoredPool(scored)).reward()
     table = whole.table
     keep = _finite(table["reward_mean"])
     if whole.has_variance:

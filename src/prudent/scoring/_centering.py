@@ -1,4 +1,4 @@
-"""Rewards of an ensemble's members, each relative to what that member says of the prompt's reference set."""
+"""Rewards of an ensemble's members, and what each member says of the prompt's references."""
 
 import torch
 from torch import Tensor
@@ -6,48 +6,64 @@ from torch import Tensor
 from prudent.errors import DataError
 from prudent.rewards import MemberRewards, index_groups
 
-__all__ = ["center_members"]
+__all__ = ["against_references", "average_of_references"]
 
 _TOLERANCE = 1e-3
 
 
-def center_members(
-    rewards: MemberRewards, is_reference: Tensor, reference: Tensor, variance: Tensor, source: str
-) -> MemberRewards:
-    """Subtract from each member its own average over the reference rows of the prompt.
+def average_of_references(values: Tensor, group: Tensor, is_reference: Tensor) -> Tensor:
+    """The average over the reference rows of each row's prompt; a text that stands there twice counts twice.
 
-    The variance within members becomes what the stored variance holds besides the one between the centered members.
+    Args:
+        values: `[N, M]`; rows of NaN, not scored, are left out.
+        group: `[N]` prompts.
+        is_reference: `[N]` bool.
+
+    Returns:
+        `[N, M]` float64; NaN where the prompt has none.
+    """
+    index = index_groups(group)
+    values = values.double()
+    counted = is_reference & ~values.isnan().any(1)
+    # Rows that do not count may be NaN, which a weight of zero would keep.
+    total = index.sum(torch.where(counted[:, None], values, 0.0))
+    return (total / index.sum(counted.double())[:, None])[index.position]
+
+
+def against_references(
+    rewards: MemberRewards, center: Tensor, reference: Tensor, variance: Tensor, source: str, *, centered: bool
+) -> MemberRewards:
+    """Members whose own variance is that of the contrast with the references.
+
+    The variance within members becomes what the stored variance holds besides the one between the members' contrasts.
 
     Args:
         rewards: N rewards as they were scored.
-        is_reference: `[N]` bool, the reference rows; a text that stands there twice counts twice.
-        reference: `[N]` average over the members and the prompt's reference rows, as scoring stored it.
+        center: `[N, M]` what each member says of the references of a row's prompt, averaged.
+        reference: `[N]` that averaged over the members, as scoring stored it.
         variance: `[N]` variance of the reward minus that average, as scoring stored it.
         source: where the rows came from, for messages.
+        centered: subtract from each member its own center, or leave the members as they are.
 
     Returns:
-        N centered rewards, float64, without a factor.
+        N rewards, float64, without a factor.
 
     Raises:
         DataError: the rows and what is stored do not belong together: reference rows are gone, or members changed.
     """
-    index = index_groups(rewards.group)
     members = rewards.members.double()
-    # Rows that were not scored are NaN, which a weight of zero would keep.
-    total = index.sum(torch.where(is_reference[:, None], members, 0.0))
-    center = (total / index.sum(is_reference.double())[:, None])[index.position]
     size = 1 + members.abs().amax(1).nan_to_num()
     _require(rewards, reference, (center.mean(1) - reference).abs() <= _TOLERANCE * size, source)
-    members = members - center
+    contrast = members - center
     within = None
     if not rewards.is_discrete:
-        between = members.var(1, correction=rewards.ddof)
+        between = contrast.var(1, correction=rewards.ddof)
         within = variance - between
         # Members are stored in single precision.
         _require(rewards, within, within >= -(_TOLERANCE * (variance + between) + 1e-9 * size.square()), source)
         within = within.clamp(min=0)
     return MemberRewards(
-        members,
+        contrast if centered else members,
         rewards.group,
         rewards.ddof,
         rewards.basis_id,

@@ -1,23 +1,38 @@
 """Files of scores made elsewhere, one column a model: read as pools, and the pairs to calibrate the columns on."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from prudent.data import DataSource, OnBad, Pools, choose_split, draw_ordered_pairs, load_pools
 from prudent.errors import DataError
 from prudent.models import as_messages, render_plain
+from prudent.scoring._columns import column_types, pool_columns
+from prudent.scoring._output import PartedOutput
+from prudent.scoring._shards import Shard, iterate_shards
 
-__all__ = ["MEMBER", "CalibrationPairs", "ColumnNames", "pairs_of_gold", "pairs_of_preferences", "read_member_pools"]
+__all__ = [
+    "MEMBER",
+    "CalibrationPairs",
+    "ColumnNames",
+    "pairs_of_gold",
+    "pairs_of_preferences",
+    "read_member_pools",
+    "write_shards",
+]
 
 MEMBER = "member "
 """What stands before the name of a column of scores in the pools read here, so that no other column has its name."""
 
+_RESPONSES_PER_SHARD = 4096
+_TEXT_COLUMNS = ("response", "text_id", "length")
 _PAIRS_PER_PROMPT = 64
 _NO_PROMPT = "-"
 _COLUMNS_SHOWN = 16
@@ -28,7 +43,7 @@ class ColumnNames:
     """What a file calls its columns.
 
     Attributes:
-        scores: one column a model, at least two.
+        scores: one column a model.
         prompt: the text of the prompt.
         response: the text of a response, or the list of them; by default `responses` or `response`, where there is one.
         gold: the true reward.
@@ -43,9 +58,6 @@ class ColumnNames:
         for name in self.scores:
             if self.scores.count(name) > 1:
                 raise DataError(f"column {name} is named twice among the columns of scores; name each once")
-        if len(self.scores) < 2:
-            named = f"only {self.scores[0]} is named" if self.scores else "none is named"
-            raise DataError(f"scores of at least two models are needed, since one has no spread, and {named}")
 
 
 @dataclass(frozen=True)
@@ -72,15 +84,57 @@ class _MissingColumn(Exception):
 
 
 def read_member_pools(
-    data: DataSource, names: ColumnNames, *, split: str | None, drop: str | None, on_bad: OnBad
+    data: DataSource,
+    names: ColumnNames,
+    *,
+    split: str | None,
+    drop: str | None,
+    on_bad: OnBad,
+    nullable: bool = False,
 ) -> tuple[Pools, bool]:
     """The pools, with a column `MEMBER + name` for each column of scores, and whether responses have texts.
+
+    Args:
+        data: the rows.
+        names: of their columns.
+        split: of data that have several.
+        drop: a boolean column; responses where it is true are left out.
+        on_bad: what to do with rows that cannot be used.
+        nullable: a score may be missing, which is NaN then.
 
     Raises:
         DataError: columns are missing, or rows cannot be used; column and row are named.
     """
-    adapter = _PoolRow(names)
+    adapter = _PoolRow(names, nullable)
     return _load(data, adapter, split=split, drop=drop, on_bad=on_bad), adapter.has_texts
+
+
+def write_shards(
+    parts: PartedOutput,
+    pools: Pools,
+    has_texts: bool,
+    reward_columns: Callable[[Shard], dict[str, pa.Array]],
+    metadata: dict[str, Any],
+) -> None:
+    """Write the parts that are not there yet.
+
+    Args:
+        parts: where to.
+        pools: from `read_member_pools`.
+        has_texts: responses have texts.
+        reward_columns: what is to be said of the rewards of a shard, a row a response.
+        metadata: what a reader must know of them.
+    """
+    kinds = {name: kind for name, kind in column_types(pools.rows.features).items() if not name.startswith(MEMBER)}
+    stated = {b"prudent": json.dumps(metadata).encode()}
+    written = parts.num_parts
+    for number, shard in enumerate(iterate_shards(pools.rows, _RESPONSES_PER_SHARD)):
+        if number < written:
+            continue
+        columns = pool_columns(shard, kinds)
+        if not has_texts:
+            columns = {name: values for name, values in columns.items() if name not in _TEXT_COLUMNS}
+        parts.write(pa.table({**columns, **reward_columns(shard)}).replace_schema_metadata(stated))
 
 
 def pairs_of_gold(pools: Pools, names: ColumnNames, share: float, seed: int) -> CalibrationPairs:
@@ -124,13 +178,15 @@ def pairs_of_gold(pools: Pools, names: ColumnNames, share: float, seed: int) -> 
     )
 
 
-def pairs_of_preferences(data: DataSource, names: ColumnNames, *, num_prompts: int, on_bad: OnBad) -> CalibrationPairs:
+def pairs_of_preferences(
+    data: DataSource, names: ColumnNames, *, num_prompts: int, on_bad: OnBad, nullable: bool = False
+) -> CalibrationPairs:
     """The pairs of a preference file with columns `chosen_<column>` and `rejected_<column>`, and p_chosen if it has it.
 
     Raises:
         DataError: columns are missing, or rows cannot be used; column and row are named.
     """
-    rows = _load(data, _PairRow(names), split=None, drop=None, on_bad=on_bad).rows
+    rows = _load(data, _PairRow(names, nullable), split=None, drop=None, on_bad=on_bad).rows
     scores = np.stack([_scores(row, names) for row in rows])
     prompts = [render_plain(as_messages(row["prompt"])) for row in rows]
     numbers: dict[str, int] = {}
@@ -160,8 +216,9 @@ def _load(
 class _PoolRow:
     """Gives a row of a pool the names that pools have, and its scores as numbers."""
 
-    def __init__(self, names: ColumnNames) -> None:
+    def __init__(self, names: ColumnNames, nullable: bool) -> None:
         self._names = names
+        self._nullable = nullable
         self._first = True
         self.has_texts = True
 
@@ -170,29 +227,29 @@ class _PoolRow:
         _require(row, [names.prompt, *([names.response] if names.response else []), *names.scores], self._first)
         response = names.response or next((name for name in ("responses", "response") if name in row), None)
         self._first = False
-        first = row[names.scores[0]]
-        is_list = _is_list(first)
+        texts = None if response is None else row[response]
+        # A model that does not apply to a prompt may have no list at all.
+        first = next((row[name] for name in names.scores if row[name] is not None), texts)
+        count = None if not _is_list(first) else len(texts if _is_list(texts) else first)
         found = {name: value for name, value in row.items() if name not in (names.prompt, response, names.gold)}
         found["prompt"] = row[names.prompt]
         if names.gold in row:
             found["gold"] = _each(_plain, row[names.gold])
         if response is None:
             self.has_texts = False
-            found["responses" if is_list else "response"] = [""] * len(first) if is_list else ""
-        else:
-            found["responses" if is_list else "response"] = row[response]
-        texts = found.get("responses")
-        count = len(texts if _is_list(texts) else first) if is_list else None
+            texts = "" if count is None else [""] * count
+        found["response" if count is None else "responses"] = texts
         for name in names.scores:
-            found[MEMBER + name] = _numbers(name, row[name], count)
+            found[MEMBER + name] = _numbers(name, row[name], count, self._nullable)
         return found
 
 
 class _PairRow:
     """Makes a preference pair with scores a pool of two responses; its gold is the label and what is left of 1."""
 
-    def __init__(self, names: ColumnNames) -> None:
+    def __init__(self, names: ColumnNames, nullable: bool) -> None:
         self._names = names
+        self._nullable = nullable
         self._first = True
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +266,7 @@ class _PairRow:
             "gold": [float(label), 1 - float(label)],
         }
         for name, pair in sides.items():
-            found[MEMBER + name] = [_number(column, row[column]) for column in pair]
+            found[MEMBER + name] = [_number(column, row[column], self._nullable) for column in pair]
         return found
 
 
@@ -221,20 +278,24 @@ def _require(row: dict[str, Any], columns: Sequence[str], is_first: bool) -> Non
             raise _MissingColumn(message) if is_first else DataError(message)
 
 
-def _numbers(name: str, value: Any, count: int | None) -> list[float] | float:
+def _numbers(name: str, value: Any, count: int | None, nullable: bool) -> list[float] | float:
     """The scores of a row: one number, or `count` of them in a list."""
     if count is None:
-        return _number(name, value)
+        return _number(name, value, nullable)
+    if value is None and nullable:
+        return [float("nan")] * count
     if not _is_list(value):
         raise DataError(f"`{name}` is {_shown(value)}, a list of {count} numbers is needed")
     if len(value) != count:
         raise DataError(f"`{name}` has {len(value)} values for {count} responses; give one each")
-    return [_number(f"{name}[{place}]", one) for place, one in enumerate(value)]
+    return [_number(f"{name}[{place}]", one, nullable) for place, one in enumerate(value)]
 
 
-def _number(place: str, value: Any) -> float:
+def _number(place: str, value: Any, nullable: bool) -> float:
     value = _plain(value)
-    if value is None or value != value:  # only NaN differs from itself
+    if nullable and value in (None, ""):
+        return float("nan")
+    if value is None or (value != value and not nullable):  # only NaN differs from itself
         raise DataError(f"`{place}` is missing (null or NaN); every member must have scored every response")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"`{place}` is {_shown(value)}, a number is needed")

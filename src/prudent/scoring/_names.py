@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from prudent.errors import DataError
+from prudent.utility import ONLY, RESERVED_NAMES
 
 __all__ = ["REWARD_COLUMNS", "TEXT_COLUMNS", "canned_texts", "check_names", "columns_of"]
 
@@ -22,8 +23,6 @@ REWARD_COLUMNS = (
 )
 """Columns that say what a model thinks of them; not every kind of model has all."""
 
-ONLY = "reward"
-RESERVED_NAMES = frozenset({"reward"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
 

@@ -1,7 +1,6 @@
 """`score`: a pool of candidates in, rewards with variance out, streaming and resumable."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ import pyarrow as pa
 import torch
 
 from prudent.data import OnBad, Pools, choose_split, load_pools
-from prudent.errors import PosteriorError, PrudentError
+from prudent.errors import PosteriorError
 from prudent.models import RewardModel, progress_bar
 from prudent.posteriors import EnsembleScorer, ModelScorer, Posterior, load_scorer, load_scorers
-from prudent.scoring._columns import column_types, is_large, pool_columns, references, source_digest
-from prudent.scoring._names import ONLY, TEXT_COLUMNS, canned_texts, check_names, columns_of
+from prudent.scoring._columns import column_types, is_large, references, source_digest
+from prudent.scoring._names import canned_texts, check_names, columns_of
 from prudent.scoring._output import PartedOutput
-from prudent.scoring._shard_scorer import ShardScorer
-from prudent.scoring._shards import Shard, iterate_shards
+from prudent.scoring._shard_scorer import ShardScorer, score_shard
+from prudent.scoring._shards import iterate_shards
+from prudent.utility import ONLY
 
 __all__ = ["RewardCounts", "ScoreSummary", "score"]
 
@@ -193,7 +193,8 @@ def score(
                     table = parts.read(number)
                     advance(table.num_rows * len(models))
                 else:
-                    table = _table(shard, shards, kinds, num_references, seed, advance)
+                    is_reference = [references(part, num_references, seed) for part in shard]
+                    table = score_shard(shard, shards, kinds, is_reference, advance)
                     parts.write(table)
                 _count(counts, table)
         rewards = {name: RewardCounts(scorers[name].kind, **found) for name, found in counts.items()}
@@ -208,32 +209,6 @@ def score(
         )
         parts.finish(summary.to_dict())
     return summary
-
-
-def _table(
-    shard: Shard,
-    scorers: Mapping[str, ShardScorer],
-    kinds: dict[str, pa.DataType],
-    num_references: int,
-    seed: int,
-    advance: Callable[[int], None],
-) -> pa.Table:
-    """The rows of a shard, scored by each model."""
-    is_reference = [references(part, num_references, seed) for part in shard]
-    of_texts, of_rewards = {}, {}
-    for name, scorer in scorers.items():
-        try:
-            found = scorer.columns(shard, is_reference, advance)
-        except PrudentError as error:
-            raise error if name == ONLY else type(error)(f"{name}: {error}") from error
-        called = columns_of(name)
-        of_texts.update({called[column]: found.pop(column) for column in TEXT_COLUMNS})
-        of_rewards.update({called[column]: values for column, values in found.items()})
-    here = [mask[part.start : part.stop] for part, mask in zip(shard, is_reference, strict=True)]
-    columns = {**pool_columns(shard, kinds), **of_texts, "is_reference": pa.array(np.concatenate(here)), **of_rewards}
-    stated: dict[str, Any] = {name: scorer.metadata for name, scorer in scorers.items()}
-    metadata = stated.get(ONLY, {"rewards": stated})
-    return pa.table(columns).replace_schema_metadata({b"prudent": json.dumps(metadata).encode()})
 
 
 def _count(counts: dict[str, dict[str, int]], table: pa.Table) -> None:

@@ -11,10 +11,10 @@ import pyarrow as pa
 import torch
 
 from prudent.data import DataSource, OnBad
-from prudent.errors import PosteriorError
+from prudent.errors import DataError, PosteriorError
 from prudent.posteriors import MemberCalibration, calibrate_member
 from prudent.rewards import MemberRewards
-from prudent.scoring._columns import column_types, lists, nullable, pool_columns, references, source_digest
+from prudent.scoring._columns import lists, nullable, references, source_digest
 from prudent.scoring._member_files import (
     MEMBER,
     CalibrationPairs,
@@ -22,14 +22,12 @@ from prudent.scoring._member_files import (
     pairs_of_gold,
     pairs_of_preferences,
     read_member_pools,
+    write_shards,
 )
 from prudent.scoring._output import PartedOutput
-from prudent.scoring._shards import Slice, iterate_shards
+from prudent.scoring._shards import Slice
 
-__all__ = ["CalibratedColumn", "MembersSummary", "score_members"]
-
-_RESPONSES_PER_SHARD = 4096
-_TEXT_COLUMNS = ("response", "text_id", "length")
+__all__ = ["CalibratedColumn", "MembersSummary", "calibrate_columns", "score_members"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,9 @@ def score_members(
     if not 0 < calibration_share <= 1:
         raise ValueError(f"calibration_share must lie in (0, 1], got {calibration_share}")
     names = ColumnNames(tuple(columns), prompt, response, gold)
+    if len(names.scores) < 2:
+        named = f"only {names.scores[0]} is named" if names.scores else "none is named"
+        raise DataError(f"scores of at least two models are needed, since one has no spread, and {named}")
     manifest = {
         "data": source_digest(data),
         **asdict(names),
@@ -161,19 +162,15 @@ def score_members(
             pairs = pairs_of_gold(pools, names, calibration_share, seed)
         else:
             pairs = pairs_of_preferences(calibration_data, names, num_prompts=len(pools), on_bad=on_bad)
-        members = _calibrate(names.scores, pairs)
+        members = calibrate_columns(names.scores, pairs)
         basis_id = hashlib.sha256(json.dumps([asdict(member) for member in members]).encode()).hexdigest()[:16]
-        metadata = {b"prudent": json.dumps({"kind": "members", "basis_id": basis_id, "ddof": 1}).encode()}
-        kinds = {name: kind for name, kind in column_types(pools.rows.features).items() if not name.startswith(MEMBER)}
-        written = parts.num_parts
-        for number, shard in enumerate(iterate_shards(pools.rows, _RESPONSES_PER_SHARD)):
-            if number < written:
-                continue
-            columns_of_pool = pool_columns(shard, kinds)
-            if not has_texts:
-                columns_of_pool = {name: v for name, v in columns_of_pool.items() if name not in _TEXT_COLUMNS}
-            table = pa.table({**columns_of_pool, **_reward_columns(shard, members, pairs, num_references, seed)})
-            parts.write(table.replace_schema_metadata(metadata))
+        write_shards(
+            parts,
+            pools,
+            has_texts,
+            lambda shard: _reward_columns(shard, members, pairs, num_references, seed),
+            {"kind": "members", "basis_id": basis_id, "ddof": 1},
+        )
         summary = MembersSummary(
             output=str(output),
             num_prompts=pools.summary.num_rows,
@@ -188,13 +185,22 @@ def score_members(
     return summary
 
 
-def _calibrate(names: tuple[str, ...], pairs: CalibrationPairs) -> tuple[CalibratedColumn, ...]:
-    """Every member's scale and offset, or one error that tells of all members that have none."""
+def calibrate_columns(names: tuple[str, ...], pairs: CalibrationPairs) -> tuple[CalibratedColumn, ...]:
+    """Every column's scale and offset, by the pairs of which it has both scores.
+
+    Args:
+        names: M columns.
+        pairs: with their scores.
+
+    Raises:
+        PosteriorError: columns have none; all of them are told of.
+    """
     members, faults = [], []
     for place, name in enumerate(names):
-        chosen, rejected = pairs.chosen[:, place], pairs.rejected[:, place]
+        here = ~(pairs.chosen[:, place] - pairs.rejected[:, place]).isnan()
+        chosen, rejected = pairs.chosen[here, place], pairs.rejected[here, place]
         try:
-            found = calibrate_member(name, chosen - rejected, pairs.label, pairs.group)
+            found = calibrate_member(name, chosen - rejected, pairs.label[here], pairs.group[here])
         except PosteriorError as error:
             faults.append(str(error))
             continue

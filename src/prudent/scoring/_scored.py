@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -13,17 +14,22 @@ from torch import Tensor
 
 from prudent.errors import DataError, UnsupportedError
 from prudent.rewards import GaussianRewards, MemberRewards, from_arrow
-from prudent.scoring._centering import center_members
-from prudent.utility import UtilityRule
+from prudent.scoring._centering import against_references, average_of_references
+from prudent.scoring._names import REWARD_COLUMNS, columns_of
+from prudent.utility import ONLY, RewardSet, UtilityRule
 
 __all__ = ["ScoredPool", "read_scored"]
 
-_REQUIRED = ("prompt_id", "reward_mean", "reward_variance")
+_REQUIRED = ("reward_mean", "reward_variance")
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class ScoredPool:
-    """N scored responses.
+    """N scored responses, with one reward or several.
+
+    What is said of the reward without a name (`posterior`, `basis_id`, ...) needs a pool that has one; `reward` takes
+    one of several.
 
     Attributes:
         table: the rows, all columns.
@@ -34,25 +40,92 @@ class ScoredPool:
     source: str = "the table"
 
     def __post_init__(self) -> None:
-        missing = [name for name in _REQUIRED if name not in self.table.column_names]
+        columns = [columns_of(name)[column] for name in self.reward_names or (ONLY,) for column in _REQUIRED]
+        missing = [name for name in ("prompt_id", *columns) if name not in self.table.column_names]
         if missing:
             raise DataError(
                 f"{self.source} is not a scored pool: column {missing[0]!r} is missing (it has "
                 f"{', '.join(self.table.column_names)}); make one with `prudent score`"
             )
-        kinds = {name: self.table.schema.field(name).type for name in _REQUIRED}
-        if not pa.types.is_integer(kinds["prompt_id"]):
-            raise DataError(f"{self.source}: prompt_id must be a column of integers, it is {kinds['prompt_id']}")
-        for name in _REQUIRED[1:]:
-            if not (pa.types.is_floating(kinds[name]) or pa.types.is_integer(kinds[name])):
-                raise DataError(f"{self.source}: {name} must be a column of numbers, it is {kinds[name]}")
+        kind = self.table.schema.field("prompt_id").type
+        if not pa.types.is_integer(kind):
+            raise DataError(f"{self.source}: prompt_id must be a column of integers, it is {kind}")
+        for name in columns:
+            kind = self.table.schema.field(name).type
+            if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+                raise DataError(f"{self.source}: {name} must be a column of numbers, it is {kind}")
         if self.table.num_rows == 0:
             raise DataError(f"{self.source} has no rows; score a pool that has responses")
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """What the rewards are called; `reward` is one without a name, in columns such as `reward_mean`."""
+        if "rewards" in (stated := self._metadata()):
+            return tuple(
+                name for name in stated["rewards"] if columns_of(name)["reward_mean"] in self.table.column_names
+            )
+        if "reward_mean" in self.table.column_names:
+            return (ONLY,)
+        # Programs that rewrite a file may lose what it says of itself.
+        suffix = "_reward_mean"
+        return tuple(name.removesuffix(suffix) for name in self.table.column_names if name.endswith(suffix))
+
+    def reward(self, name: str | None = None) -> "ScoredPool":
+        """The pool with one of its rewards, in columns without its name.
+
+        Args:
+            name: of the reward; by default the only one, whatever it is called.
+
+        Raises:
+            DataError: there is none of that name, or several where one is meant.
+        """
+        if name is None and len(self.reward_names) > 1:
+            self._require_one()
+        if name is None:
+            name = self.reward_names[0]
+        if name not in self.reward_names:
+            raise DataError(f"{self.source} has no reward {name!r}; it has {', '.join(self.reward_names)}")
+        if name == ONLY:
+            return self
+        ours = {column: plain for plain, column in columns_of(name).items()}
+        others = {column for other in self.reward_names for column in columns_of(other).values()} | set(
+            columns_of(ONLY)
+        )
+        kept = [column for column in self.table.column_names if column in ours or column not in others]
+        table = self.table.select(kept).rename_columns([ours.get(column, column) for column in kept])
+        stated = self._metadata().get("rewards", {}).get(name, {})
+        return ScoredPool(table.replace_schema_metadata({b"prudent": json.dumps(stated).encode()}), self.source)
+
+    def reward_set(self) -> RewardSet:
+        """All rewards by name, with what utilities must know of the reference responses.
+
+        Where rows of reference sets are gone it is not known which responses are references.
+        """
+        pools = {name: self.reward(name) for name in self.reward_names}
+        canned = {name: text for name, pool in pools.items() if (text := pool.canned) is not None}
+        complete = all(pool._has_its_references() for name, pool in pools.items() if name not in canned)
+        return RewardSet(
+            {name: pool.posterior() for name, pool in pools.items()},
+            against_references={
+                name: pool.posterior(contrast_variance=True)
+                for name, pool in pools.items()
+                if pool.has_centered_variance and (complete or name in canned)
+            },
+            is_reference=self._flags("is_reference") if complete else None,
+            references={name: pools[name]._canned_rewards() for name in canned},
+            canned=canned,
+        )
 
     @property
     def group(self) -> Tensor:
         """`[N]` int64, prompt of each row."""
         return torch.from_numpy(self.table["prompt_id"].to_numpy().astype("int64"))
+
+    @property
+    def canned(self) -> str | None:
+        """The text that stands for every prompt's reference responses; None where these are responses of the pool."""
+        found: str | None = self._stated().get("canned")
+        return found
 
     @property
     def basis_id(self) -> str | None:
@@ -62,12 +135,14 @@ class ScoredPool:
 
     @property
     def has_variance(self) -> bool:
-        """Any variance is known; False for scores of a model without a posterior."""
-        return bool(self.table["reward_variance"].null_count < self.table.num_rows)
+        """Any variance is known, of any reward; False for scores of models without a posterior."""
+        columns = [columns_of(name)["reward_variance"] for name in self.reward_names]
+        return any(self.table[column].null_count < self.table.num_rows for column in columns)
 
     @property
     def num_members(self) -> int:
         """M of the ensemble whose rewards are stored; 0 where there are none."""
+        self._require_one()
         if "reward_members" not in self.table.column_names:
             return 0
         return int(self.table.schema.field("reward_members").type.list_size)
@@ -79,8 +154,10 @@ class ScoredPool:
 
     @property
     def has_centered_variance(self) -> bool:
-        """The variance against the prompts' reference sets is stored, and of an ensemble which rows these are."""
-        columns = ["reward_reference", "reward_centered_variance", *(["is_reference"] if self.num_members else [])]
+        """The variance against the prompts' references is stored, and of an ensemble what its members say of them."""
+        columns = ["reward_reference", "reward_centered_variance"]
+        if self.num_members:
+            columns.append("is_reference" if self.canned is None else "reward_reference_members")
         return all(
             name in self.table.column_names and self.table[name].null_count < self.table.num_rows for name in columns
         )
@@ -90,14 +167,31 @@ class ScoredPool:
         """`[N]` bool, rows of prompts whose gold the members were calibrated on; no judge of what came out."""
         return self._flags("is_calibration")
 
-    def _stated(self) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, Any]:
         """What the file says of its rewards; empty for files made elsewhere."""
-        metadata = self.table.schema.metadata or {}
-        found: dict[str, Any] = json.loads(metadata.get(b"prudent", b"{}"))
+        found: dict[str, Any] = json.loads((self.table.schema.metadata or {}).get(b"prudent", b"{}"))
         return found
+
+    def _stated(self) -> dict[str, Any]:
+        """What the file says of its only reward."""
+        self._require_one()
+        return self._metadata()
+
+    def _require_one(self) -> None:
+        names = self.reward_names
+        if names == (ONLY,):
+            return
+        if len(names) == 1:
+            raise DataError(f"{self.source} has its reward under the name {names[0]}; take it by ScoredPool.reward()")
+        raise DataError(
+            f"{self.source} has the rewards {', '.join(names)}, and one is needed here: name it in a utility, as in "
+            f"'{names[0]} | lcb_std', or take it by ScoredPool.reward('{names[0]}')"
+        )
 
     def column(self, name: str) -> Tensor:
         """A numeric column as `[N]` float64; NaN where it is null."""
+        if name in REWARD_COLUMNS:
+            self._require_one()
         values = pc.fill_null(self.table[name].cast(pa.float64()), float("nan"))
         return torch.from_numpy(values.to_numpy().copy())
 
@@ -116,22 +210,26 @@ class ScoredPool:
             DataError: the rule needs variances, and there are none.
             UnsupportedError: the centred variance is not stored.
         """
+        self._require_one()
         if rule.name != "mean" and not self.has_variance:
             raise DataError(f"{self.source} has no variances, which {rule.name} needs; fit a posterior and score again")
         return self.posterior(centered=centered and not rule.depends_on_pool)
 
-    def posterior(self, *, centered: bool = False) -> GaussianRewards | MemberRewards:
-        """The rewards, or the rewards relative to the average of the prompt's fixed reference set.
+    def posterior(self, *, centered: bool = False, contrast_variance: bool = False) -> GaussianRewards | MemberRewards:
+        """The rewards, or the rewards relative to the average of the prompt's references.
 
         Args:
-            centered: of `r - average reward of the reference set`, which leaves out what a pair likelihood does not
+            centered: of `r - average reward of the references`, which leaves out what a pair likelihood does not
                 identify: mean and exact variance, and of an ensemble the members, each less its own average; no factor.
+            contrast_variance: the rewards as they are, with the exact variance of that difference; no factor. Of an
+                ensemble it is that of what each member says less what it says of the references.
 
         Raises:
-            UnsupportedError: the centred variance is not stored.
-            DataError: rows of a reference set that members are to be centred on are gone.
+            UnsupportedError: the centered variance is not stored.
+            DataError: rows of a reference set that members are to be centered on are gone.
         """
-        if not centered:
+        if not (centered or contrast_variance):
+            self._require_one()
             return from_arrow(self.table)
         if not self.has_centered_variance:
             raise UnsupportedError(f"{self.source} stores no centered variance; score it again with this version")
@@ -141,13 +239,44 @@ class ScoredPool:
                 self.table.select([name for name in self.table.column_names if name != "reward_factor"])
             )
             if isinstance(rewards, MemberRewards):
-                return center_members(rewards, self._flags("is_reference"), reference, variance, self.source)
+                if self.canned is None:
+                    center = average_of_references(rewards.members, rewards.group, self._flags("is_reference"))
+                else:
+                    center = self._lists("reward_reference_members")
+                return against_references(rewards, center, reference, variance, self.source, centered=centered)
         return GaussianRewards(
-            self.column("reward_mean") - reference,
+            self.column("reward_mean") - reference if centered else self.column("reward_mean"),
             variance,
             self.group,
             noise=self.column("reward_noise") if "reward_noise" in self.table.column_names else None,
         )
+
+    def _has_its_references(self) -> bool:
+        """The reference rows are known, and those that scoring averaged over are all here."""
+        if "is_reference" not in self.table.column_names:
+            return False
+        if "reward_reference" not in self.table.column_names:
+            return True
+        mean, stored = self.column("reward_mean"), self.column("reward_reference")
+        found = average_of_references(mean[:, None], self.group, self._flags("is_reference"))[:, 0]
+        near = (found - stored).abs() <= _TOLERANCE * (1 + mean.abs().nan_to_num())
+        return bool((near | stored.isnan()).all())
+
+    def _canned_rewards(self) -> GaussianRewards | MemberRewards:
+        """The canned text's reward for each prompt, with the variance of its difference from itself: none."""
+        first = torch.from_numpy(np.unique(self.group.numpy(), return_index=True)[1])
+        mean = self.column("reward_reference")[first]
+        if not self.num_members:
+            return GaussianRewards(mean, torch.zeros_like(mean), self.group[first])
+        within = torch.zeros_like(mean) if "reward_within_variance" in self.table.column_names else None
+        members = self._lists("reward_reference_members")[first]
+        return MemberRewards(members, self.group[first], self.ddof, self.basis_id, within_variance=within)
+
+    def _lists(self, name: str) -> Tensor:
+        """A column of lists of one length as `[N, M]` float64."""
+        values = self.table[name].combine_chunks()
+        flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+        return torch.from_numpy(flat.reshape(len(values), -1))
 
 
 def read_scored(path: str | Path) -> ScoredPool:

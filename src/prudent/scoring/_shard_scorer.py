@@ -1,6 +1,7 @@
-"""One model and the shards of a pool: texts in, columns of rewards out."""
+"""Models and the shards of a pool: texts in, columns of rewards out."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prudent.errors import DataError
+from prudent.errors import DataError, PrudentError
 from prudent.posteriors import Center, Prediction, Scorer, TokenizedTexts
-from prudent.scoring._columns import lists, nullable
+from prudent.scoring._columns import lists, nullable, pool_columns
+from prudent.scoring._names import TEXT_COLUMNS, columns_of
 from prudent.scoring._shards import Shard, Slice
+from prudent.utility import ONLY
 
-__all__ = ["ShardScorer"]
+__all__ = ["ShardScorer", "score_shard"]
 
 
 class ShardScorer:
@@ -100,6 +103,41 @@ class ShardScorer:
         except DataError as error:
             ids = sorted({part.prompt_id for part in shard})
             raise DataError(f"prompts {ids[0]} to {ids[-1]}: {error}") from error
+
+
+def score_shard(
+    shard: Shard,
+    scorers: Mapping[str, ShardScorer],
+    kinds: dict[str, pa.DataType],
+    is_reference: list[NDArray[np.bool_]],
+    advance: Callable[[int], None],
+) -> pa.Table:
+    """The rows of a shard, scored by each model.
+
+    Args:
+        shard: some prompts, or a part of one.
+        scorers: by name; `reward` for an only one, whose columns have no name.
+        kinds: the pool's columns that go through, from `column_types`.
+        is_reference: for each prompt which of all its responses are references.
+        advance: called with the number of responses done, by each model.
+
+    Raises:
+        PrudentError: as `ShardScorer.columns`; the model is told by its name.
+    """
+    of_texts, of_rewards = {}, {}
+    for name, scorer in scorers.items():
+        try:
+            found = scorer.columns(shard, is_reference, advance)
+        except PrudentError as error:
+            raise error if name == ONLY else type(error)(f"{name}: {error}") from error
+        called = columns_of(name)
+        of_texts.update({called[column]: found.pop(column) for column in TEXT_COLUMNS})
+        of_rewards.update({called[column]: values for column, values in found.items()})
+    here = [mask[part.start : part.stop] for part, mask in zip(shard, is_reference, strict=True)]
+    columns = {**pool_columns(shard, kinds), **of_texts, "is_reference": pa.array(np.concatenate(here)), **of_rewards}
+    stated: dict[str, Any] = {name: scorer.metadata for name, scorer in scorers.items()}
+    metadata = stated.get(ONLY, {"rewards": stated})
+    return pa.table(columns).replace_schema_metadata({b"prudent": json.dumps(metadata).encode()})
 
 
 @dataclass(frozen=True)
