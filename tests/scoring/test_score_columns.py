@@ -6,6 +6,7 @@ import torch
 
 from prudent.errors import DataError, PosteriorError, PrudentError
 from prudent.scoring import _member_files, read_scored, score_columns, score_members
+from prudent.utility import parse_utility
 
 NAMES = {"helpful": "points", "harmless": "logits"}
 
@@ -67,6 +68,13 @@ def test_scores_are_rewards_as_they_are_and_null_where_there_is_none(tmp_path):
     assert torch.equal(rewards.is_reference.reshape(30, 4), reference)
     assert int(rewards.rewards["harmless"].mean.isnan().sum()) == 14
     assert rewards.is_scored.all()
+    # a score without a variance counts as certain
+    both = parse_utility(
+        "all_of(helpful | center(at=400) | temperature(25) | log_sigmoid, harmless | center(at=0) | log_sigmoid)"
+    )
+    first, second = (pool.reward(name).column("reward_mean") for name in NAMES)
+    expected = torch.nn.functional.logsigmoid((first - 400) / 25) + torch.nn.functional.logsigmoid(second)
+    torch.testing.assert_close(both(rewards).double(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
     rows = score_columns(flat(pools()), tmp_path / "flat", NAMES, num_references=2)
     assert rows.rewards == summary.rewards
     assert read_scored(tmp_path / "flat").table["helpful_reward_mean"] == pool.table["helpful_reward_mean"]

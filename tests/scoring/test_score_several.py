@@ -1,6 +1,7 @@
 """Several named models in one dataset, and references that are a canned response."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from prudent.posteriors import (
 from prudent.rewards import MemberRewards
 from prudent.scoring import ScoredPool, read_scored, score
 from prudent.scoring import _score as score_module
+from prudent.utility import parse_utility
 
 CANNED = "no stone please"
 PAIRS = [
@@ -161,6 +163,8 @@ def test_a_canned_response_is_the_reference_of_every_prompt(kind, folders, ensem
     assert rewards.canned == {"reward": CANNED}
     assert references.group.tolist() == [0, 1, 2]
     torch.testing.assert_close(references.mean, pool.column("reward_reference")[[0, 4, 7]], rtol=1e-5, atol=1e-5)
+    values = parse_utility(f"center(canned={CANNED!r}) | log_sigmoid")(rewards)
+    torch.testing.assert_close(values[same], torch.full_like(values[same], -math.log(2)), rtol=1e-5, atol=1e-6)
     if isinstance(references, MemberRewards):
         absolute = rewards.against_references["reward"]
         contrast = absolute.members - references.members[absolute.group]

@@ -99,13 +99,14 @@ class ScoredPool:
     def reward_set(self) -> RewardSet:
         """All rewards by name, with what utilities must know of the reference responses.
 
-        Where rows of reference sets are gone it is not known which responses are references.
+        A reward whose variance is not known counts as certain here (see `Utility.reads_variance` for which utilities
+        that will do). Where rows of reference sets are gone it is not known which responses are references.
         """
         pools = {name: self.reward(name) for name in self.reward_names}
         canned = {name: text for name, pool in pools.items() if (text := pool.canned) is not None}
         complete = all(pool._has_its_references() for name, pool in pools.items() if name not in canned)
         return RewardSet(
-            {name: pool.posterior() for name, pool in pools.items()},
+            {name: pool.posterior() if pool.has_variance else pool._certain() for name, pool in pools.items()},
             against_references={
                 name: pool.posterior(contrast_variance=True)
                 for name, pool in pools.items()
@@ -250,6 +251,11 @@ class ScoredPool:
             self.group,
             noise=self.column("reward_noise") if "reward_noise" in self.table.column_names else None,
         )
+
+    def _certain(self) -> GaussianRewards:
+        """Rewards without a variance as if they were known for sure; NaN where not scored."""
+        mean = self.column("reward_mean")
+        return GaussianRewards(mean, torch.where(mean.isnan(), torch.nan, 0.0), self.group)
 
     def _has_its_references(self) -> bool:
         """The reference rows are known, and those that scoring averaged over are all here."""
