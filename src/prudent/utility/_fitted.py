@@ -75,7 +75,7 @@ class FittedUtility:
             DataError: a reward is missing, or nothing is known of a prompt's references.
             UnsupportedError: a rule needs what the posterior does not have.
         """
-        return _Apply(RewardSet.of(rewards), self.states, generator).value(self.utility)
+        return _Apply(RewardSet.of(rewards), self.states, generator, is_traced=False).value(self.utility)
 
     def trace(self, rewards: RewardSet | RewardPosterior, generator: Generator | None = None) -> tuple[TracedStep, ...]:
         """What every step makes of the responses, in the order of the calculation; the last is the value.
@@ -84,7 +84,7 @@ class FittedUtility:
             rewards: as for a call.
             generator: as for a call.
         """
-        run = _Apply(RewardSet.of(rewards), self.states, generator)
+        run = _Apply(RewardSet.of(rewards), self.states, generator, is_traced=True)
         run.value(self.utility)
         return tuple(run.steps)
 
@@ -140,12 +140,20 @@ class _Fit:
 
 
 class _Apply:
-    """Walks a utility over N responses, and notes what every step gave."""
+    """Walks a utility over N responses, and notes what every step gave where that is asked for: moments take time."""
 
-    def __init__(self, rewards: RewardSet, states: Mapping[str, TransformState], generator: Generator | None) -> None:
+    def __init__(
+        self,
+        rewards: RewardSet,
+        states: Mapping[str, TransformState],
+        generator: Generator | None,
+        *,
+        is_traced: bool,
+    ) -> None:
         self._rewards = rewards
         self._states = states
         self._generator = generator
+        self._is_traced = is_traced
         self.steps: list[TracedStep] = []
 
     def value(self, utility: Utility) -> Tensor:
@@ -154,7 +162,8 @@ class _Apply:
         if isinstance(found, Tensor):
             return found
         value = Mean()(found, self._generator)
-        self.steps.append(TracedStep(f"{utility} | mean", "mean", value, None))
+        if self._is_traced:
+            self.steps.append(TracedStep(f"{utility} | mean", "mean", value, None))
         return value
 
     def _walk(self, node: Utility) -> RewardPosterior | Tensor:
@@ -189,6 +198,8 @@ class _Apply:
         return node.step(source, self._generator)
 
     def _note(self, node: Utility, found: RewardPosterior | Tensor) -> None:
+        if not self._is_traced:
+            return
         label = written(node.step) if isinstance(node, Piped) else str(node)
         if isinstance(node, Combined):
             label = node.combination.name
