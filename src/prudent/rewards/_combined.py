@@ -35,8 +35,9 @@ class CombinedRewards(DrawnRewards):
     Args:
         parts: posteriors over the same responses, with the same `group`.
         function: of the parts' draws, element by element, and what a missing part counts as.
-        correlation: of the parts of one response. 0: independent. A number below 1: that of the normals behind the
-            parts (a Gaussian copula); it says nothing about two responses, so that comparisons are not supported.
+        correlation: of the parts of one response. 0: independent, which two functions of one reward are not. A number
+            below 1: that of the normals behind the parts (a Gaussian copula); it says nothing about two responses, so
+            that comparisons are not supported.
             "members": member m of every part belongs together (the same resample of the data, or seed).
         num_samples: S, number of draws behind every sampled figure. Quasi-random ones of two Gaussian parts put a mean
             wrong by about 1e-3 of a standard deviation, a variance by half a percent and a quantile by 1e-2 of a
@@ -87,16 +88,6 @@ class CombinedRewards(DrawnRewards):
     def group(self) -> Tensor:
         """[N] int64, the prompt of each response."""
         return self.parts[0].group
-
-    @property
-    def mean(self) -> Tensor:
-        """[N] posterior mean; exact for a weighted sum."""
-        return self._mean_and_variance[0]
-
-    @property
-    def variance(self) -> Tensor:
-        """[N] epistemic variance; exact for a weighted sum of independent parts."""
-        return self._mean_and_variance[1]
 
     @cached_property
     def noise(self) -> Tensor:

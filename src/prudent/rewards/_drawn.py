@@ -29,8 +29,17 @@ class DrawnRewards(ABC):
 
     @property
     @abstractmethod
+    def _mean_and_variance(self) -> tuple[Tensor, Tensor]: ...
+
+    @property
     def mean(self) -> Tensor:
-        """[N] posterior mean."""
+        """[N] posterior mean, see the class."""
+        return self._mean_and_variance[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """[N] epistemic variance, see the class."""
+        return self._mean_and_variance[1]
 
     @abstractmethod
     def __len__(self) -> int: ...

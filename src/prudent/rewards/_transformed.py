@@ -84,16 +84,6 @@ class TransformedRewards(DrawnRewards):
         """[N] int64, the prompt of each response."""
         return self.base.group
 
-    @property
-    def mean(self) -> Tensor:
-        """[N] posterior mean, see the class."""
-        return self._mean_and_variance[0]
-
-    @property
-    def variance(self) -> Tensor:
-        """[N] epistemic variance, see the class."""
-        return self._mean_and_variance[1]
-
     @cached_property
     def noise(self) -> Tensor:
         """[N] what the base's noise adds to the variance; zeros where the base has none."""

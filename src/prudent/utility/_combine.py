@@ -43,8 +43,9 @@ class AllOf(ByResponse):
 
     Attributes:
         weights: how many times each property counts (an exponent of its probability), >= 0; 1 each by default.
-        correlation: 0, a number below 1, or "members": of the parts' posteriors (the judgments themselves are taken as
-            independent given the rewards).
+        correlation: of the parts' posteriors; the judgments themselves are taken as independent given the rewards. 0:
+            independent, as two models are but not two functions of one reward. A number below 1: that of the normals
+            behind Gaussian parts. "members": member m of every part belongs together (one seed, one resample).
         missing: "unscored", or "neutral": log 1/2.
 
     Raises:
