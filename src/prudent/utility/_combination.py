@@ -46,7 +46,7 @@ class Combination(Protocol):
     name: ClassVar[str]
     """What it is called in a utility."""
     reads_variance: ClassVar[bool]
-    """Whether its mean depends on the variances of the parts."""
+    """Whether it weighs by the variances of the parts, so that they must be known."""
 
     def check(self, scales: Sequence[Scale], *, values: bool = False) -> None:
         """Raise ValueError, beginning with the part's number, unless parts of these scales go together.

@@ -105,7 +105,7 @@ class AnyOf(ByResponse):
     correlation: float | Literal["members"] = 0.0
     missing: Literal["unscored", "neutral"] = "unscored"
     name: ClassVar[str] = "any_of"
-    reads_variance: ClassVar[bool] = True
+    reads_variance: ClassVar[bool] = False
 
     def gives(self, scales: Sequence[Scale]) -> Scale:
         """See `Combination.gives`."""
@@ -183,7 +183,7 @@ class Minimum(ByResponse):
     correlation: float | Literal["members"] = 0.0
     missing: Literal["unscored", "neutral"] = "unscored"
     name: ClassVar[str] = "minimum"
-    reads_variance: ClassVar[bool] = True
+    reads_variance: ClassVar[bool] = False
 
     def gives(self, scales: Sequence[Scale]) -> Scale:
         """See `Combination.gives`."""

@@ -99,7 +99,7 @@ class Utility(ABC):
     @property
     def reads_variance(self) -> bool:
         """Whether it needs the variance of a reward; otherwise rewards without one count as certain."""
-        by_precision = any(isinstance(node, Combined) and node.combination.name == "product" for node in self.nodes())
+        by_precision = any(isinstance(node, Combined) and node.combination.reads_variance for node in self.nodes())
         return by_precision or any(rule.reads_variance for rule in self.rules)
 
     @property
