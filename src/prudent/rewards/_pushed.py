@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prudent.rewards._marginal import Marginal, check_level
-from prudent.rewards._rows import row_index
+from prudent.rewards._marginal import Marginal, block_or_rows, check_level
 
 __all__ = ["PushedMarginal", "apply_elementwise"]
 
@@ -54,7 +53,7 @@ class PushedMarginal(Marginal):
     def __getitem__(self, index: slice | Tensor) -> "PushedMarginal":
         rows = index
         if self._parameters:
-            rows = row_index(index, len(self), self._parameters[0].device)
+            rows = block_or_rows(index, len(self), self._parameters[0].device)
         parameters = tuple(parameter[rows] for parameter in self._parameters)
         return PushedMarginal(self._base[rows], self._function, parameters, increasing=self._increasing)
 

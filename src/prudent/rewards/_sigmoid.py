@@ -36,12 +36,12 @@ __all__ = [
 ]
 
 _SWITCH_STD = 1.5
-_CHUNK_ELEMENTS = 1 << 21
+_CHUNK_ELEMENTS = 1 << 18
 _Z = torch.arange(-31, 32, dtype=torch.float64) * 0.35
 _LOG_Z_WEIGHT = -0.5 * _Z**2 + math.log(0.35 / math.sqrt(2 * math.pi))
 _L = torch.arange(-156, 80, dtype=torch.float64) * 0.5
 _LOG_L_WEIGHT = F.logsigmoid(_L) + F.logsigmoid(-_L) + math.log(0.5)
-_SUM_L = torch.arange(-160, 161, dtype=torch.float64) * 0.5
+_SUM_L = torch.arange(-80, 161, dtype=torch.float64) * 0.5
 _SUM_L_WEIGHT = torch.sigmoid(_SUM_L) * torch.sigmoid(-_SUM_L) * 0.5
 
 
@@ -240,7 +240,8 @@ def _expected_log_sigmoid(m: Tensor, v: Tensor) -> Tensor:
 
 def _expected_positive_part(z: Tensor) -> Tensor:
     """E (z + x)_+ for x ~ N(0, 1): phi(z) + z Phi(z)."""
-    density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    # below zero the two terms cancel: phi(z) times one minus |z| times Mills' ratio
-    below = density * (1 + z * math.sqrt(math.pi / 2) * torch.special.erfcx(-z.clamp(max=0) / math.sqrt(2)))
-    return torch.where(z < 0, below.clamp(min=0), density + z * torch.special.ndtr(z))
+    # its value at |z| is its value at -|z| plus |z|; at -|z| it is phi(z) times one minus |z| times Mills' ratio
+    size = z.abs()
+    mills = math.sqrt(math.pi / 2) * torch.special.erfcx(size * math.sqrt(0.5))
+    below: Tensor = torch.exp(-0.5 * z * z) * (1 - size * mills) / math.sqrt(2 * math.pi)
+    return below.clamp(min=0) + z.clamp(min=0)
