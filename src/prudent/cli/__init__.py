@@ -10,15 +10,17 @@ from prudent.cli._clean import clean
 from prudent.cli._demo import demo
 from prudent.cli._ensemble import ensemble
 from prudent.cli._evaluate import evaluate
+from prudent.cli._explain import explain
 from prudent.cli._fit import fit
 from prudent.cli._report import report
 from prudent.cli._score import score
 from prudent.cli._select import select
 from prudent.cli._train import train
+from prudent.cli._utility import utility
 
 __all__ = ["app", "main"]
 
-for declared in (demo, clean, train, fit, ensemble, score, select, evaluate, report):
+for declared in (demo, clean, train, fit, ensemble, score, utility, select, explain, evaluate, report):
     declared.add_to(app)
 
 

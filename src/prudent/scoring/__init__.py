@@ -1,23 +1,40 @@
 """A pool in, rewards out: streaming, resumable scoring of files, and the picks made from them."""
 
+from prudent.scoring._explain import ExplainedResponse, ExplainedStep, Explanation, explain
+from prudent.scoring._learned_steps import LearnedStep
+from prudent.scoring._saved_utility import SavedUtility, load_utility, save_utility
 from prudent.scoring._score import RewardCounts, ScoreSummary, score
 from prudent.scoring._score_columns import ColumnReward, ColumnsSummary, score_columns
 from prudent.scoring._score_members import CalibratedColumn, MembersSummary, score_members
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.scoring._select import SelectSummary, select
+from prudent.scoring._utilities import fit_utility, utility_for
+from prudent.scoring._utility_model import UtilityModel, UtilityScores
 
 __all__ = [
     "CalibratedColumn",
     "ColumnReward",
     "ColumnsSummary",
+    "ExplainedResponse",
+    "ExplainedStep",
+    "Explanation",
+    "LearnedStep",
     "MembersSummary",
     "RewardCounts",
+    "SavedUtility",
     "ScoreSummary",
     "ScoredPool",
     "SelectSummary",
+    "UtilityModel",
+    "UtilityScores",
+    "explain",
+    "fit_utility",
+    "load_utility",
     "read_scored",
+    "save_utility",
     "score",
     "score_columns",
     "score_members",
     "select",
+    "utility_for",
 ]

@@ -1,0 +1,248 @@
+"""What responses are worth, from their texts: models and a utility in one callable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from prudent.errors import DataError
+from prudent.models import Message, as_messages, as_response, render_plain
+from prudent.posteriors import load_scorers
+from prudent.scoring._learned_steps import transforms_of
+from prudent.scoring._prompt_features import prompt_features
+from prudent.scoring._saved_utility import SavedUtility
+from prudent.scoring._scored import ScoredPool, read_scored
+from prudent.scoring._shard_scorer import ShardScorer, score_shard
+from prudent.scoring._shards import Slice
+from prudent.scoring._utilities import Model, fit_utility, prompts_of, saved_utility, with_canned
+from prudent.utility import (
+    ONLY,
+    Center,
+    FittedUtility,
+    PromptFeatures,
+    RewardSet,
+    TracedStep,
+    TransformState,
+    Utility,
+    parse_utility,
+)
+
+__all__ = ["UtilityModel", "UtilityScores"]
+
+
+@dataclass(frozen=True)
+class UtilityScores:
+    """What N responses are worth, and how that came about.
+
+    Attributes:
+        value: [N]; NaN where a response is not scored.
+        steps: what every step of the utility gave, the value last.
+    """
+
+    value: Tensor
+    steps: tuple[TracedStep, ...]
+
+    @property
+    def components(self) -> dict[str, Tensor]:
+        """[N] means by the step, as it is written, for logs."""
+        return {step.source: step.mean for step in self.steps}
+
+
+class UtilityModel:
+    """Reward models and a utility: prompts and responses in, values out.
+
+    What the utility subtracts comes from what it learned of the prompts, found by their text; from all prompts
+    (`of=all`); from features of the prompt (`of=learned`), which are read then; or from a canned response, which is
+    read along with the others, so that the variance is that of the contrast with it. Where the reference is a stored
+    number the variance of a Gaussian is that of the contrast if responses were scored with `--factor` when the utility
+    was fitted, and otherwise the reward's own: give `references` for the exact contrast.
+
+    Args:
+        model: the model of the only reward, or models by the names in the utility; a posterior beside a model is used.
+        utility: saved (a folder, its YAML file, or what `fit_utility` gave), as text, or as an expression. One that is
+            not saved needs no references, or a canned one, or `references`.
+        references: a scored file with the texts of reference responses to every prompt that will come, such as
+            `score` wrote of samples of the base policy; those it marks are read again beside each response. A utility
+            that is not saved is fitted on it.
+        max_length: tokens a text may have, for models loaded here.
+        dtype: of the weights of models loaded here.
+        tokens_per_batch: padded tokens of a batch.
+
+    Raises:
+        UtilityError: the text is not a utility.
+        DataError: a reward has no model, or another one than the utility was fitted for; references are needed.
+        ModelError: a model cannot be loaded.
+        PosteriorError: a posterior does not belong to its model.
+
+    Example:
+        >>> worth = UtilityModel({"helpful": "rm-a", "harmless": "rm-b"}, "utility")  # doctest: +SKIP
+        >>> worth(["Name a fruit."], ["An apple."]).value  # doctest: +SKIP
+        tensor([-0.71])
+    """
+
+    def __init__(
+        self,
+        model: Model | Mapping[str, Model],
+        utility: str | Path | Utility | SavedUtility,
+        *,
+        references: str | Path | ScoredPool | None = None,
+        max_length: int | None = None,
+        dtype: torch.dtype | str | None = None,
+        tokens_per_batch: int | None = None,
+    ) -> None:
+        if isinstance(references, str | Path):
+            references = read_scored(references)
+        self._saved = _ready(utility, references)
+        self._reference_texts = None if references is None else _reference_texts(references)
+        models = model if isinstance(model, Mapping) else {ONLY: model}
+        self._scorers = load_scorers(models, max_length=max_length, dtype=dtype)
+        self._tokens_per_batch = tokens_per_batch
+        expression = self._saved.utility
+        rewards = {name: self._resolved(name) for name in expression.reward_names}
+        for name, resolved in rewards.items():
+            if expression.reads_variance and not self._scorers[resolved].has_variance:
+                raise DataError(f"the model of {name!r} has no posterior, which {expression} needs; fit one first")
+            self._saved.check_basis(name, self._scorers[resolved].basis_id)
+        centers = [(node, step) for node, step in transforms_of(expression) if isinstance(step, Center)]
+        canned = {rewards[node.reward_names[0]]: step.canned for node, step in centers if step.canned is not None}
+        self._learned = {rewards[name] for node, step in centers if step.of == "learned" for name in node.reward_names}
+        factor = expression.depends_on_pool or any(
+            "factor" in {**state.per_prompt, **state.shared} for state in self._saved.fitted.states.values()
+        )
+        self._shards = {
+            name: ShardScorer(
+                self._scorers[name],
+                canned.get(name),
+                factor=factor and self._scorers[name].has_variance,
+                tokens_per_batch=tokens_per_batch,
+                strict=False,
+            )
+            for name in dict.fromkeys(rewards.values())
+        }
+
+    @property
+    def utility(self) -> Utility:
+        """What it says."""
+        return self._saved.utility
+
+    def __call__(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        responses: Sequence[str | Sequence[Message]],
+        generator: Generator | None = None,
+    ) -> UtilityScores:
+        """What N responses are worth.
+
+        Args:
+            prompts: of each response, a text or messages; equal ones are one prompt.
+            responses: texts, or messages.
+            generator: source of randomness for rules that draw; seed 0 by default.
+
+        Raises:
+            ValueError: not as many prompts as responses.
+            DataError: nothing is known of a prompt's references.
+        """
+        if len(prompts) != len(responses):
+            raise ValueError(f"there are {len(prompts)} prompts and {len(responses)} responses")
+        if not prompts:
+            return UtilityScores(torch.empty(0), ())
+        texts = [render_plain(as_messages(prompt)) for prompt in prompts]
+        distinct = list(dict.fromkeys(texts))
+        rewards = self._rewards(prompts, responses, texts, distinct)
+        ids = torch.arange(len(distinct))
+        fitted = with_canned(self._saved.under(ids, distinct), rewards)
+        steps = fitted.trace(rewards, generator)
+        return UtilityScores(steps[-1].mean, steps)
+
+    def _resolved(self, name: str) -> str:
+        """The model that a reward in the utility means."""
+        if name in self._scorers:
+            return name
+        if name == ONLY and len(self._scorers) == 1:
+            return next(iter(self._scorers))
+        if list(self._scorers) == [ONLY]:
+            raise DataError(f"the model has no name, and {self._saved.utility} reads {name!r}: give models by name")
+        raise DataError(f"there is no model for the reward {name!r}; there is {', '.join(self._scorers)}")
+
+    def _rewards(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        responses: Sequence[str | Sequence[Message]],
+        texts: Sequence[str],
+        distinct: Sequence[str],
+    ) -> RewardSet:
+        """Rewards of the responses as a scored file of them, with their references, would give them."""
+        places: dict[str, list[int]] = {text: [] for text in distinct}
+        for place, text in enumerate(texts):
+            places[text].append(place)
+        shard, is_reference, row_of = [], [], [0] * len(texts)
+        size = 0
+        for number, text in enumerate(distinct):
+            references = self._references_of(text)
+            own = [render_plain(as_response(responses[place])) for place in places[text]]
+            for where, place in enumerate(places[text], size + len(references)):
+                row_of[place] = where
+            row: dict[str, Any] = {"prompt": prompts[places[text][0]], "responses": [*references, *own]}
+            total = len(row["responses"])
+            shard.append(Slice(number, row, 0, total))
+            is_reference.append(np.arange(total) < len(references))
+            size += total
+        table = score_shard(shard, self._shards, {}, is_reference, lambda amount: None)
+        rewards = ScoredPool(table, "the responses").reward_set()[torch.tensor(row_of)]
+        features = {
+            name: PromptFeatures(
+                torch.arange(len(distinct)),
+                prompt_features(self._scorers[name], distinct, tokens_per_batch=self._tokens_per_batch),
+            )
+            for name in self._learned
+        }
+        return replace(rewards, features=features)
+
+    def _references_of(self, text: str) -> list[str]:
+        if self._reference_texts is None:
+            return []
+        if text not in self._reference_texts:
+            raise DataError(
+                f"the references have no responses to the prompt {text[:60]!r}: score some, or leave the references "
+                "out, with a utility that needs none of this prompt (of=all, of=learned)"
+            )
+        return self._reference_texts[text]
+
+
+def _ready(utility: str | Path | Utility | SavedUtility, references: ScoredPool | None) -> SavedUtility:
+    """The utility with what it must know, but for canned references."""
+    saved = saved_utility(utility)
+    if saved is not None:
+        return saved
+    assert isinstance(utility, str | Utility)
+    expression = parse_utility(utility)
+    if references is not None:
+        return fit_utility(references, expression, progress=False)
+    for node, step in transforms_of(expression):
+        if step.needs_references and not (isinstance(step, Center) and step.canned is not None):
+            raise DataError(
+                f"`{node}` needs reference responses: fit the utility with `prudent utility` and give its folder, give "
+                "references, or centre on a canned response (canned=) or a number (at=)"
+            )
+    return SavedUtility(
+        FittedUtility(expression, {str(node): TransformState() for node, _ in transforms_of(expression)})
+    )
+
+
+def _reference_texts(pool: ScoredPool) -> dict[str, list[str]]:
+    """The marked reference responses of each prompt, by the prompt's text."""
+    table = pool.table
+    lacking = [name for name in ("response", "is_reference") if name not in table.column_names]
+    if lacking:
+        raise DataError(f"{pool.source} has no column {lacking[0]}, so its references cannot be read; score it again")
+    found: dict[str, list[str]] = {}
+    ids, texts = prompts_of(pool)
+    text_of = dict(zip(ids.tolist(), texts, strict=True))
+    marked = table.filter(table["is_reference"])
+    for prompt, response in zip(marked["prompt_id"].to_pylist(), marked["response"].to_pylist(), strict=True):
+        found.setdefault(text_of[prompt], []).append(response)
+    return found

@@ -1,0 +1,155 @@
+"""Values of texts are those that the scored file of the same texts gives."""
+
+import pytest
+import torch
+
+from prudent.errors import DataError
+from prudent.models import RewardModel
+from prudent.posteriors import ModelScorer, PlainRewards, fit, load_scorer
+from prudent.scoring import UtilityModel, fit_utility, read_scored, save_utility, score, utility_for
+
+PAIRS = [
+    {"prompt": f"name a fruit {word}", "chosen": f"apple {word} yes", "rejected": f"{word} stone house"}
+    for word in ("one", "two", "three", "four", "five", "six")
+]
+WORDS = ["apple", "pear", "plum", "river", "stone", "bird", "house"]
+POOLS = [
+    {"prompt": f"tell me about {word}", "responses": [f"{word} is {other}" for other in WORDS if other != word]}
+    for word in WORDS
+]
+POOLS[0]["prompt"] = [
+    {"role": "system", "content": "name a fruit"},
+    {"role": "user", "content": "tell me"},
+]
+POOLS[0]["responses"][3] = POOLS[0]["responses"][0]
+CANNED = "no , maybe"
+
+
+@pytest.fixture(scope="module")
+def scorers(tiny_models, tmp_path_factory) -> dict[str, ModelScorer]:
+    folder = tmp_path_factory.mktemp("fitted")
+    found = {}
+    for name, kind in (("helpful", "llama"), ("harmless", "bert")):
+        fit(tiny_models(kind), PAIRS, folder / name, progress=False)
+        found[name] = load_scorer(folder / name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def files(scorers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    options = {"num_references": 3, "progress": False}
+    score(scorers, POOLS, folder / "plain", **options)
+    score(scorers, POOLS, folder / "canned", canned={"harmless": CANNED}, **options)
+    score(scorers["helpful"], POOLS, folder / "one", factor=True, **options)
+    return {name: read_scored(folder / name) for name in ("plain", "canned", "one")}
+
+
+def texts(order: list[int]) -> tuple[list, list[str]]:
+    """Prompts and responses of the pool's rows at some places."""
+    prompts = [row["prompt"] for row in POOLS for _ in row["responses"]]
+    responses = [text for row in POOLS for text in row["responses"]]
+    return [prompts[place] for place in order], [responses[place] for place in order]
+
+
+ROWS = torch.randperm(42, generator=torch.Generator().manual_seed(0))[:30].tolist()
+
+
+def check(worth: UtilityModel, pool, utility) -> None:
+    """The values are those of the pool, in the order asked for."""
+    fitted = utility_for(pool, utility)
+    expected = fitted(pool.reward_set())[ROWS]
+    assert expected.isfinite().all()
+    found = worth(*texts(ROWS))
+    assert torch.allclose(found.value.double(), expected.double(), atol=1e-4)
+    assert list(found.components)[-1] == found.steps[-1].source
+    for step, of_pool in zip(found.steps, fitted.trace(pool.reward_set()), strict=True):
+        assert step.source == of_pool.source
+        assert torch.allclose(step.mean.double(), of_pool.mean[ROWS].double(), atol=1e-4)
+
+
+BOTH = "all_of(helpful | center(q=0.5) | log_sigmoid, harmless | center(mean) | log_sigmoid) | lcb_std"
+
+
+@pytest.mark.parametrize(
+    "utility", ["helpful | lcb_std(2)", "weighted(helpful, harmless, weights=[1, 2]) | mean", BOTH]
+)
+def test_with_the_references_at_hand(scorers, files, utility):
+    check(UtilityModel(scorers, utility, references=files["plain"]), files["plain"], utility)
+
+
+def test_a_saved_utility_with_and_without_the_references(scorers, files, tmp_path):
+    save_utility(fit_utility(files["plain"], BOTH), tmp_path)
+    check(UtilityModel(scorers, tmp_path, references=files["plain"]), files["plain"], BOTH)
+    # what is stored is the level: means are the same, the variance is the reward's own
+    means = "weighted(helpful | center(q=0.5), harmless | center(mean), weights=[1, 2]) | mean"
+    save_utility(fit_utility(files["plain"], means), tmp_path)
+    check(UtilityModel(scorers, tmp_path), files["plain"], means)
+
+
+def test_a_canned_response_is_read_along(scorers, files):
+    utility = f'harmless | center(canned="{CANNED}") | log_sigmoid | lcb_std'
+    check(UtilityModel(scorers, utility), files["canned"], utility)
+    folders_alone = UtilityModel({"harmless": scorers["harmless"]}, utility)
+    new = folders_alone(["never seen"] * 2, ["apple", CANNED])
+    assert new.components[f'harmless | center(canned="{CANNED}")'][1] == 0
+
+
+def test_one_model_without_a_name_and_one_reference_for_all(scorers, files, tmp_path):
+    save_utility(fit_utility(files["one"], "center(of=all) | mean"), tmp_path)
+    worth = UtilityModel(scorers["helpful"], tmp_path)
+    check(worth, files["one"], tmp_path)
+    assert worth(["never seen"], ["apple"]).value.isfinite().all()
+    check(UtilityModel(scorers["helpful"], "lcb_var(0.5)"), files["one"], "lcb_var(0.5)")
+    # the factor of the references is stored, so that the contrast is known without their texts
+    alone = files["one"].table.drop_columns(["reward_centered_variance"])
+    pool = type(files["one"])(alone, "factor alone")
+    save_utility(fit_utility(pool, "center(mean) | lcb_std"), tmp_path)
+    check(UtilityModel(scorers["helpful"], tmp_path), pool, tmp_path)
+
+
+def test_a_learned_reference_reads_the_prompts(scorers, files, tmp_path):
+    learned = "center(q=0.5, of=learned) | mean"
+    saved = fit_utility(files["one"], learned, model=scorers["helpful"], progress=False)
+    assert saved.learned[0].num_prompts == len(POOLS)
+    assert saved.learned[0].rmse > 0
+    save_utility(saved, tmp_path)
+    worth = UtilityModel(scorers["helpful"], tmp_path)
+    check(worth, files["one"], tmp_path)
+    assert worth(["never seen"], ["apple"]).value.isfinite().all()
+    with pytest.raises(DataError, match="not the one that scored"):
+        fit_utility(files["one"], learned, model=scorers["harmless"], progress=False)
+
+
+def test_values_do_not_depend_on_what_else_is_asked(scorers, files):
+    worth = UtilityModel(scorers, BOTH, references=files["plain"])
+    prompts, responses = texts(ROWS)
+    together = worth(prompts, responses).value
+    alone = torch.cat([worth([prompt], [text]).value for prompt, text in zip(prompts[:4], responses, strict=False)])
+    assert torch.allclose(alone, together[:4], atol=1e-4)
+    messages = [[{"role": "assistant", "content": text}] for text in responses[:4]]
+    assert torch.equal(worth(prompts[:4], messages).value, worth(prompts[:4], responses[:4]).value)
+    assert len(worth([], []).value) == 0
+
+
+def test_what_does_not_go_together(scorers, files, tmp_path):
+    with pytest.raises(ValueError, match="1 prompts and 2 responses"):
+        UtilityModel(scorers, "helpful | mean")(["a"], ["b", "c"])
+    with pytest.raises(DataError, match=r"no model for the reward 'harmful'; there is helpful, harmless"):
+        UtilityModel(scorers, "harmful | mean")
+    with pytest.raises(DataError, match="give models by name"):
+        UtilityModel(scorers["helpful"], "helpful | mean")
+    with pytest.raises(DataError, match=r"`helpful \| center` needs reference responses"):
+        UtilityModel(scorers, "helpful | center")
+    plain = ModelScorer(scorers["helpful"].model, PlainRewards())
+    with pytest.raises(DataError, match="no posterior"):
+        UtilityModel(plain, "lcb_std")
+    assert isinstance(plain.model, RewardModel)
+    save_utility(fit_utility(files["one"], "center"), tmp_path)
+    with pytest.raises(DataError, match="another model or posterior"):
+        UtilityModel(scorers["harmless"], tmp_path)
+    worth = UtilityModel(scorers["helpful"], tmp_path)
+    with pytest.raises(DataError, match="no reference responses for prompt"):
+        worth(["never seen"], ["apple"])
+    with pytest.raises(DataError, match="no responses to the prompt 'never seen'"):
+        UtilityModel(scorers, BOTH, references=files["plain"])(["never seen"], ["apple"])
