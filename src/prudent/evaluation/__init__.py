@@ -1,6 +1,7 @@
 """Experiments: what a reward model's picks are truly worth."""
 
 from prudent.evaluation._best_of_n import best_of_n_study
+from prudent.evaluation._compare_utilities import UtilityComparison, UtilityFigures, compare_utilities
 from prudent.evaluation._demo import DemoResult, run_demo
 from prudent.evaluation._evaluate import evaluate
 from prudent.evaluation._evaluation_types import (
@@ -29,6 +30,7 @@ from prudent.evaluation._study_types import (
     Reliability,
     StudySettings,
 )
+from prudent.evaluation._trade_off import TradeOff, TradeOffLine, trade_off
 
 __all__ = [
     "Band",
@@ -54,9 +56,15 @@ __all__ = [
     "SelectiveFigures",
     "ShiftFigures",
     "StudySettings",
+    "TradeOff",
+    "TradeOffLine",
+    "UtilityComparison",
+    "UtilityFigures",
     "best_of_n_study",
+    "compare_utilities",
     "evaluate",
     "read_evaluation",
     "rule_curve",
     "run_demo",
+    "trade_off",
 ]

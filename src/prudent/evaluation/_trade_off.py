@@ -1,0 +1,210 @@
+"""Two rewards against each other: where each utility picks, and along which lines it is indifferent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor
+
+from prudent.errors import DataError
+from prudent.evaluation._study_types import plain
+from prudent.rewards import RewardPosterior, index_groups
+from prudent.scoring import ScoredPool, read_scored, utility_for
+from prudent.selection import best_of_n
+from prudent.utility import FittedUtility, RewardSet, Utility, shifted
+
+__all__ = ["TradeOff", "TradeOffLine", "trade_off"]
+
+_GRID = 61
+
+
+@dataclass(frozen=True)
+class TradeOffLine:
+    """One utility in the picture.
+
+    Attributes:
+        label: what it is called.
+        utility: as it is written.
+        x: first reward of each pick, relative to the prompt's references.
+        y: the second reward.
+        grid: its value at every point of the grid, row by row from the smallest y; None where a point has no value of
+            its own, because the utility looks at the other responses or draws.
+    """
+
+    label: str
+    utility: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    grid: tuple[tuple[float, ...], ...] | None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        grid = data["grid"]
+        return cls(
+            data["label"],
+            data["utility"],
+            tuple(data["x"]),
+            tuple(data["y"]),
+            None if grid is None else tuple(map(tuple, grid)),
+        )
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """Picks of several utilities in the plane of two rewards.
+
+    Attributes:
+        names: the two rewards.
+        x: first reward of some responses, relative to the mean over the prompt's references.
+        y: the second reward of the same.
+        grid_x: where the grid stands on the first axis.
+        grid_y: on the second.
+        prompt_id: the prompt whose references and typical doubts the values on the grid are those of.
+        lines: one a utility.
+    """
+
+    names: tuple[str, str]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    grid_x: tuple[float, ...]
+    grid_y: tuple[float, ...]
+    prompt_id: int
+    lines: tuple[TradeOffLine, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        found: dict[str, Any] = plain(self)
+        return found
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        values = {name: tuple(data[name]) for name in ("names", "x", "y", "grid_x", "grid_y")}
+        return cls(**values, prompt_id=data["prompt_id"], lines=tuple(map(TradeOffLine.from_dict, data["lines"])))
+
+
+def trade_off(
+    scored: ScoredPool | str,
+    utilities: Mapping[str, str | Utility | FittedUtility],
+    names: Sequence[str] | None = None,
+    *,
+    max_points: int = 1500,
+    seed: int = 0,
+) -> TradeOff:
+    """Where utilities pick in the plane of two rewards, and their values on a grid over it.
+
+    Rewards are shown relative to the mean over the prompt's reference responses, or over its responses where none are
+    marked. On the grid they are those of a response with typical doubts (the one of median standard deviation) to the
+    prompt whose spread is the median one, moved to each point; other rewards stay as that response has them.
+
+    Args:
+        scored: what `prudent.scoring.score` made with two models or more, or its path.
+        utilities: by what to call them.
+        names: the two rewards; by default the first two.
+        max_points: responses shown, drawn at random.
+        seed: of that draw, of ties and of utilities that draw.
+
+    Raises:
+        DataError: there are fewer than two rewards, or none of these names, or no response has both.
+    """
+    pool = scored if isinstance(scored, ScoredPool) else read_scored(scored)
+    rewards = pool.reward_set()
+    if names is None:
+        names = rewards.names[:2]
+    if len(names) != 2:
+        raise DataError(f"{pool.source} holds one reward; the picture needs two, scored together")
+    first, second = (rewards.resolve(name) for name in names)
+    at = torch.stack([_relative(rewards, name) for name in (first, second)], 1)
+    known = (~at.isnan()).all(1)
+    if not bool(known.any()):
+        raise DataError(f"{pool.source}: no response has both {first} and {second}")
+    axes = [torch.linspace(*_limits(at[known, place]), _GRID, dtype=torch.float64) for place in (0, 1)]
+    row = _typical_row(rewards, at, known)
+    points = torch.cartesian_prod(axes[1], axes[0]).flip(1)  # row by row: y outside, x inside
+    moved = _moved(rewards, {first: points[:, 0] - at[row, 0], second: points[:, 1] - at[row, 1]}, row)
+    lines = []
+    for label, utility in utilities.items():
+        fitted = utility_for(pool, utility)
+        picks = best_of_n(
+            fitted(rewards, Generator().manual_seed(seed)),
+            rewards.group,
+            generator=Generator().manual_seed(seed),
+            nan="exclude",
+        ).index
+        picks = picks[known[picks]]
+        has_grid = not (fitted.depends_on_pool or fitted.utility.draws)
+        grid = fitted(moved).reshape(_GRID, _GRID).tolist() if has_grid else None
+        lines.append(
+            TradeOffLine(
+                label,
+                str(fitted),
+                tuple(at[picks, 0].tolist()),
+                tuple(at[picks, 1].tolist()),
+                None if grid is None else tuple(map(tuple, grid)),
+            )
+        )
+    shown = known.nonzero()[:, 0]
+    shown = shown[torch.randperm(len(shown), generator=Generator().manual_seed(seed))[:max_points]].sort().values
+    return TradeOff(
+        (first, second),
+        tuple(at[shown, 0].tolist()),
+        tuple(at[shown, 1].tolist()),
+        tuple(axes[0].tolist()),
+        tuple(axes[1].tolist()),
+        int(rewards.group[row]),
+        tuple(lines),
+    )
+
+
+def _relative(rewards: RewardSet, name: str) -> Tensor:
+    """`[N]` means less those of the prompt's references, or of all its responses."""
+    mean, index = rewards.rewards[name].mean.double(), index_groups(rewards.group)
+    if name in rewards.references:
+        own = rewards.references[name]
+        place = torch.searchsorted(index.ids, own.group)
+        level = torch.full((len(index.ids),), torch.nan, dtype=torch.float64)
+        level[place] = own.mean.double()
+        return mean - level[index.position]
+    counted = ~mean.isnan()
+    if rewards.is_reference is not None:
+        counted &= rewards.is_reference
+    total = index.sum(torch.where(counted, mean, 0.0))
+    return mean - (total / index.sum(counted.double()))[index.position]
+
+
+def _limits(values: Tensor) -> tuple[float, float]:
+    """The range that holds nearly all, with some room."""
+    low, high = values.quantile(torch.tensor([0.002, 0.998], dtype=values.dtype)).tolist()
+    low, high = min(low, 0.0), max(high, 0.0)
+    room = 0.08 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _typical_row(rewards: RewardSet, at: Tensor, known: Tensor) -> int:
+    """A response of median doubts to the prompt of median spread."""
+    index = index_groups(rewards.group)
+    square = torch.where(known[:, None], at, 0.0).square().sum(1)
+    spread = index.sum(square) / index.sum(known.double())
+    place = int(spread.nan_to_num(torch.inf).argsort()[int((~spread.isnan()).sum()) // 2])
+    rows = ((index.position == place) & known).nonzero()[:, 0]
+    variance = torch.stack([one.variance.double()[rows] for one in rewards.rewards.values()]).nan_to_num(0.0).sum(0)
+    return int(rows[variance.argsort()[len(rows) // 2]])
+
+
+def _moved(rewards: RewardSet, by: Mapping[str, Tensor], row: int) -> RewardSet:
+    """One response many times, some of its rewards moved `[G]`."""
+    size = len(next(iter(by.values())))
+    rows = torch.full((size,), row)
+
+    def move(name: str, posterior: RewardPosterior) -> RewardPosterior:
+        return shifted(posterior[rows], by[name]) if name in by else posterior[rows]
+
+    return RewardSet(
+        {name: move(name, one) for name, one in rewards.rewards.items()},
+        {name: move(name, one) for name, one in rewards.against_references.items()},
+        canned=rewards.canned,
+        references=rewards.references,
+        features=rewards.features,
+    )
