@@ -19,7 +19,9 @@ from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.utility import (
     ONLY,
     Center,
+    Combined,
     FittedUtility,
+    Piped,
     PromptFeatures,
     RewardSet,
     TransformState,
@@ -30,6 +32,7 @@ from prudent.utility import (
 __all__ = [
     "Model",
     "fit_utility",
+    "needs_variance_of",
     "prompts_of",
     "saved_utility",
     "utility_for",
@@ -68,12 +71,13 @@ def utility_for(
     if saved is None:
         assert isinstance(utility, str | Utility)
         expression = _parsed(utility, pool)
-        _check_variances(pool, expression)
         if references is None:
-            return expression.fit(pool.reward_set())
+            rewards = pool.reward_set()
+            _check_variances(pool, rewards, expression)
+            return expression.fit(rewards)
         saved = fit_utility(references, expression, all_rows=True)
-    _check_variances(pool, saved.utility)
     rewards = pool.reward_set()
+    _check_variances(pool, rewards, saved.utility)
     for name in saved.utility.reward_names:
         saved.check_basis(name, pool.reward(rewards.resolve(name)).basis_id)
     if not any(state.per_prompt for state in saved.fitted.states.values()):
@@ -111,8 +115,8 @@ def fit_utility(
     """
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
     expression = _parsed(utility, pool)
-    _check_variances(pool, expression)
     rewards = pool.reward_set()
+    _check_variances(pool, rewards, expression)
     if all_rows:
         rewards = replace(rewards, is_reference=torch.ones_like(rewards.group, dtype=torch.bool))
     ids, texts = prompts_of(pool)
@@ -178,11 +182,29 @@ def _parsed(utility: str | Utility, pool: ScoredPool) -> Utility:
     return expression
 
 
-def _check_variances(pool: ScoredPool, utility: Utility) -> None:
-    if not utility.reads_variance:
-        return
-    rewards = pool.reward_set()
-    for name in utility.reward_names:
+def needs_variance_of(utility: Utility, *, is_read: bool = False) -> set[str]:
+    """Names of the rewards whose variance must be known for a utility to mean what it says.
+
+    An ensemble brings a variance of its own, that between its parts.
+
+    Args:
+        utility: walked from its end.
+        is_read: what follows reads the variance.
+
+    Example:
+        >>> sorted(needs_variance_of(parse_utility("minimum(a | lcb_std, b | mean, ensemble(c, d) | lcb_std)")))
+        ['a']
+    """
+    if isinstance(utility, Piped):
+        return needs_variance_of(utility.source, is_read=is_read or getattr(utility.step, "reads_variance", False))
+    if isinstance(utility, Combined):
+        is_read = utility.combination.name != "ensemble" and (is_read or utility.combination.reads_variance)
+        return set().union(*(needs_variance_of(part, is_read=is_read) for part in utility.parts))
+    return set(utility.reward_names) if is_read else set()
+
+
+def _check_variances(pool: ScoredPool, rewards: RewardSet, utility: Utility) -> None:
+    for name in needs_variance_of(utility):
         if not pool.reward(rewards.resolve(name)).has_variance:
             which = "" if len(pool.reward_names) == 1 else f" of {name!r}"
             raise DataError(

@@ -18,7 +18,7 @@ from prudent.scoring._saved_utility import SavedUtility
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.scoring._shard_scorer import ShardScorer, score_shard
 from prudent.scoring._shards import Slice
-from prudent.scoring._utilities import Model, fit_utility, prompts_of, saved_utility, with_canned
+from prudent.scoring._utilities import Model, fit_utility, needs_variance_of, prompts_of, saved_utility, with_canned
 from prudent.utility import (
     ONLY,
     Center,
@@ -103,8 +103,9 @@ class UtilityModel:
         self._tokens_per_batch = tokens_per_batch
         expression = self._saved.utility
         rewards = {name: self._resolved(name) for name in expression.reward_names}
+        uncertain = needs_variance_of(expression)
         for name, resolved in rewards.items():
-            if expression.reads_variance and not self._scorers[resolved].has_variance:
+            if name in uncertain and not self._scorers[resolved].has_variance:
                 raise DataError(f"the model of {name!r} has no posterior, which {expression} needs; fit one first")
             self._saved.check_basis(name, self._scorers[resolved].basis_id)
         centers = [(node, step) for node, step in transforms_of(expression) if isinstance(step, Center)]
