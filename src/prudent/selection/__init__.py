@@ -1,11 +1,13 @@
 """Pick one of n: best-of-n under a utility, unbiased best-of-n curves, and how far best-of-n moves the policy."""
 
 from prudent.selection._best import Selection, best_of_n, shuffle_within_groups
+from prudent.selection._calibrated import CalibratedStrength, calibrated_strength
 from prudent.selection._curves import best_of_n_curve
 from prudent.selection._kl import TiedKL, best_of_n_kl, best_of_n_kl_with_ties
 from prudent.selection._resampled import ResampledCurve, resampled_curve
 
 __all__ = [
+    "CalibratedStrength",
     "ResampledCurve",
     "Selection",
     "TiedKL",
@@ -13,6 +15,7 @@ __all__ = [
     "best_of_n_curve",
     "best_of_n_kl",
     "best_of_n_kl_with_ties",
+    "calibrated_strength",
     "resampled_curve",
     "shuffle_within_groups",
 ]
