@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from prudent.cli._config import apply_config_file
 from prudent.cli._console import Outcome, calm_libraries, show
-from prudent.errors import PrudentError
+from prudent.errors import PrudentError, UtilityError
 
 __all__ = ["Common", "Verb", "app", "unwrapped", "verb"]
 
@@ -52,10 +52,12 @@ def one_line(error: BaseException) -> str:
 
 
 def explain(error: Exception, verb_name: str | None) -> tuple[str, int]:
-    """One line and the exit code for anything a verb can raise."""
+    """What to print and the exit code for anything a verb can raise: one line, and of a utility the place below it."""
     if isinstance(error, UsageError):
         message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
         return f"{message} (see 'prudent {verb_name + ' ' if verb_name else ''}--help')", 2
+    if isinstance(error, UtilityError):
+        return str(error), error.exit_code  # which shows the place on lines of its own
     if isinstance(error, PrudentError):
         return one_line(error), error.exit_code
     if isinstance(error, OSError) or RUST_OS_ERROR.search(str(error)):
