@@ -104,6 +104,14 @@ def test_only_pool_rules_depend_on_the_pool() -> None:
         assert torch.equal(rule(rewards)[rows], rule(rewards[rows])) == (not rule.depends_on_pool)
 
 
+def test_the_largest_aversion_stays_finite() -> None:
+    rule = Entropic(1e100)
+    members = torch.tensor([[1e4, -1e4, 3.0]], dtype=torch.float64)
+    assert rule(MemberRewards(members)).item() == -1e4
+    assert rule(MemberRewards(members, within_variance=torch.ones(1))).item() == pytest.approx(-5e99)
+    assert rule(GaussianRewards(members[0], torch.ones(3))).isfinite().all()
+
+
 def test_the_worst_member_is_the_limit_of_entropic_and_needs_members() -> None:
     members = MemberRewards(torch.randn(6, 4, generator=torch.Generator().manual_seed(2)).double())
     assert isinstance(risk_rule("worst"), Worst)
@@ -315,6 +323,7 @@ def test_the_matched_risk_aversion_moves_as_far_as_best_of_n() -> None:
         (lambda: Entropic(2.0, kl_coef=0.5), "and not both"),
         (lambda: Entropic(kl_coef=0.0), "kl_coef must be positive"),
         (lambda: Entropic(math.inf), "risk_aversion must be finite"),
+        (lambda: Entropic(kl_coef=1e-320), "too large; its limit is the rule 'worst'"),
         (lambda: Quantile(0.0), "quantile: level must be above 0"),
         (lambda: Cvar(1.0), "cvar: level must be above 0"),
         (lambda: ProbBest(0), "num_samples"),

@@ -4,6 +4,7 @@ A Bradley-Terry reward is known only up to a constant per prompt, so what is kep
 N responses (flat; `group[i]` names the prompt of response i) from which any two responses can be compared
 later without running the model again. `RewardPosterior` is the protocol; `GaussianRewards`, `MemberRewards`,
 `TransformedRewards` (a function of one posterior) and `CombinedRewards` (a function of several) are its kinds.
+The distribution of every single response, which needs no joint posterior, is its `marginal()`.
 """
 
 from prudent.rewards._combined import CombinedRewards

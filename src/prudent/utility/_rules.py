@@ -62,6 +62,7 @@ POOL_RULES = ("prob_best",)
 """Names of the rules whose value for a response depends on the other responses of its prompt."""
 MEMBER_RULES = ("worst",)
 """Names of the rules that need the rewards of each member of an ensemble."""
+_LARGEST_AVERSION = 1e100
 
 
 @dataclass(frozen=True)
@@ -171,12 +172,13 @@ class Entropic(RiskRule):
         check_not_negative("risk_aversion", self.risk_aversion)
         if self.risk_aversion == 0:
             raise ValueError("risk_aversion must be positive; the limit 0 is the rule 'mean'")
-        if self.kl_coef is None:
-            return
-        if not (math.isfinite(self.kl_coef) and self.kl_coef > 0):
-            raise ValueError(f"kl_coef must be positive and finite, got {self.kl_coef}")
-        if self.risk_aversion != 1:
-            raise ValueError("entropic takes risk_aversion or kl_coef, which is one over it, and not both")
+        if self.kl_coef is not None:
+            if not (math.isfinite(self.kl_coef) and self.kl_coef > 0):
+                raise ValueError(f"kl_coef must be positive and finite, got {self.kl_coef}")
+            if self.risk_aversion != 1:
+                raise ValueError("entropic takes risk_aversion or kl_coef, which is one over it, and not both")
+        if self.strength > _LARGEST_AVERSION:
+            raise ValueError(f"a risk aversion of {self.strength:g} is too large; its limit is the rule 'worst'")
 
     @property
     def strength(self) -> float:
