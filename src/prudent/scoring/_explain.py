@@ -135,23 +135,23 @@ def explain(
     steps = tuple(trace.values())
     value = steps[-1].mean
     order = torch.argsort(value.nan_to_num(nan=-torch.inf), descending=True, stable=True).tolist()
-    scored = [place for place in order if not bool(value[place].isnan())]
-    best = [place for place in scored if value[place] == value[scored[0]]]
-    runner_up = scored[len(best)] if len(best) < len(scored) else None
+    ranks = _ranks(value)
+    best = [place for place in order if ranks[place] == 1]
+    runner_up = next((place for place in order if ranks[place] not in (None, 1)), None)
     by_mean = _best_by_mean(rewards, fitted.utility)
     columns = _columns(pool, rows)
     ids_of = columns["response_id"]
     responses = tuple(
         ExplainedResponse(
             response_id=ids_of[place],
-            rank=1 + int((value > value[place]).sum()) if place in scored else None,
+            rank=ranks[place],
             mean=tuple(float(step.mean[place]) for step in steps),
             std=tuple(None if step.std is None else float(step.std[place]) for step in steps),
             gold=columns["gold"][place],
             length=columns["length"][place],
             text=columns["response"][place],
         )
-        for place in [*scored, *(place for place in order if place not in set(scored))]
+        for place in sorted(order, key=lambda place: ranks[place] is None)
     )
     return Explanation(
         prompt_id=prompt,
@@ -164,6 +164,13 @@ def explain(
         by_mean={name: ids_of[place] for name, place in by_mean.items()},
         why=why(fitted.utility, trace, rewards, best, runner_up, by_mean, ids_of),
     )
+
+
+def _ranks(value: Tensor) -> list[int | None]:
+    """1 for the largest; equal values share a rank; None for what is not scored."""
+    known = value[~value.isnan()].sort().values
+    above = len(known) - torch.searchsorted(known, value, right=True)
+    return [None if bool(one.isnan()) else 1 + int(count) for one, count in zip(value, above, strict=True)]
 
 
 def _best_by_mean(rewards: RewardSet, utility: Utility) -> dict[str, int]:
