@@ -101,11 +101,17 @@ def test_one_model_without_a_name_and_one_reference_for_all(scorers, files, tmp_
     check(worth, files["one"], tmp_path)
     assert worth(["never seen"], ["apple"]).value.isfinite().all()
     check(UtilityModel(scorers["helpful"], "lcb_var(0.5)"), files["one"], "lcb_var(0.5)")
-    # the factor of the references is stored, so that the contrast is known without their texts
-    alone = files["one"].table.drop_columns(["reward_centered_variance"])
-    pool = type(files["one"])(alone, "factor alone")
-    save_utility(fit_utility(pool, "center(mean) | lcb_std"), tmp_path)
-    check(UtilityModel(scorers["helpful"], tmp_path), pool, tmp_path)
+
+
+def test_the_factor_of_references_gives_the_contrast_without_their_texts(scorers, files, tmp_path):
+    utility = "center(mean) | lcb_std"
+    save_utility(fit_utility(files["one"], utility), tmp_path)
+    assert torch.equal(*(utility_for(files["one"], one)(files["one"].reward_set()) for one in (tmp_path, utility)))
+    found = UtilityModel(scorers["helpful"], tmp_path)(*texts(ROWS))
+    expected = utility_for(files["one"], utility).trace(files["one"].reward_set())
+    # the factor is stored in half precision
+    assert torch.allclose(found.steps[1].std.double(), expected[1].std[ROWS], rtol=0.01, atol=1e-3)
+    assert torch.allclose(found.value.double(), expected[2].mean[ROWS], rtol=0.01, atol=3e-3)
 
 
 def test_a_learned_reference_reads_the_prompts(scorers, files, tmp_path):

@@ -124,7 +124,7 @@ def fit_utility(
         models = model if isinstance(model, Mapping) else {rewards.resolve(ONLY): model}
         features = _features(models, pool, rewards, ids, texts, tokens_per_batch, progress)
         rewards = replace(rewards, features=features)
-    fitted = expression.fit(rewards)
+    fitted = _with_factors(expression.fit(rewards), rewards)
     keys = prompt_keys(texts)
     first = np.unique(keys.numpy(), return_index=True)[1]
     names = {name: rewards.resolve(name) for name in expression.reward_names}
@@ -156,6 +156,22 @@ def with_canned(fitted: FittedUtility, rewards: RewardSet) -> FittedUtility:
     for node in canned:
         fresh |= node.fit(rewards).states
     return FittedUtility(fitted.utility, {**fitted.states, **fresh})
+
+
+def _with_factors(fitted: FittedUtility, rewards: RewardSet) -> FittedUtility:
+    """A fitted utility that also knows the factor rows of each prompt's reference, where rewards were stored with them.
+
+    In a pool the variance of the contrast is stored, and the factor not read; of texts to come it must be worked out.
+    """
+    if not rewards.against_references:
+        return fitted
+    states = dict(fitted.states)
+    for path, other in fitted.utility.fit(replace(rewards, against_references={})).states.items():
+        if "factor" in other.per_prompt:
+            per_prompt = {**states[path].per_prompt, "factor": other.per_prompt["factor"]}
+            shared = {**states[path].shared, "basis": other.shared["basis"]}
+            states[path] = TransformState(other.prompts, per_prompt, shared)
+    return FittedUtility(fitted.utility, states)
 
 
 def saved_utility(utility: str | Path | Utility | SavedUtility) -> SavedUtility | None:
@@ -204,8 +220,10 @@ def needs_variance_of(utility: Utility, *, is_read: bool = False) -> set[str]:
 
 
 def _check_variances(pool: ScoredPool, rewards: RewardSet, utility: Utility) -> None:
-    for name in needs_variance_of(utility):
-        if not pool.reward(rewards.resolve(name)).has_variance:
+    needed = needs_variance_of(utility)
+    for name in utility.reward_names:
+        resolved = rewards.resolve(name)
+        if name in needed and not pool.reward(resolved).has_variance:
             which = "" if len(pool.reward_names) == 1 else f" of {name!r}"
             raise DataError(
                 f"{pool.source} has no variances{which}, which {utility} needs; fit a posterior and score again"

@@ -57,9 +57,10 @@ class UtilityModel:
 
     What the utility subtracts comes from what it learned of the prompts, found by their text; from all prompts
     (`of=all`); from features of the prompt (`of=learned`), which are read then; or from a canned response, which is
-    read along with the others, so that the variance is that of the contrast with it. Where the reference is a stored
-    number the variance of a Gaussian is that of the contrast if responses were scored with `--factor` when the utility
-    was fitted, and otherwise the reward's own: give `references` for the exact contrast.
+    read along with the others, so that the variance is that of the contrast with it. With the reference of a prompt
+    the variance of a Gaussian is that of the contrast with it where the utility was fitted on responses scored with
+    `--factor`, and otherwise the reward's own. Give `references` for the contrast with the average of the prompt's
+    reference set, as a scored file has it.
 
     Args:
         model: the model of the only reward, or models by the names in the utility; a posterior beside a model is used.
