@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from prudent.errors import DataError, UtilityError
+from prudent.errors import DataError, PrudentError, UtilityError
 from prudent.scoring import ScoredPool, fit_utility, load_utility, save_utility, utility_for
 
 TEXTS = ["name a fruit", "name a river", "tell me about stone", "say yes"]
@@ -182,7 +182,9 @@ def test_what_is_said_of_the_fit(tmp_path):
 def test_a_utility_is_saved_beside_a_model(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     save_utility(fit_utility(make_pool(TEXTS), "center"), tmp_path)
-    save_utility(fit_utility(make_pool(TEXTS), "lcb_std"), tmp_path)
+    with pytest.raises(PrudentError, match="already holds a utility"):
+        save_utility(fit_utility(make_pool(TEXTS), "lcb_std"), tmp_path)
+    fit_utility(make_pool(TEXTS), "lcb_std", tmp_path, overwrite=True)
     assert str(load_utility(tmp_path).utility) == "lcb_std"
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["adapter_config.json", "utility.safetensors", "utility.yaml"]
@@ -252,8 +254,8 @@ def test_other_formats_and_edited_texts(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="is a file"):
-        save_utility(fit_utility(make_pool(TEXTS), "mean"), tmp_path / "file")
+    with pytest.raises(PrudentError, match="is a file"):
+        fit_utility(make_pool(TEXTS), "mean", tmp_path / "file")
 
 
 def test_a_pool_without_texts_of_prompts_cannot_be_matched(tmp_path):

@@ -83,7 +83,7 @@ def test_a_saved_utility_with_and_without_the_references(scorers, files, tmp_pat
     check(UtilityModel(scorers, tmp_path, references=files["plain"]), files["plain"], BOTH)
     # what is stored is the level: means are the same, the variance is the reward's own
     means = "weighted(helpful | center(q=0.5), harmless | center(mean), weights=[1, 2]) | mean"
-    save_utility(fit_utility(files["plain"], means), tmp_path)
+    save_utility(fit_utility(files["plain"], means), tmp_path, overwrite=True)
     check(UtilityModel(scorers, tmp_path), files["plain"], means)
 
 

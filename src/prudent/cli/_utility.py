@@ -7,7 +7,7 @@ import typer
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome, table
 from prudent.cli._named import by_name, named_path
-from prudent.cli._options import FILES, OutputFolderOption, ScoredOption, TokensPerBatchOption
+from prudent.cli._options import FILES, OutputFolderOption, OverwriteOption, ScoredOption, TokensPerBatchOption
 
 if TYPE_CHECKING:
     from prudent.scoring import LearnedStep, SavedUtility
@@ -29,6 +29,7 @@ def utility(
         str, typer.Option("--utility", metavar="SPEC", help="What a response is worth.", rich_help_panel=FILES)
     ],
     output: OutputFolderOption,
+    overwrite: OverwriteOption = False,
     all_rows: Annotated[
         bool,
         typer.Option(
@@ -53,17 +54,18 @@ def utility(
     take the folder as their --utility, on any scored responses to the same prompts. The folder may be that of a model.
     """
     models = by_name("--model", [named_path(one) for one in model or []])
-    from prudent.scoring import fit_utility, save_utility
+    from prudent.scoring import fit_utility
 
     saved = fit_utility(
         data,
         utility,
+        output,
         all_rows=all_rows,
+        overwrite=overwrite,
         model=models.get("", models) if models else None,
         tokens_per_batch=tokens_per_batch,
         progress=common.progress,
     )
-    save_utility(saved, output)
     found = {
         "output": output,
         "utility": str(saved.utility),

@@ -15,12 +15,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from prudent.errors import DataError
+from prudent.errors import DataError, PrudentError
 from prudent.models import atomic_file
 from prudent.scoring._learned_steps import LearnedStep, learned_steps, transforms_of
 from prudent.utility import FittedUtility, TransformState, Utility, parse_utility
 
-__all__ = ["SavedUtility", "holds_utility", "load_utility", "prompt_keys", "save_utility"]
+__all__ = ["SavedUtility", "check_place", "holds_utility", "load_utility", "prompt_keys", "save_utility"]
 
 FORMAT_VERSION = 1
 CONFIG = "utility.yaml"
@@ -121,21 +121,33 @@ def holds_utility(place: str | Path) -> bool:
     return os.path.isfile(os.path.join(place, CONFIG)) or (str(place).endswith(".yaml") and "\n" not in str(place))
 
 
-def save_utility(saved: SavedUtility, folder: str | Path) -> None:
+def check_place(folder: str | Path, *, overwrite: bool) -> None:
+    """Make sure that a utility may be written to a folder.
+
+    Raises:
+        PrudentError: it is a file, or holds a utility that may not be replaced.
+    """
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise PrudentError(f"{folder} is a file; give another output folder")
+    if (Path(folder) / CONFIG).exists() and not overwrite:
+        raise PrudentError(f"{folder} already holds a utility; give another output folder or say overwrite")
+
+
+def save_utility(saved: SavedUtility, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a utility into a folder, which may hold a model; the YAML file, written last, says that it is whole.
 
     Args:
         saved: from `fit_utility`.
-        folder: made where there is none; a utility that is there is replaced.
+        folder: made where there is none; other files there stay.
+        overwrite: replace a utility that is there.
 
     Raises:
-        DataError: the folder is a file.
+        PrudentError: the folder is a file, or holds a utility and `overwrite` is False.
     """
     from safetensors.torch import save_file
 
+    check_place(folder, overwrite=overwrite)
     place = Path(folder)
-    if place.exists() and not place.is_dir():
-        raise DataError(f"{place} is a file; give a folder for the utility")
     place.mkdir(parents=True, exist_ok=True)
     content = {
         "format_version": FORMAT_VERSION,

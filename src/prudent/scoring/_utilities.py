@@ -14,7 +14,14 @@ from prudent.models import RewardModel, progress_bar
 from prudent.posteriors import EnsembleScorer, ModelScorer, load_scorers
 from prudent.scoring._learned_steps import transforms_of
 from prudent.scoring._prompt_features import prompt_features
-from prudent.scoring._saved_utility import SavedUtility, holds_utility, load_utility, prompt_keys
+from prudent.scoring._saved_utility import (
+    SavedUtility,
+    check_place,
+    holds_utility,
+    load_utility,
+    prompt_keys,
+    save_utility,
+)
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.utility import (
     ONLY,
@@ -88,8 +95,10 @@ def utility_for(
 def fit_utility(
     data: str | Path | ScoredPool,
     utility: str | Utility,
+    output: str | Path | None = None,
     *,
     all_rows: bool = False,
+    overwrite: bool = False,
     model: Model | Mapping[str, Model] | None = None,
     tokens_per_batch: int | None = None,
     progress: bool = True,
@@ -99,7 +108,9 @@ def fit_utility(
     Args:
         data: what `score` wrote, or its path.
         utility: as text, or as an expression.
+        output: a folder to save it in, such as that of the model.
         all_rows: take every response as a reference, not only those that scoring marked.
+        overwrite: replace a utility that the folder holds.
         model: for `center(of=learned)`: the model that gave the rewards, or models by the name of the reward, whose
             features of prompts the references are predicted from.
         tokens_per_batch: padded tokens of a batch of prompts.
@@ -112,7 +123,10 @@ def fit_utility(
         UtilityError: the text is not a utility.
         DataError: a reward or its variance is missing, references are not known, a prompt has no text, or a model is
             given for a reward that is not there.
+        PrudentError: the output is a file, or holds a utility and `overwrite` is False.
     """
+    if output is not None:
+        check_place(output, overwrite=overwrite)
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
     expression = _parsed(utility, pool)
     rewards = pool.reward_set()
@@ -128,7 +142,7 @@ def fit_utility(
     keys = prompt_keys(texts)
     first = np.unique(keys.numpy(), return_index=True)[1]
     names = {name: rewards.resolve(name) for name in expression.reward_names}
-    return SavedUtility(
+    saved = SavedUtility(
         fitted.taking(ids[first], keys[first]),
         {name: pool.reward(resolved).basis_id for name, resolved in names.items()},
         {
@@ -137,6 +151,9 @@ def fit_utility(
             "num_references": {name: _num_references(rewards, resolved) for name, resolved in names.items()},
         },
     )
+    if output is not None:
+        save_utility(saved, output, overwrite=overwrite)
+    return saved
 
 
 def with_canned(fitted: FittedUtility, rewards: RewardSet) -> FittedUtility:

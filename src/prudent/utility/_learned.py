@@ -158,7 +158,10 @@ def learned_shift(
 def _features_of(features: PromptFeatures | None, prompts: Tensor) -> Tensor:
     """Features [B, H] of some prompts, float64."""
     if features is None:
-        raise DataError(f"{_WHAT} needs features of the prompts: score with a model that gives them, or take of=all")
+        raise DataError(
+            f"{_WHAT} needs features of the prompts: give the model that scored them (`prudent utility --model`), or "
+            "take of=all"
+        )
     known = features.prompts.to(prompts.device)
     place = torch.searchsorted(known, prompts).clamp(max=max(0, len(known) - 1))
     missing = torch.ones_like(prompts, dtype=torch.bool) if len(known) == 0 else known[place] != prompts
