@@ -1,4 +1,4 @@
-"""The demo over five worlds, as tables: what optimising the proxy does to the true reward under each rule.
+"""The demo over five worlds, as tables: what optimising the proxy does to the true reward under each utility.
 
     python experiments/demo_world.py            # runs the demo with five seeds (runs/demo_world), writes the tables
     python experiments/demo_world.py --seed 10 --output runs/demo_world_10  # the same on worlds 10 to 14
@@ -20,28 +20,28 @@ RESULTS = Path(__file__).with_suffix("")
 
 
 def curve_rows(result: DemoResult) -> list[dict[str, Any]]:
-    """A row for each rule and n, over all worlds."""
+    """A row for each utility and n, over all worlds."""
     rows = []
-    for kind in ("rules", "controls"):
-        for rule, points in result.summary[kind].items():
-            rows += [{"rule": rule, **point} for point in points]
+    for kind in ("utilities", "controls"):
+        for utility, points in result.summary[kind].items():
+            rows += [{"utility": utility, **point} for point in points]
     return rows
 
 
 def outcome_rows(result: DemoResult) -> list[dict[str, Any]]:
-    """A row for each rule: over all worlds, and in each."""
+    """A row for each utility: over all worlds, and in each."""
     rows = []
     scopes = [("all", result.summary["outcomes"])]
     scopes += [(str(one["seed"]), one["outcomes"]) for one in result.summary["seeds"]]
     for scope, outcomes in scopes:
-        for rule, outcome in outcomes.items():
-            row: dict[str, Any] = {"seed": scope, "rule": rule, "peak_n": outcome["peak_n"]}
+        for utility, outcome in outcomes.items():
+            row: dict[str, Any] = {"seed": scope, "utility": utility, "peak_n": outcome["peak_n"]}
             row["fall_p_value"] = outcome["drop_p_value"]
             for name, estimate in (
                 ("fall", outcome["drop"]),
                 ("gain", outcome["gain"]),
                 ("kept", outcome["kept"]),
-                ("minus_mean", outcome["versus"].get("mean")),
+                ("minus_mean", outcome["versus"].get("first")),
                 ("minus_shuffled", outcome["versus"].get("shuffled")),
             ):
                 for part in ("value", "low", "high"):
@@ -78,7 +78,7 @@ def main() -> None:
     for row in rows:
         kept = "" if row["kept"] is None else f"{row['kept']:.3f}"
         lead = "" if row["minus_mean"] is None else f"{row['minus_mean']:+.2f}"
-        print(f"seed {row['seed']:4} {row['rule']:28} peak n {row['peak_n']:6} kept {kept:8} minus mean {lead}")
+        print(f"seed {row['seed']:4} {row['utility']:34} peak n {row['peak_n']:6} kept {kept:8} minus mean {lead}")
 
 
 if __name__ == "__main__":

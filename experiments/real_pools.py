@@ -35,19 +35,19 @@ from prudent.posteriors import LastLayerPosterior, Prediction
 from prudent.rewards import GaussianRewards
 from prudent.scoring import ScoredPool, read_scored
 from prudent.selection import best_of_n_curve, shuffle_within_groups
-from prudent.utility import choose_references, risk_rule
+from prudent.utility import LcbStd, LcbVar, Mean, UtilityRule, choose_references
 
 RESULTS = Path(__file__).with_suffix("")
 N_VALUES = [1, 2, 4, 8, 16, 32, 55]
 NUM_REFERENCES = 16
-RULES: dict[str, dict[str, Any]] = {
-    "mean": {},
-    "lcb_std": {"num_std": 1.0},
-    "lcb_std_half": {"num_std": 0.5},
-    "lcb_std_double": {"num_std": 2.0},
-    "lcb_var": {"variance_weight": 1.0},
-    "lcb_var_half": {"variance_weight": 0.5},
-    "lcb_var_double": {"variance_weight": 2.0},
+RULES: dict[str, UtilityRule] = {
+    "mean": Mean(),
+    "lcb_std": LcbStd(1.0),
+    "lcb_std_half": LcbStd(0.5),
+    "lcb_std_double": LcbStd(2.0),
+    "lcb_var": LcbVar(1.0),
+    "lcb_var_half": LcbVar(0.5),
+    "lcb_var_double": LcbVar(2.0),
 }
 """Columns of the table; `entropic` of risk aversion a is `lcb_var` of weight a / 2 here, where rewards are Gaussian."""
 
@@ -114,13 +114,12 @@ def utilities(prediction: Prediction, pool: Pool, seed: int) -> dict[str, Tensor
     found: dict[str, Tensor] = {}
     for view, variance in (("marginal", prediction.variance), ("centered", prediction.centered_variance)):
         posterior = GaussianRewards(prediction.mean, variance, pool.group)
-        for name, options in RULES.items():
+        for name, rule in RULES.items():
             if name != "mean" or view == "marginal":
-                rule = "_".join(name.split("_")[:2])
-                found[name if name == "mean" else f"{name}.{view}"] = risk_rule(rule, **options)(posterior)
-        for rule in ("lcb_std", "lcb_var"):
+                found[name if name == "mean" else f"{name}.{view}"] = rule(posterior)
+        for name in ("lcb_std", "lcb_var"):
             shuffled = shuffle_within_groups(variance, pool.group, torch.Generator().manual_seed(seed))
-            found[f"shuffled_{rule}.{view}"] = risk_rule(rule)(GaussianRewards(prediction.mean, shuffled, pool.group))
+            found[f"shuffled_{name}.{view}"] = RULES[name](GaussianRewards(prediction.mean, shuffled, pool.group))
     found["longest"] = pool.length
     return found
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prudent.scoring import read_scored
+from prudent.scoring import read_scored, utility_for
 from prudent.selection import best_of_n_curve
-from prudent.utility import risk_rule
 
-STRENGTHS = {"lcb_std": ("num_std", (0.5, 1, 2, 3, 4, 5, 6)), "lcb_var": ("variance_weight", (1, 4, 16, 64))}
+STRENGTHS = {"lcb_std": (0.5, 1, 2, 3, 4, 5, 6), "lcb_var": (1, 4, 16, 64)}
 NUM_BOOTSTRAP = 2000
 
 
@@ -24,16 +23,17 @@ def main(folder: Path) -> None:
     pools = [read_scored(place) for place in sorted(folder.glob("seed-*/scored.parquet"))]
     counts = torch.unique(pools[0].group, return_counts=True)[1]
     grid = sorted({round(2 ** (step / 2)) for step in range(28)} - {16384, 11585} | {int(counts.min())})
-    rules = [("mean", False, None, risk_rule("mean"))]
-    for name, (option, values) in STRENGTHS.items():
+    rules: list[tuple[str, bool, float | None, str]] = [("mean", False, None, "mean")]
+    for name, values in STRENGTHS.items():
         for centered in (False, True):
-            rules += [(name, centered, value, risk_rule(name, **{option: float(value)})) for value in values]
+            before = "center(mean) | " if centered else ""
+            rules += [(name, centered, value, f"{before}{name}({value})") for value in values]
     curves = []
-    for _, centered, _, rule in rules:
-        parts = [
-            best_of_n_curve(rule(pool.posterior(centered=centered)).double(), pool.column("gold"), pool.group, grid)
-            for pool in pools
-        ]
+    for *_, text in rules:
+        parts = []
+        for pool in pools:
+            utility = utility_for(pool, text)(pool.reward_set()).double()
+            parts.append(best_of_n_curve(utility, pool.column("gold"), pool.group, grid))
         curves.append(torch.cat(parts).numpy())  # [B, G]
     num_prompts = len(curves[0])
     draws = np.random.default_rng(0).integers(num_prompts, size=(NUM_BOOTSTRAP, num_prompts))

@@ -1,12 +1,14 @@
 """`--config FILE.yaml`: flat names, the command line wins, and nothing is ignored."""
 
+from typing import Annotated
+
 import typer
 from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.cli._app import Common, OneLineErrors, verb
 from prudent.cli._console import Outcome
-from prudent.cli._options import MaxLengthOption, NumStdOption, Rule, SkipBadOption
+from prudent.cli._options import Dtype, MaxLengthOption, SkipBadOption
 
 
 def echoing() -> typer.Typer:
@@ -17,14 +19,14 @@ def echoing() -> typer.Typer:
     def train(
         common: Common,
         *,
-        num_std: NumStdOption = 1.0,
+        num_std: Annotated[float, typer.Option("--num-std", min=0)] = 1.0,
         max_length: MaxLengthOption = None,
         skip_bad: SkipBadOption = False,
-        rule: Rule = Rule.mean,
+        dtype: Dtype = Dtype.float32,
         name: list[str] | None = None,
     ) -> Outcome:
         """Tell."""
-        found = {"num_std": num_std, "max_length": max_length, "skip_bad": skip_bad, "rule": rule.value, "name": name}
+        found = {"num_std": num_std, "max_length": max_length, "skip_bad": skip_bad, "dtype": dtype.value, "name": name}
         return Outcome(found, " ".join(map(str, found.values())))
 
     @verb(panel="Panel", example="prudent other")
@@ -43,8 +45,8 @@ def run(tmp_path, content: str, *arguments: str):
 
 
 def test_values_come_from_the_file_whether_with_dashes_or_underscores(tmp_path):
-    result = run(tmp_path, "num-std: 2\nmax_length: 64\nskip_bad: true\nrule: lcb_var\nname: [a, b]\n")
-    assert result.stdout == "2.0 64 True lcb_var ['a', 'b']\n"
+    result = run(tmp_path, "num-std: 2\nmax_length: 64\nskip_bad: true\ndtype: bfloat16\nname: [a, b]\n")
+    assert result.stdout == "2.0 64 True bfloat16 ['a', 'b']\n"
 
 
 def test_a_single_value_will_do_for_an_option_that_may_be_repeated(tmp_path):
@@ -53,7 +55,7 @@ def test_a_single_value_will_do_for_an_option_that_may_be_repeated(tmp_path):
 
 def test_the_command_line_wins(tmp_path):
     result = run(tmp_path, "num-std: 2\nmax-length: 64\n", "--num-std", "3")
-    assert result.stdout == "3.0 64 False mean None\n"
+    assert result.stdout == "3.0 64 False float32 None\n"
 
 
 def test_the_command_line_wins_wherever_the_file_stands(tmp_path):
@@ -71,7 +73,7 @@ def test_numbers_in_scientific_notation_that_yaml_reads_as_text_are_numbers(tmp_
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
-    assert run(tmp_path, "# nothing\n").stdout == "1.0 None False mean None\n"
+    assert run(tmp_path, "# nothing\n").stdout == "1.0 None False float32 None\n"
 
 
 def test_an_unknown_key_is_an_error_that_names_the_nearest(tmp_path):
@@ -84,7 +86,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(tmp_path):
 def test_a_key_that_resembles_none_lists_all(tmp_path):
     result = run(tmp_path, "zzzzzz: 2\n")
     assert result.exit_code == 2
-    assert "it has debug, json, max-length" in result.stderr
+    assert "it has debug, dtype, json, max-length" in result.stderr
 
 
 def test_the_file_may_not_name_another_file(tmp_path):

@@ -16,14 +16,14 @@ def test_demo_writes_summary_and_report_and_goes_on_where_it_was(tmp_path):
         assert result.exit_code == 0, result.stderr
         printed = json.loads(result.stdout)
         summary = json.loads((output / "summary.json").read_text())
-        assert set(summary["rules"]) >= {"mean", "lcb_std", "lcb_var", "entropic"}
-        assert set(summary["rules"]["mean"][0]) == {"n", "kl", "gold", "proxy", "low", "high"}
-        assert summary["rules"]["mean"][-1]["n"] == 40
-        assert printed["rules"] == summary["rules"]
+        assert set(summary["utilities"]) >= {"mean", "lcb_std(4)", "lcb_var", "entropic"}
+        assert set(summary["utilities"]["mean"][0]) == {"n", "kl", "gold", "proxy", "low", "high"}
+        assert summary["utilities"]["mean"][-1]["n"] == 40
+        assert printed["utilities"] == summary["utilities"]
         assert (output / "report.html").exists()
         if attempt == 0:
             first = summary
-    assert summary["rules"] == first["rules"]
+    assert summary["utilities"] == first["utilities"]
     assert summary["seeds"][0]["stages"]["train"] < first["seeds"][0]["stages"]["train"]
 
 

@@ -91,7 +91,7 @@ def test_a_trained_ensemble_is_scored_selected_from_and_evaluated_like_one_model
     assert table.schema.field("reward_members").type.list_size == 2
     assert pool.basis_id == load_scorer(output).basis_id
     picks = tmp_path / "picks.jsonl"
-    run("select", "--data", str(tmp_path / "scored"), "--output", str(picks), "--rule", "lcb_std")
+    run("select", "--data", str(tmp_path / "scored"), "--output", str(picks), "--utility", "lcb_std")
     assert len(picks.read_text().splitlines()) == 3
     figures = run("evaluate", "--model", str(output), "--data", files["held_out"], "--num-bootstrap", "20")
     assert figures["posterior"] == "ensemble"

@@ -87,8 +87,8 @@ def test_debug_lets_the_error_through():
         (["train", "--modle", "x"], "No such option: --modle"),
         (["fit", "--data", "x"], "Missing option '--model'"),
         (["scor"], "No such command 'scor'"),
-        (["select", "--data", "x", "--output", "y", "--rule", "bold"], "Invalid value for '--rule'"),
-        (["select", "--data", "x", "--output", "y", "--num-std", "-1"], "Invalid value for '--num-std'"),
+        (["select", "--data", "x", "--output", "y", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["select", "--data", "x", "--output", "y", "--rule", "mean"], "No such option: --rule"),
         (["--verbos"], "No such option: --verbos"),
     ],
 )

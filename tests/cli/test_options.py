@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 import prudent
 from prudent.cli import app
 from prudent.cli._console import Outcome, plain, table
-from prudent.cli._options import Rule
 
 VERBS = ["demo", "train", "fit", "ensemble", "score", "select", "evaluate", "report"]
 
@@ -81,12 +80,6 @@ def test_defaults_are_those_of_the_library():
                 assert default == library[parameter.name], f"{verb} --{parameter.name}"
                 compared += 1
     assert compared > 50
-
-
-def test_rules_are_those_of_the_library():
-    from prudent.utility import MEMBER_RULES, POOL_RULES, RULES
-
-    assert [rule.value for rule in Rule] == [*RULES, *POOL_RULES, *MEMBER_RULES]
 
 
 def test_choices_of_fit_are_those_of_the_library():

@@ -72,7 +72,7 @@ def made(files, tiny_models, tmp_path_factory) -> tuple[Path, dict[str, dict]]:
             "score", "--model", root / "rmp", "--data", files["pool"], "--factor", "--output", root / "scored.parquet"
         ),
         "select": run_json(
-            "select", "--data", root / "scored.parquet", "--rule", "lcb_std", "--num-std", "1",
+            "select", "--data", root / "scored.parquet", "--utility", "lcb_std(1)",
             "--output", root / "picks.jsonl",
         ),
         "evaluate": run_json(
@@ -91,9 +91,9 @@ def test_every_verb_prints_what_it_did(made):
     assert printed["train"]["num_steps"] == 2
     assert printed["fit"]["num_pairs"] == 27
     assert (printed["score"]["num_responses"], printed["score"]["posterior"]) == (54, "last_layer")
-    assert (printed["select"]["num_prompts"], printed["select"]["rule"]) == (9, "lcb_std")
+    assert (printed["select"]["num_prompts"], printed["select"]["utility"]) == (9, "lcb_std")
     assert printed["evaluate"]["num_pairs"] == 9
-    assert {"mean", "lcb_std", "lcb_var", "entropic", "random", "oracle"} <= set(printed["report"]["rules"])
+    assert {"mean", "lcb_std", "lcb_var", "entropic", "random", "oracle"} <= set(printed["report"]["utilities"])
 
 
 def test_every_verb_writes_what_others_rely_on(made):
@@ -140,10 +140,36 @@ def test_report_shows_an_evaluation(made, tmp_path):
     assert "posterior_config.json is not what" in line
 
 
+def test_report_shows_the_utilities_asked_for(made, tmp_path):
+    root, _ = made
+    asked = ["--utility", "mean", "--utility", "careful=center(mean) | lcb_std(num_std=2)"]
+    arguments = ["--data", root / "scored.parquet", "--num-bootstrap", "10", "--output", tmp_path / "page.html"]
+    printed = run_json("report", *arguments, *asked)
+    assert list(printed["utilities"])[:3] == ["mean", "careful", "shuffled: careful"]
+    assert "center(mean) | lcb_std(2)" in (tmp_path / "page.html").read_text()
+    wrong = CliRunner().invoke(app, ["report", *map(str, arguments), "--utility", "lcb_std | mean"])
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert wrong.stderr.splitlines()[1:] == ["  lcb_std | mean", "            ^"]
+
+
+def test_select_writes_the_curve_of_what_picks(made, tmp_path):
+    root, _ = made
+    arguments = ["--data", root / "scored.parquet", "--output", tmp_path / "picks.jsonl", "--utility", "prob_best"]
+    printed = run_json("select", *arguments, "--curve", tmp_path / "curve.json")
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert curve == printed["curve"]
+    assert (curve["utility"], curve["exact"], [point["n"] for point in curve["points"]]) == (
+        "prob_best",
+        False,
+        [1, 4, 6],
+    )
+
+
 def test_without_json_a_sentence_is_printed(made):
     root, _ = made
     result = CliRunner().invoke(
-        app, ["select", "--data", str(root / "scored.parquet"), "--output", str(root / "other.csv"), "--rule", "mean"]
+        app,
+        ["select", "--data", str(root / "scored.parquet"), "--output", str(root / "other.csv"), "--utility", "mean"],
     )
     assert result.stdout.startswith("9 picks out of 54 responses in ")
     assert result.stdout.count("\n") == 1

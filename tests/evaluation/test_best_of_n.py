@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 from prudent import metrics
-from prudent.errors import DataError, UnsupportedError
-from prudent.evaluation import BestOfNStudy, EnsembleFacts, best_of_n_study, rule_curve
+from prudent.errors import DataError, UnsupportedError, UtilityError
+from prudent.evaluation import BestOfNStudy, EnsembleFacts, best_of_n_study, utility_curve
 from prudent.evaluation._gold_figures import gold_figures
 from prudent.evaluation._study_pool import prepare_pool
 from prudent.evaluation._study_reliability import draw_pairs
@@ -56,23 +56,24 @@ def test_curves_equal_enumeration_of_subsets():
     rng = np.random.default_rng(0)
     mean = rng.integers(0, 4, size=20).astype(float)  # with ties
     table = scored(rng, (5, 5, 5, 5), reward_mean=mean)
-    study = best_of_n_study(table, n_values=[1, 2, 3, 5], num_bootstrap=20, num_std=0.7, risk_aversion=2.0)
+    rules = ["mean", "lcb_std(0.7)", "lcb_var", "entropic(2)"]
+    study = best_of_n_study(table, utilities=rules, n_values=[1, 2, 3, 5], num_bootstrap=20)
     variance, gold = table["reward_variance"].to_numpy(), table["gold"].to_numpy()
     utilities = {
         "mean": mean,
-        "lcb_std": mean - 0.7 * np.sqrt(variance),
+        "lcb_std(0.7)": mean - 0.7 * np.sqrt(variance),
         "lcb_var": mean - variance,
         "longest": table["length"].to_numpy().astype(float),
         "oracle": gold,
     }
-    for rule, utility in utilities.items():
-        curve = study.curve(rule)
+    for key, utility in utilities.items():
+        curve = study.curve(key)
         for position, n in enumerate(study.n_values):
             for column, values in {"gold": gold, "variance": variance, "std": np.sqrt(variance)}.items():
                 expected = expected_by_enumeration(table, utility, values, n)
                 assert curve.bands[column].value[position] == pytest.approx(expected, abs=1e-9)
     # on a Gaussian the entropic rule with risk aversion 2 is mean minus the variance
-    assert study.curve("entropic").bands["gold"].value == pytest.approx(study.curve("lcb_var").bands["gold"].value)
+    assert study.curve("entropic(2)").bands["gold"].value == pytest.approx(study.curve("lcb_var").bands["gold"].value)
 
 
 def test_order_of_rows_does_not_matter():
@@ -80,10 +81,10 @@ def test_order_of_rows_does_not_matter():
     table = scored(rng)
     shuffled = table.take(pa.array(rng.permutation(table.num_rows)))
     a, b = (best_of_n_study(t, num_bootstrap=30, num_pairs=40) for t in (table, shuffled))
-    for rule in ("mean", "lcb_std", "lcb_var", "entropic", "longest", "random", "oracle"):
-        for name, band in a.curve(rule).bands.items():
-            assert b.curve(rule).bands[name].value == pytest.approx(band.value)
-            assert b.curve(rule).bands[name].low == pytest.approx(band.low)
+    for key in ("mean", "lcb_std", "lcb_var", "entropic", "longest", "random", "oracle"):
+        for name, band in a.curve(key).bands.items():
+            assert b.curve(key).bands[name].value == pytest.approx(band.value)
+            assert b.curve(key).bands[name].low == pytest.approx(band.low)
 
 
 def test_random_is_the_average_and_oracle_is_the_best():
@@ -104,8 +105,8 @@ def test_shuffling_a_constant_variance_changes_nothing():
     rng = np.random.default_rng(3)
     study = best_of_n_study(scored(rng, reward_variance=np.repeat([0.3, 1.0, 0.2, 2.0], 6)), num_bootstrap=30)
     reference = study.curve("mean").bands["gold"].value
-    for rule in ("lcb_std", "lcb_var", "entropic", "shuffled_lcb_std", "shuffled_lcb_var"):
-        assert study.curve(rule).bands["gold"].value == pytest.approx(reference)
+    for key in ("lcb_std", "lcb_var", "entropic", "shuffled: lcb_std", "shuffled: lcb_var", "shuffled: entropic"):
+        assert study.curve(key).bands["gold"].value == pytest.approx(reference)
 
 
 def hacked(rng, num_prompts=40, size=64):
@@ -130,12 +131,12 @@ def test_an_informative_variance_helps_and_its_shuffle_does_not():
     assert mean.drop.low > 0
     assert mean.drop_p_value < 0.01
     assert mean.versus.keys() == {"longest"}
-    assert careful.versus["mean"].low > 1
+    assert careful.versus["first"].low > 1
     assert careful.versus["shuffled"].low > 1
-    assert careful.share_above_mean == 1.0
+    assert careful.share_above_first == 1.0
     assert careful.kept.value == pytest.approx(1.0)
-    shuffled = study.curve("shuffled_lcb_var").outcomes["gold"].versus["mean"]
-    assert abs(shuffled.value) < 0.5 * careful.versus["mean"].value
+    shuffled = study.curve("shuffled: lcb_var").outcomes["gold"].versus["first"]
+    assert abs(shuffled.value) < 0.5 * careful.versus["first"].value
     # the mean walks to where the variance is high
     variance = study.curve("mean").bands["variance"].value
     assert variance[-1] > 3 * variance[0]
@@ -144,7 +145,7 @@ def test_an_informative_variance_helps_and_its_shuffle_does_not():
 def test_outcomes_follow_from_the_curve():
     study = best_of_n_study(hacked(np.random.default_rng(5), 12, 32), num_bootstrap=100)
     reference = study.curve("mean").bands["gold"].value
-    for curve in study.rules:
+    for curve in study.utilities:
         for scale in study.gold_scales:
             value, outcome = np.array(curve.bands[scale].value), curve.outcomes[scale]
             assert outcome.peak_n == study.n_values[int(value.argmax())]
@@ -152,8 +153,8 @@ def test_outcomes_follow_from_the_curve():
             assert outcome.drop.value == pytest.approx(value.max() - value[-1])
             if outcome.kept is not None:
                 assert outcome.kept.value == pytest.approx((value[-1] - value[0]) / (value.max() - value[0]))
-        if curve.rule != "mean":
-            lead = curve.outcomes["gold"].versus["mean"]
+        if curve.key != "mean":
+            lead = curve.outcomes["gold"].versus["first"]
             assert lead.value == pytest.approx(curve.bands["gold"].value[-1] - reference[-1])
             assert lead.low <= lead.value <= lead.high
 
@@ -211,51 +212,194 @@ def test_kl_of_one_policy_and_of_several():
 
 
 def centered_table(rng):
+    """The first two responses of each prompt are its references."""
+    mean = rng.normal(size=24)
     return scored(
         rng,
-        reward_reference=np.repeat(rng.normal(size=4), 6),
+        reward_mean=mean,
+        reward_reference=np.repeat(mean.reshape(4, 6)[:, :2].mean(1), 6),
         reward_centered_variance=rng.uniform(0.1, 2, size=24),
+        is_reference=np.tile([True, True, False, False, False, False], 4),
     )
 
 
-def test_centered_rules_read_the_centered_variance():
+def test_utilities_after_center_read_the_centered_variance():
     rng = np.random.default_rng(10)
     table = centered_table(rng)
     study = best_of_n_study(table, num_bootstrap=20)
-    names = [curve.rule for curve in study.rules]
+    names = [curve.key for curve in study.utilities]
     marginal = ["mean", "lcb_std", "lcb_var", "entropic"]
-    assert names == [*marginal, "lcb_std_centered", "lcb_var_centered", "entropic_centered"]
+    assert names == [*marginal, *(f"center(mean) | {rule}" for rule in marginal[1:])]
+    assert [curve.variance for curve in study.utilities] == [None] + ["marginal"] * 3 + ["centered"] * 3
+    assert [curve.beside for curve in study.utilities] == [None] * 4 + marginal[1:]
+    careful = study.curve("center(mean) | lcb_std")
     utility = table["reward_mean"].to_numpy() - table["reward_reference"].to_numpy()
     utility = utility - np.sqrt(table["reward_centered_variance"].to_numpy())
     expected = expected_by_enumeration(table, utility, table["gold"].to_numpy(), 6)
-    assert study.curve("lcb_std_centered").bands["gold"].value[-1] == pytest.approx(expected)
-    only = best_of_n_study(table, centered=True, num_bootstrap=20)
-    assert [curve.rule for curve in only.rules] == ["mean", *names[4:]]
-    assert [curve.rule for curve in best_of_n_study(table, centered=False, num_bootstrap=20).rules] == marginal
-    lead = study.curve("lcb_std_centered").outcomes["gold"].versus["marginal"]
-    gold = study.curve("lcb_std_centered").bands["gold"].value[-1] - study.curve("lcb_std").bands["gold"].value[-1]
+    assert careful.bands["gold"].value[-1] == pytest.approx(expected)
+    only = best_of_n_study(table, utilities=["mean", "center(mean)|lcb_std( 1 )"], num_bootstrap=20)
+    assert [curve.key for curve in only.utilities] == ["mean", "center(mean) | lcb_std"]
+    assert only.curve("center(mean) | lcb_std").bands == careful.bands
+    lead = careful.outcomes["gold"].versus["marginal"]
+    gold = careful.bands["gold"].value[-1] - study.curve("lcb_std").bands["gold"].value[-1]
     assert lead.value == pytest.approx(gold)
+    scale = study.rewards["reward"]
+    assert scale.median_centered_std == pytest.approx(np.sqrt(np.median(table["reward_centered_variance"])), rel=0.2)
+
+
+def test_utilities_may_be_called_something_else():
+    from prudent.utility import LcbStd, reward
+
+    table = scored(np.random.default_rng(40))
+    named = best_of_n_study(table, utilities={"plain": "mean", "careful": reward() | LcbStd(2.0)}, num_bootstrap=20)
+    assert [(curve.key, curve.label, curve.utility) for curve in named.utilities] == [
+        ("plain", "plain", "mean"),
+        ("careful", "careful", "lcb_std(2)"),
+    ]
+    assert named.curve("shuffled: careful").label == "careful, shuffled"
+    assert named.curve("careful").outcomes["gold"].versus.keys() == {"first", "longest", "shuffled"}
+    unnamed = best_of_n_study(table, utilities=["mean", "lcb_std(2)"], num_bootstrap=20)
+    assert named.curve("careful").bands == unnamed.curve("lcb_std(2)").bands
+    # what others are compared with is the first, whatever it is
+    turned = best_of_n_study(table, utilities=["lcb_std(2)", "mean"], num_bootstrap=20)
+    assert turned.curve("mean").outcomes["gold"].versus["first"].value == pytest.approx(
+        -unnamed.curve("lcb_std(2)").outcomes["gold"].versus["first"].value
+    )
+
+
+def several(rng, **extra):
+    """Two rewards of 32 responses each to four prompts, of which both know their doubts."""
+    sizes = (8, 8, 8, 8)
+    columns = {
+        f"{name}_{column}": rng.uniform(0.2, 3.0, size=32) if column == "reward_variance" else rng.normal(size=32)
+        for name in ("helpful", "harmless")
+        for column in ("reward_mean", "reward_variance")
+    }
+    reference = np.tile([True] * 3 + [False] * 5, 4)
+    return scored(rng, sizes, reward_mean=None, reward_variance=None, is_reference=reference, **columns | extra)
+
+
+def test_several_rewards_are_compared_one_by_one_and_together():
+    table = several(np.random.default_rng(41))
+    study = best_of_n_study(table, num_bootstrap=20)
+    keys = ["helpful alone", "harmless alone", "standardized sum", "all_of", "minimum"]
+    assert [curve.key for curve in study.utilities] == keys
+    assert study.curve("minimum").utility == "minimum(helpful | center, harmless | center) | mean"
+    assert set(study.rewards) == {"helpful", "harmless"}
+    assert study.proxies == {"helpful": "proxy_helpful", "harmless": "proxy_harmless"}
+    assert study.reliability == ()
+    gold = table["gold"].to_numpy()
+    means = {name: table[f"{name}_reward_mean"].to_numpy() for name in study.rewards}
+    above = {
+        name: (mean.reshape(4, 8) - mean.reshape(4, 8).mean(1, keepdims=True)).ravel() for name, mean in means.items()
+    }
+    one = study.curve("helpful alone")
+    for name in means:
+        expected = expected_by_enumeration(table, means["helpful"], above[name], 8)
+        assert one.bands[f"proxy_{name}"].value[-1] == pytest.approx(expected)
+    assert one.bands["proxy"].value == pytest.approx(one.bands["proxy_helpful"].value)
+    assert "proxy" not in study.curve("oracle").bands
+    assert study.curve("oracle").rows(study.n_values)[-1]["proxy"] is None
+    # mean 0 and spread 1 over the references of each prompt
+    value = np.zeros(32)
+    for mean in means.values():
+        rows = mean.reshape(4, 8)
+        reference = rows[:, :3]
+        value += ((rows - reference.mean(1, keepdims=True)) / reference.std(1, ddof=1, keepdims=True)).ravel()
+    summed = study.curve("standardized sum")
+    assert summed.bands["gold"].value[-1] == pytest.approx(expected_by_enumeration(table, value, gold, 8))
+    own = value.reshape(4, 8)
+    assert summed.bands["proxy"].value[-1] == pytest.approx((own.max(1) - own.mean(1)).mean())
+    assert BestOfNStudy.from_dict(json.loads(json.dumps(study.to_dict(), allow_nan=False))) == study
+    for one in study.disagreements:
+        assert all(set(pick.rewards) == {"helpful", "harmless"} for pick in one.picks)
+
+
+def test_several_rewards_without_references_are_summed_as_they_are():
+    table = several(np.random.default_rng(42)).drop_columns(["is_reference"])
+    study = best_of_n_study(table, num_bootstrap=20)
+    assert [curve.key for curve in study.utilities] == ["helpful alone", "harmless alone", "sum"]
+    with pytest.raises(DataError, match="which responses are the references"):
+        best_of_n_study(table, utilities=["helpful | center | lcb_std"])
+    with pytest.raises(DataError, match="several rewards"):
+        best_of_n_study(table, utilities=["lcb_std"])
+
+
+def test_candidates_count_that_every_utility_has_a_value_for():
+    mean = np.random.default_rng(1).normal(size=32)
+    mean[3] = np.nan
+    table = several(np.random.default_rng(43), harmless_reward_mean=mean)
+    both = best_of_n_study(table, num_bootstrap=20)
+    assert (both.counts.num_unscored, both.n_values[-1]) == (1, 7)
+    one = best_of_n_study(table, utilities=["helpful | lcb_std", "helpful | mean"], num_bootstrap=20)
+    assert (one.counts.num_unscored, one.n_values[-1]) == (0, 8)
+    assert one.proxies == {"helpful": "proxy_helpful"}  # no average over what is not known
+    curve = utility_curve(table, utility="helpful | lcb_std")
+    assert set(curve.points[-1].proxy) == {"helpful"}
+    gold = curve.points[-1].gold
+    assert gold == pytest.approx(one.curve("helpful | lcb_std").bands["gold"].value[-1])
+
+
+def test_shuffled_doubts_move_together():
+    """Each candidate keeps its means and gets both variances of one other candidate."""
+    import torch as pytorch
+
+    from prudent.evaluation._study_utilities import shuffle_doubts
+    from prudent.rewards import MemberRewards
+    from prudent.utility import RewardSet
+
+    rng = np.random.default_rng(44)
+    group = pytorch.arange(40) // 10
+    members = MemberRewards(pytorch.tensor(rng.normal(size=(40, 3))), group)
+    factor = pytorch.tensor(rng.normal(size=(40, 2)))
+    gaussian = GaussianRewards(pytorch.tensor(rng.normal(size=40)), factor.square().sum(1), group, factor)
+    rewards = RewardSet({"a": members, "b": gaussian}, against_references={"b": gaussian})
+    shuffled = shuffle_doubts(rewards, group, pytorch.Generator().manual_seed(0))
+    a, b = shuffled.rewards["a"], shuffled.rewards["b"]
+    pytorch.testing.assert_close(a.mean, members.mean)
+    assert pytorch.equal(b.mean, gaussian.mean)
+    source = [int((gaussian.variance == value).nonzero()) for value in b.variance]
+    assert source != sorted(source)
+    assert pytorch.equal(group[source], group)
+    pytorch.testing.assert_close(b.factor, factor[source])
+    deviations = members.members - members.mean[:, None]
+    pytorch.testing.assert_close(a.members - a.mean[:, None], deviations[source])
+    assert pytorch.equal(shuffled.against_references["b"].variance, b.variance)
+
+
+def test_the_note_on_gaussians_follows_the_utilities():
+    table = several(np.random.default_rng(45))
+    note = "entropic is lcb_var"
+    for text, has_note in (
+        ("helpful | entropic(3)", True),
+        ("helpful | standardize | entropic", True),
+        ("helpful | center | log_sigmoid | entropic", False),
+        ("helpful | lcb_var", False),
+    ):
+        study = best_of_n_study(table, utilities=[text], num_bootstrap=20)
+        assert any(note in one for one in study.notes) == has_note, text
 
 
 def test_without_gold_there_are_proxy_and_variance():
     study = best_of_n_study(scored(np.random.default_rng(11), gold=None), num_bootstrap=20)
     assert study.gold_scales == ()
     assert study.reliability == ()
-    assert "oracle" not in [curve.rule for curve in study.curves]
+    assert "oracle" not in [curve.key for curve in study.curves]
     assert set(study.curve("mean").bands) == {"proxy", "variance", "std", "length"}
     assert study.curve("mean").bands["proxy"].value[-1] > 0
     assert any("no gold" in note for note in study.notes)
     assert study.disagreements[0].picks[0].gold is None
 
 
-def test_without_variances_the_mean_is_the_only_rule():
+def test_without_variances_the_mean_is_all_by_default():
     table = scored(np.random.default_rng(12), reward_variance=pa.nulls(24, pa.float32()))
     study = best_of_n_study(table, num_bootstrap=20)
-    assert [curve.rule for curve in study.curves] == ["mean", "longest", "random", "oracle"]
+    assert [curve.key for curve in study.curves] == ["mean", "longest", "random", "oracle"]
     assert "variance" not in study.curve("mean").bands
     assert study.reliability == ()
-    with pytest.raises(UnsupportedError, match="no variances"):
-        best_of_n_study(table, rules=["lcb_std"])
+    assert study.disagreements == ()
+    with pytest.raises(DataError, match="no variances"):
+        best_of_n_study(table, utilities=["lcb_std"])
 
 
 def test_members_are_read_where_they_are_stored():
@@ -293,7 +437,7 @@ def member_rows(rng, sizes=(6, 6, 6, 6)):
     return table, members, centered
 
 
-def test_rules_read_centered_members_as_members():
+def test_utilities_read_centered_members_as_members():
     table, members, centered = member_rows(np.random.default_rng(18))
     # a reference without gold is no candidate, but centres all the same
     gold = table["gold"].to_numpy().copy()
@@ -301,21 +445,22 @@ def test_rules_read_centered_members_as_members():
     table = table.set_column(table.column_names.index("gold"), "gold", pa.array(gold))
     kept = np.isfinite(gold)
     order = np.random.default_rng(1).permutation(table.num_rows)
-    study = best_of_n_study(table.take(pa.array(order)), num_bootstrap=20, risk_aversion=1.5)
-    assert study.counts.num_without_gold == 4
-    assert study.ensemble == EnsembleFacts(3, 1, has_within_variance=False)
     wanted = {
-        "entropic": -np.log(np.exp(-1.5 * members).mean(1)) / 1.5,
-        "entropic_centered": -np.log(np.exp(-1.5 * centered).mean(1)) / 1.5,
+        "entropic(1.5)": -np.log(np.exp(-1.5 * members).mean(1)) / 1.5,
+        "center(mean) | entropic(1.5)": -np.log(np.exp(-1.5 * centered).mean(1)) / 1.5,
         "worst": members.min(1),
-        "worst_centered": centered.min(1),
+        "center(mean) | worst": centered.min(1),
     }
+    study = best_of_n_study(table.take(pa.array(order)), utilities=list(wanted), num_bootstrap=20)
+    assert study.counts.num_without_gold == 4
+    assert study.rewards["reward"].ensemble == EnsembleFacts(3, 1, has_within_variance=False)
+    by_default = best_of_n_study(table, num_bootstrap=20)
+    assert {"worst", "center(mean) | worst"} <= {curve.key for curve in by_default.utilities}
     candidates = table.filter(pa.array(kept))
-    for rule, utility in wanted.items():
+    for text, utility in wanted.items():
         expected = expected_by_enumeration(candidates, utility[kept], gold[kept], 5)
-        assert study.curve(rule).bands["gold"].value[-1] == pytest.approx(expected), rule
-        curve = rule_curve(table, rule=rule.removesuffix("_centered"), centered="_" in rule, risk_aversion=1.5)
-        assert curve.points[-1].gold == pytest.approx(expected), rule
+        assert study.curve(text).bands["gold"].value[-1] == pytest.approx(expected), text
+        assert utility_curve(table, utility=text).points[-1].gold == pytest.approx(expected), text
 
 
 def test_gold_that_members_were_calibrated_on_judges_nothing():
@@ -328,7 +473,7 @@ def test_gold_that_members_were_calibrated_on_judges_nothing():
     assert study.curves == others.curves
     assert study.reliability == others.reliability
     assert study.notes[0].startswith("1 prompts on whose gold the members were calibrated are left out")
-    assert rule_curve(flagged, rule="mean").num_calibration_prompts == 1
+    assert utility_curve(flagged, utility="mean").num_calibration_prompts == 1
     # the picks are of all prompts, the gold of the others
     picks = select(ScoredPool(flagged))
     assert (picks.num_prompts, picks.num_calibration_prompts) == (4, 1)
@@ -390,15 +535,16 @@ def test_disagreements_do_not_look_at_gold():
     assert [(d.prompt_id, [p.response_id for p in d.picks]) for d in a] == [
         (d.prompt_id, [p.response_id for p in d.picks]) for d in b
     ]
-    spreads = [max(p.std for p in d.picks) - min(p.std for p in d.picks) for d in a]
+    stds = [[pick.rewards["reward"].std for pick in d.picks] for d in a]
+    spreads = [max(one) - min(one) for one in stds]
     assert spreads == sorted(spreads, reverse=True)
     rows = {row["response"]: row for row in table.to_pylist()}
     for one in a:
-        by_rule = {rule: pick for pick in one.picks for rule in pick.rules}
-        assert set(by_rule) == {"mean", "lcb_std", "lcb_var", "entropic"}
+        by_key = {key: pick for pick in one.picks for key in pick.utilities}
+        assert set(by_key) == {"mean", "lcb_std", "lcb_var", "entropic"}
         pool = [row for row in rows.values() if row["prompt_id"] == one.prompt_id]
         best = max(pool, key=lambda row: row["reward_mean"])
-        pick = by_rule["mean"]
+        pick = by_key["mean"]
         assert (pick.text, pick.response_id) == (best["response"], best["response_id"])
         assert pick.gold_rank == 1 + sum(row["gold"] > best["gold"] for row in pool)
 
@@ -413,9 +559,11 @@ def test_long_texts_are_cut_and_counted():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"rules": ["prob_best"]}, UnsupportedError, "depends on the other candidates"),
-        ({"rules": ["best"]}, ValueError, "best"),
-        ({"centered": True}, UnsupportedError, "no centered variance"),
+        ({"utilities": ["prob_best"]}, UnsupportedError, "depends on the other candidates"),
+        ({"utilities": ["mean", "lcb_st()"]}, UtilityError, "lcb_st"),
+        ({"utilities": {"random": "mean"}}, UtilityError, "what a control is called"),
+        ({"utilities": []}, UtilityError, "no utility to study"),
+        ({"utilities": ["center(mean) | lcb_std"]}, DataError, "which responses are the references"),
         ({"n_values": [0, 2]}, ValueError, "at least 1"),
         ({"n_values": []}, ValueError, "at least 1"),
     ],
@@ -503,8 +651,8 @@ def test_reliability_is_that_of_the_metrics():
     )
     table = posterior.to_arrow().append_column("gold", pa.array(rng.normal(size=num_prompts * size)))
     one = best_of_n_study(table, num_bootstrap=50, num_pairs=2000, seed=3).reliability[0]
-    pool = prepare_pool(table, n_max=None, one_policy=None)
-    i, j = draw_pairs(pool.marginal.mean, pool.group, 50, torch.Generator().manual_seed(3), top=False)
+    pool = prepare_pool(ScoredPool(table), n_max=None, one_policy=None)
+    i, j = draw_pairs(pool.only.mean, pool.group, 50, torch.Generator().manual_seed(3), top=False)
     mean, variance, gold = (table[name].to_numpy() for name in ("reward_mean", "reward_variance", "gold"))
     z = (mean[i] - mean[j]) / np.sqrt(variance[i] + variance[j])
     probability, higher = torch.tensor(stats.norm.cdf(z)), torch.tensor(gold[i] > gold[j]).double()

@@ -32,10 +32,10 @@ def test_everything_is_written_and_readable(demo):
 
 
 def test_the_summary_holds_the_curves(demo):
-    rules = demo.summary["rules"]
-    assert {"mean", "lcb_std", "lcb_var", "entropic", "lcb_std_centered"} <= set(rules)
-    assert {"shuffled_lcb_std", "longest", "random", "oracle"} <= set(demo.summary["controls"])
-    first, last = rules["mean"][0], rules["mean"][-1]
+    curves = demo.summary["utilities"]
+    assert {"mean", "lcb_std(4)", "lcb_var", "entropic", "center(mean) | lcb_std(4)"} <= set(curves)
+    assert {"shuffled: lcb_std(4)", "longest", "random", "oracle"} <= set(demo.summary["controls"])
+    first, last = curves["mean"][0], curves["mean"][-1]
     assert set(first) == {"n", "kl", "gold", "low", "high", "proxy"}
     assert (first["n"], last["n"]) == (1, 150)
     assert first["kl"] == 0
@@ -46,7 +46,7 @@ def test_the_summary_holds_the_curves(demo):
     best = torch.stack([part.argmax() + 150 * i for i, part in enumerate(pool.column("reward_mean").split(150))])
     assert last["gold"] == pytest.approx(pool.column("gold")[best].mean().item(), abs=1e-6)
     picks = demo.summary["seeds"][0]["picks"]
-    assert set(rules) == set(picks)
+    assert set(curves) == set(picks)
     assert 0 <= picks["mean"]["covered"] <= 4
 
 
@@ -55,7 +55,7 @@ def test_called_again_it_goes_on_where_it_was(demo):
     before = [path.stat().st_mtime_ns for path in [*parts, demo.output / "base" / "model.safetensors"]]
     again = run_demo(demo.output, **SMALL)
     assert before == [path.stat().st_mtime_ns for path in [*parts, demo.output / "base" / "model.safetensors"]]
-    assert again.summary["rules"] == demo.summary["rules"]
+    assert again.summary["utilities"] == demo.summary["utilities"]
 
 
 @pytest.mark.parametrize("change", [{"num_base_texts": 100}, {"num_pairs": 39}, {"num_candidates": 100}, {"seed": 1}])

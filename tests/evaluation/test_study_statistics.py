@@ -65,12 +65,12 @@ def test_p_value_of_a_fall_pays_for_the_search():
 
 def test_a_curve_that_only_falls_has_no_kept_share():
     gold = np.tile([1.0, 0.5, 0.0], (5, 1))
-    outcome = Resamples(5, 50, 0.95, seed=0).outcome(gold, (1, 2, 4), {"mean": gold})
+    outcome = Resamples(5, 50, 0.95, seed=0).outcome(gold, (1, 2, 4), {"first": gold})
     assert outcome.kept is None
     assert outcome.peak_n == 1
     assert outcome.drop.value == 1.0
-    assert outcome.versus["mean"].value == 0.0
-    assert outcome.share_above_mean == 0.5
+    assert outcome.versus["first"].value == 0.0
+    assert outcome.share_above_first == 0.5
 
 
 def test_one_prompt_says_nothing_about_significance():

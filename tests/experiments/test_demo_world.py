@@ -16,7 +16,7 @@ def test_outcomes_hold_one_value_a_cell(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     experiment = importlib.import_module("demo_world")
     lead = Estimate(0.5, 0.25, 0.75)
-    careful = Outcome(8, 4, 16, Estimate(1.0, 0.5, 1.5), Estimate(0.25, 0.125, 0.375), 0.01, None, {"mean": lead}, 0.75)
+    careful = Outcome(8, 4, 16, Estimate(1.0, 0.5, 1.5), Estimate(0.25, 0.125, 0.375), 0.01, None, {"first": lead}, 0.75)
     outcomes = {"lcb_std": asdict(careful)}
     result = SimpleNamespace(summary={"outcomes": outcomes, "seeds": [{"seed": 3, "outcomes": outcomes}]})
     rows = experiment.outcome_rows(result)
@@ -34,6 +34,6 @@ def test_committed_tables_are_numbers():
     for place in (EXPERIMENTS / "demo_world").glob("outcomes*.csv"):
         with place.open(newline="") as stream:
             for row in csv.DictReader(stream):
-                cells = [value for name, value in row.items() if name not in ("seed", "rule")]
+                cells = [value for name, value in row.items() if name not in ("seed", "utility")]
                 assert all(value == "" or math.isfinite(float(value)) for value in cells)
                 assert float(row["fall_low"]) <= float(row["fall"]) <= float(row["fall_high"])

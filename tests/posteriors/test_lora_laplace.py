@@ -251,7 +251,7 @@ def test_score_select_and_evaluate_take_it_like_any_other(
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5 * float(np.abs(first).max()))
     joint = one.posterior(centered=False)
     assert float(joint.contrast(torch.tensor(0), torch.tensor(9))[1]) == pytest.approx(0.0, abs=1e-6)
-    picks = select(tmp_path / "one", tmp_path / "picks.jsonl", rule="lcb_std", centered=True)
+    picks = select(tmp_path / "one", tmp_path / "picks.jsonl", utility="center(mean) | lcb_std")
     assert picks.num_prompts == 2
     evaluation = evaluate(folder, lora_pairs, num_bootstrap=20, progress=False).to_dict()
     assert evaluation["num_pairs"] == len(lora_pairs)

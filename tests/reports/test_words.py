@@ -12,6 +12,7 @@ from prudent.evaluation import (
     Figure,
     Outcome,
     Reliability,
+    RewardScale,
     StudySettings,
 )
 from prudent.reports._held_out import HeldOut
@@ -30,15 +31,16 @@ def outcome(peak, drop, p_value, lead=None, kept=None):
         drop=Estimate(drop, drop - 0.1, drop + 0.1),
         drop_p_value=p_value,
         kept=None if kept is None else Estimate(kept, kept - 0.1, kept),
-        versus={} if lead is None else {"mean": Estimate(*lead)},
-        share_above_mean=None,
+        versus={} if lead is None else {"first": Estimate(*lead)},
+        share_above_first=None,
     )
 
 
-def curve(rule, found, variance=(1.0, 1.0, 2.0)):
+def curve(key, found, variance=(1.0, 1.0, 2.0)):
     bands = {"gold": Band((0.0, 1.0, 1.0), (0.0, 0.9, 0.9), (0.0, 1.1, 1.1)), "proxy": Band(*[(0.0, 1.0, 2.0)] * 3)}
     bands["variance"] = Band(variance, variance, variance)
-    return Curve(rule, rule, "rule", None, (0.0, 1.4, 3.6), bands, {"gold": found})
+    variance = None if key in ("mean", "other") else "marginal"
+    return Curve(key, key, "utility", key, variance, None, (0.0, 1.4, 3.6), bands, {"gold": found})
 
 
 def study(*curves, reliability=()):
@@ -50,8 +52,8 @@ def study(*curves, reliability=()):
         reliability=reliability,
         disagreements=(),
         counts=Counts(4, 400, 400, 100, 100, 0, 0, 0, 0, None, 0),
-        ensemble=None,
-        settings=StudySettings(1.0, 1.0, 1.0, 0.95, 100, 10, 0, 1.0, 1.0, None),
+        rewards={"reward": RewardScale(1.0, 1.0, None, None)},
+        settings=StudySettings(0.95, 100, 10, 0),
         notes=(),
     )
 
@@ -74,7 +76,7 @@ def test_a_significant_fall_is_called_turning_over():
         curve("mean", outcome(10, 0.31, 0.001)), curve("lcb_var", outcome(100, 0.0, 1.0, (0.4, 0.2, 0.6), 0.99))
     )
     text = headline(found, "gold")
-    assert text.startswith("The mean rule turns over at n = 10 and ends 0.310 below its peak")
+    assert text.startswith("Gold under mean turns over at n = 10 and ends 0.310 below its peak")
     assert "lcb_var ends 0.400 [0.200, 0.600] above it and keeps 0.990 of its best gain" in text
 
 
@@ -83,41 +85,46 @@ def test_a_fall_within_noise_is_not():
     text = headline(found, "gold")
     assert "not a significant fall" in text
     assert "turns over" not in text
-    assert "no rule that reads the variance ends measurably above it" in text
+    assert "no utility that reads the variance ends measurably above it" in text
     assert any("not told apart: lcb_var +0.100" in line for line in sentences(found, "gold"))
 
 
-def test_losing_rules_are_said_to_lose():
+def test_losing_utilities_are_said_to_lose():
     found = study(curve("mean", outcome(100, 0.0, 1.0)), curve("lcb_std", outcome(100, 0.0, 1.0, (-0.4, -0.6, -0.2))))
-    assert headline(found, "gold").endswith("every rule that reads the variance ends below it.")
+    assert headline(found, "gold").endswith("every utility that reads the variance ends below it.")
     assert "rises to the end" in headline(found, "gold")
     assert any("below: lcb_std" in line for line in sentences(found, "gold"))
 
 
-def test_every_rule_loses_only_if_every_interval_says_so():
+def test_every_utility_loses_only_if_every_interval_says_so():
     mean, losing = curve("mean", outcome(100, 0.0, 1.0)), outcome(100, 0.0, 1.0, (-0.4, -0.6, -0.2))
     # the best by value is below for sure, the worst one is too uncertain to say
     wide = curve("lcb_var", outcome(100, 0.0, 1.0, (-0.5, -1.5, 0.5)))
     text = headline(study(mean, curve("lcb_std", losing), wide), "gold")
-    assert text.endswith("no rule that reads the variance ends measurably above it.")
+    assert text.endswith("no utility that reads the variance ends measurably above it.")
     text = headline(study(mean, curve("lcb_std", losing), curve("entropic", losing)), "gold")
-    assert text.endswith("every rule that reads the variance ends below it.")
+    assert text.endswith("every utility that reads the variance ends below it.")
 
 
 def test_a_sure_lead_is_not_hidden_by_a_larger_unsure_one():
     unsure = curve("lcb_var", outcome(100, 0.0, 1.0, (0.5, -0.5, 1.5)))
     sure = curve("lcb_std", outcome(100, 0.0, 1.0, (0.2, 0.1, 0.3)))
     text = headline(study(curve("mean", outcome(100, 0.0, 1.0)), unsure, sure), "gold")
-    assert "lcb_std, one of 2 rules that read the variance, ends 0.200" in text
+    assert "lcb_std, one of 2 utilities that read the variance, ends 0.200" in text
 
 
-def test_the_best_of_several_rules_is_said_to_be_that():
+def test_utilities_that_do_not_differ_by_the_variance_are_others():
+    found = study(curve("mean", outcome(100, 0.0, 1.0)), curve("other", outcome(100, 0.0, 1.0, (0.1, -0.1, 0.3))))
+    assert headline(found, "gold").endswith("; no other utility ends measurably above it.")
+
+
+def test_the_best_of_several_utilities_is_said_to_be_that():
     found = study(
         curve("mean", outcome(100, 0.0, 1.0)),
         curve("lcb_std", outcome(100, 0.0, 1.0, (0.2, 0.1, 0.3))),
         curve("lcb_var", outcome(10, 0.2, 0.001, (0.4, 0.2, 0.6))),
     )
-    assert "lcb_var, the best of 2 rules that read the variance, ends 0.400" in headline(found, "gold")
+    assert "lcb_var, the best of 2 utilities that read the variance, ends 0.400" in headline(found, "gold")
     lines = sentences(found, "gold")
     assert any(line.startswith("Also turning over: lcb_var (at n = 10") for line in lines)
     assert any("2.00 under mean" in line for line in lines)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError
+from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError, UtilityError
 from prudent.models import RewardModel
 from prudent.posteriors import PlainRewards, fit, load_posterior
 from prudent.scoring import ScoredPool, read_scored, score, select
@@ -265,7 +265,6 @@ def test_tables_from_elsewhere_are_told_what_is_wrong(scored, tmp_path):
     words = table.set_column(table.schema.get_field_index("reward_mean"), "reward_mean", [["x"] * table.num_rows])
     with pytest.raises(DataError, match="reward_mean must be a column of numbers"):
         ScoredPool(words)
-    assert select(scored, rule="prob_best", centered=True).num_prompts == 4
 
 
 def test_scored_pools_can_be_scored_again(scored, model_folder, tmp_path):
@@ -321,9 +320,9 @@ def test_model_without_a_posterior(tiny_models, tmp_path):
     score(tiny_models("llama"), pools(), tmp_path / "out", progress=False)
     pool = read_scored(tmp_path / "out")
     assert not pool.has_variance
-    assert select(pool, rule="mean").mean_std is None
+    assert select(pool, utility="mean").mean_std == {"reward": None}
     with pytest.raises(DataError, match="no variances"):
-        select(pool, rule="lcb_std")
+        select(pool, utility="lcb_std")
     with pytest.raises(PosteriorError, match="factor needs a posterior"):
         score(tiny_models("llama"), pools(), tmp_path / "factor", factor=True, progress=False)
     with pytest.raises(ModelError, match="never trained"):
@@ -345,29 +344,37 @@ def test_rewards_that_overflow_are_null_not_ranked(model_folder, tmp_path):
     summary = score(model, pools(), tmp_path / "out", posterior=posterior, progress=False)
     assert summary.num_not_scored >= 1
     with pytest.raises(DataError, match="no utility"):
-        select(tmp_path / "out", rule="mean")
-    assert select(tmp_path / "out", rule="mean", exclude_unscored=True).num_excluded == summary.num_not_scored
+        select(tmp_path / "out", utility="mean")
+    assert select(tmp_path / "out", utility="mean", exclude_unscored=True).num_excluded == summary.num_not_scored
 
 
 def test_select_picks_the_highest_utility(scored, tmp_path):
     pool = read_scored(scored)
     frame = pool.table.to_pandas()
-    for rule, utility in (
+    for utility, value in (
         ("mean", frame["reward_mean"]),
-        ("lcb_std", frame["reward_mean"] - 0.5 * frame["reward_variance"] ** 0.5),
-        ("lcb_var", frame["reward_mean"] - 2.0 * frame["reward_variance"]),
-        ("entropic", frame["reward_mean"] - 1.5 * frame["reward_variance"]),
+        ("lcb_std(0.5)", frame["reward_mean"] - 0.5 * frame["reward_variance"] ** 0.5),
+        ("lcb_var(2)", frame["reward_mean"] - 2.0 * frame["reward_variance"]),
+        ("entropic(3)", frame["reward_mean"] - 1.5 * frame["reward_variance"]),
+        (
+            "center(mean) | lcb_std(2)",
+            frame["reward_mean"] - frame["reward_reference"] - 2.0 * frame["reward_centered_variance"] ** 0.5,
+        ),
     ):
-        place = tmp_path / f"{rule}.parquet"
-        summary = select(scored, place, rule=rule, num_std=0.5, variance_weight=2.0, risk_aversion=3.0)
-        best = utility.groupby(frame["prompt_id"]).max()
+        place = tmp_path / "picks.parquet"
+        summary = select(scored, place, utility=utility)
+        best = value.groupby(frame["prompt_id"]).max()
         picked = pq.read_table(place).to_pandas()
-        np.testing.assert_allclose(picked["utility"], best, rtol=1e-5)
+        np.testing.assert_allclose(picked["utility"], best, rtol=1e-4, atol=1e-5)
         assert picked["num_candidates"].tolist() == [5, 1, 9, 4]
         assert "reward_factor" not in picked.columns
         assert summary.mean_gold == pytest.approx(picked["gold"].mean(), rel=1e-5)
-    assert select(scored, rule="prob_best").num_prompts == 4
-    assert select(scored, rule="lcb_var", centered=True).centered
+        assert summary.mean_reward == {"reward": pytest.approx(picked["reward_mean"].mean(), rel=1e-5)}
+        assert summary.mean_std == {"reward": pytest.approx((picked["reward_variance"] ** 0.5).mean(), rel=1e-5)}
+        assert summary.utility == utility
+    assert select(scored, utility="prob_best").num_prompts == 4
+    with pytest.raises(UtilityError, match="no step"):
+        select(scored, utility="lcb_st(1)")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -398,8 +405,7 @@ def test_select_shares_ties_by_seed_not_by_order(scored):
     picks = set()
     for seed in range(40):
         pool = ScoredPool(flat)
-        utility = select(pool, rule="mean", seed=seed)
-        assert utility.num_prompts_with_ties == 1
+        assert select(pool, utility="mean", seed=seed).num_prompts_with_ties == 1
         picks.add(_picked(pool, seed))
     assert len(picks) >= 6
 
@@ -408,7 +414,7 @@ def _picked(pool, seed) -> int:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        select(pool, f"{folder}/p.parquet", rule="mean", seed=seed)
+        select(pool, f"{folder}/p.parquet", utility="mean", seed=seed)
         return pq.read_table(f"{folder}/p.parquet")["response_id"][0].as_py()
 
 
@@ -419,9 +425,13 @@ def test_select_refusals(scored, tmp_path):
         select(tmp_path / "nowhere.parquet")
     bare = read_scored(scored).table.drop_columns(["reward_factor", "reward_reference"])
     with pytest.raises(UnsupportedError, match="factor"):
-        select(ScoredPool(bare), rule="prob_best")
-    with pytest.raises(UnsupportedError, match="centered"):
-        select(ScoredPool(bare), centered=True)
+        select(ScoredPool(bare), utility="prob_best")
+    with pytest.raises(DataError, match="which responses are the references"):
+        select(ScoredPool(bare.drop_columns(["is_reference"])), utility="center(mean) | lcb_std")
+    with pytest.raises(DataError, match="no reward 'helpful' here"):
+        select(ScoredPool(bare), utility="helpful | mean")
+    with pytest.raises(UnsupportedError, match="worst"):
+        select(ScoredPool(bare), utility="worst")
     with pytest.raises(DataError, match="reward_mean"):
         ScoredPool(bare.drop_columns(["reward_mean"]))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing PAR1")

@@ -68,8 +68,8 @@ def test_an_ensemble_of_posteriors_is_read_back_with_what_is_within_members(memb
     torch.testing.assert_close(joint.contrast(0, [1, 2])[1], (between + contrasts.mean(1))[:2], rtol=0.5, atol=1e-3)
     assert joint.contrast(0, 3)[1].item() == 0  # the same text
     with pytest.raises(UnsupportedError, match=r"MemberRewards .* prob_best.*score --factor"):
-        select(tmp_path / "single", rule="prob_best")
-    assert select(tmp_path / "factor", rule="prob_best").num_prompts == 2
+        select(tmp_path / "single", utility="prob_best")
+    assert select(tmp_path / "factor", utility="prob_best").num_prompts == 2
 
 
 def test_plain_members_are_read_back_as_they_are(members, tmp_path):
@@ -81,4 +81,4 @@ def test_plain_members_are_read_back_as_they_are(members, tmp_path):
     assert isinstance(posterior, MemberRewards)
     assert posterior.is_discrete
     assert (4 * posterior.prob_best() % 1 == 0).all()  # shares of two members, a tie halving one
-    assert select(tmp_path / "plain", rule="entropic").num_prompts == 2
+    assert select(tmp_path / "plain", utility="entropic").num_prompts == 2

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from prudent.errors import DataError, PosteriorError, PrudentError, UnsupportedError
+from prudent.errors import DataError, PosteriorError, PrudentError
 from prudent.metrics import fit_logit_temperature
 from prudent.rewards import MemberRewards
 from prudent.scoring import ScoredPool, read_scored, score_members, select
@@ -100,11 +100,11 @@ def test_the_file_is_as_score_writes_it(scored, tmp_path):
     torch.testing.assert_close(
         pool.column("reward_reference").float(), center.mean(1).repeat_interleave(5), rtol=1e-4, atol=1e-5
     )
-    for rule in ("mean", "lcb_std", "entropic", "prob_best"):
-        picks = select(pool, tmp_path / f"{rule}.jsonl", rule=rule)
+    for utility in ("mean", "lcb_std", "entropic", "prob_best"):
+        picks = select(pool, tmp_path / f"{utility}.jsonl", utility=utility)
         assert picks.num_prompts == 40
         assert picks.mean_gold > 0.8
-    assert select(pool, rule="lcb_std", centered=True).mean_gold > 0.8
+    assert select(pool, utility="center(mean) | lcb_std").mean_gold > 0.8
     test = ScoredPool(table.filter(pc.invert(table["is_calibration"])))
     assert select(test).num_prompts == 32
 
@@ -126,7 +126,7 @@ def test_centered_members_stay_members(scored):
     expected = -torch.logsumexp(-2.0 * centered.members, 1).sub(math.log(3)) / 2.0
     torch.testing.assert_close(entropic, expected)
     assert (entropic - risk_rule("lcb_var", variance_weight=1.0)(centered)).abs().max() > 0.1
-    assert select(pool, rule="worst", centered=True).num_prompts == 40
+    assert select(pool, utility="center(mean) | worst").num_prompts == 40
 
 
 def test_members_whose_reference_rows_are_gone_are_not_centered(scored):
@@ -135,8 +135,8 @@ def test_members_whose_reference_rows_are_gone_are_not_centered(scored):
     with pytest.raises(DataError, match="prompt 3 lacks rows of its reference set"):
         others.posterior(centered=True)
     untold = ScoredPool(pool.table.drop_columns(["is_reference"]))
-    with pytest.raises(UnsupportedError, match="no centered variance"):
-        select(untold, rule="worst", centered=True)
+    with pytest.raises(DataError, match="which responses are the references"):
+        select(untold, utility="center(mean) | worst")
 
 
 def flat(rows: list[dict]) -> list[dict]:
@@ -353,5 +353,5 @@ def test_real_scores_of_public_reward_models(shared_data, tmp_path):
     table = read_scored(tmp_path / "scored").table
     test = ScoredPool(table.filter(pc.invert(table["is_calibration"])))
     # the negative case: the models agree where they are wrong, and pessimism loses
-    assert 0.3 < select(test, rule="mean").mean_gold < 0.4
-    assert select(test, rule="lcb_std").mean_gold < select(test, rule="mean").mean_gold
+    assert 0.3 < select(test, utility="mean").mean_gold < 0.4
+    assert select(test, utility="lcb_std").mean_gold < select(test, utility="mean").mean_gold

@@ -133,8 +133,8 @@ def test_rules_that_look_at_the_pool_are_refused() -> None:
     rewards = GaussianRewards(torch.zeros(3), torch.ones(3), factor=torch.eye(3))
     arguments = (rewards.mean, rewards.mean, rewards.group, [1])
     with pytest.raises(UnsupportedError, match="use resampled_curve"):
-        best_of_n_curve(*arguments, rule=ProbBest())
-    assert best_of_n_curve(*arguments, rule=Mean()).item() == 0
+        best_of_n_curve(*arguments, made_by=ProbBest())
+    assert best_of_n_curve(*arguments, made_by=Mean()).item() == 0
 
 
 def test_wrong_input_is_named() -> None:

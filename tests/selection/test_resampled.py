@@ -6,7 +6,7 @@ import torch
 from prudent.errors import DataError
 from prudent.rewards import GaussianRewards, MemberRewards
 from prudent.selection import best_of_n, best_of_n_curve, resampled_curve
-from prudent.utility import LcbStd, ProbBest
+from prudent.utility import LcbStd, ProbBest, RewardSet, parse_utility
 
 
 def gaussian(sizes: tuple[int, ...] = (6, 9), seed: int = 0) -> GaussianRewards:
@@ -41,6 +41,20 @@ def test_prob_best_on_all_candidates_is_plain_selection() -> None:
     best = best_of_n(ProbBest()(members), members.group)
     assert best.num_tied.item() == 1
     assert curve.mean.item() == value[best.index].item()
+
+
+def test_a_fitted_utility_of_several_rewards_sees_the_subset_of_all() -> None:
+    """What one member of a pair of rewards says of the subset decides as the plain rule on it does."""
+    rewards, other = gaussian(), gaussian(seed=7)
+    both = RewardSet({"a": rewards, "b": GaussianRewards(other.mean, other.variance, rewards.group)})
+    value = torch.arange(15.0)
+    alone = resampled_curve(ProbBest(64), rewards, value, [2, 5], num_resamples=8)
+    utility = parse_utility("a | prob_best(64)").fit(both)
+    together = resampled_curve(utility, both, value, [2, 5], num_resamples=8)
+    torch.testing.assert_close(together.mean, alone.mean, equal_nan=True)
+    summed = parse_utility("weighted(a, b, weights=[1, 1]) | mean").fit(both)
+    exact = best_of_n_curve(summed(both), value, rewards.group, [6])
+    torch.testing.assert_close(resampled_curve(summed, both, value, [6], 4).mean[:1], exact[:1], equal_nan=True)
 
 
 def test_the_rule_sees_the_subset_only() -> None:

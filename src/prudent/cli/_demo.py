@@ -6,7 +6,7 @@ import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
-from prudent.cli._options import FILES, NumStdOption, SeedOption
+from prudent.cli._options import FILES, UTILITY, SeedOption
 from prudent.cli._report import last_points
 
 SIZE = "Size"
@@ -37,13 +37,16 @@ def demo(
     num_base_texts: Annotated[
         int, typer.Option("--num-base-texts", min=1, help="Texts that the base model reads.", rich_help_panel=SIZE)
     ] = 16_000,
-    num_std: NumStdOption = 4.0,
+    num_std: Annotated[
+        float,
+        typer.Option("--num-std", min=0, help="For lcb_std: standard deviations to subtract.", rich_help_panel=UTILITY),
+    ] = 4.0,
     seed: SeedOption = 0,
 ) -> Outcome:
     """See the main job end to end on a small world whose true reward is known: no data, no network, a few minutes.
 
     Trains a proxy on noisy comparisons, fits how sure it is, scores thousands of responses to each prompt, picks the
-    best of n under each rule, and shows what the picks are truly worth. Started again on the same folder, it goes on
+    best of n under each utility, and shows what the picks are truly worth. Started again on the same folder, it goes on
     where it was. Needs the extra `report`.
     """
     from prudent.evaluation import run_demo

@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import typer
 
-__all__ = ["by_name", "named", "named_path", "named_text"]
+__all__ = ["by_name", "labeled", "named", "named_path", "named_text"]
 
 
 def named(text: str) -> tuple[str, str]:
@@ -47,3 +47,16 @@ def by_name(option: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             raise typer.BadParameter(f"{option} {name}=: there is nothing after the name")
         found[name] = value
     return found
+
+
+def labeled(utilities: Sequence[str]) -> dict[str, str] | list[str]:
+    """What `--utility [NAME=]SPEC` says: by name where any has one; without a name they are called as they are written.
+
+    Example:
+        >>> labeled(["mean", "careful=lcb_std(num_std=2)"])
+        {'mean': 'mean', 'careful': 'lcb_std(num_std=2)'}
+    """
+    pairs = [named_text(one) for one in utilities]
+    if not any(name for name, _ in pairs):
+        return [value for _, value in pairs]
+    return by_name("--utility", [(name or value, value) for name, value in pairs])

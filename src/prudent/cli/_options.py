@@ -6,30 +6,26 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "CenteredOption",
     "Dtype",
     "DtypeOption",
     "EvalSplitOption",
     "MaxLengthOption",
     "ModelOption",
     "NumBootstrapOption",
-    "NumStdOption",
     "OutputFolderOption",
     "OverwriteOption",
     "PreferencesOption",
-    "RiskAversionOption",
-    "Rule",
     "ScoredOption",
     "SeedOption",
     "SkipBadOption",
     "SplitOption",
     "StrictOption",
     "TokensPerBatchOption",
-    "VarianceWeightOption",
+    "UtilityOption",
 ]
 
 FILES = "Input and output"
-RULES = "Rule"
+UTILITY = "Utility"
 
 
 class Dtype(StrEnum):
@@ -37,17 +33,6 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
-
-
-class Rule(StrEnum):
-    """The rules by name, spelled here because `--help` must not import torch; a test holds them to the library's."""
-
-    mean = "mean"
-    lcb_std = "lcb_std"
-    lcb_var = "lcb_var"
-    entropic = "entropic"
-    prob_best = "prob_best"
-    worst = "worst"
 
 
 ModelOption = Annotated[
@@ -112,24 +97,15 @@ TokensPerBatchOption = Annotated[
     int | None, typer.Option("--tokens-per-batch", min=1, help="Padded tokens of a batch; lower it if memory is short.")
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Make an over-long text an error instead of cutting it.")]
-NumStdOption = Annotated[
-    float,
-    typer.Option("--num-std", min=0, help="For lcb_std: standard deviations to subtract.", rich_help_panel=RULES),
-]
-VarianceWeightOption = Annotated[
-    float,
-    typer.Option("--variance-weight", min=0, help="For lcb_var: the weight of the variance.", rich_help_panel=RULES),
-]
-RiskAversionOption = Annotated[
-    float,
-    typer.Option("--risk-aversion", min=1e-12, help="For entropic: a in -1/a log E exp(-a r).", rich_help_panel=RULES),
-]
-CenteredOption = Annotated[
-    bool | None,
+UtilityOption = Annotated[
+    str,
     typer.Option(
-        "--centered/--marginal",
-        help="Let rules read the variance of the reward minus the mean of its prompt's references, or of the reward.",
-        rich_help_panel=RULES,
+        "--utility",
+        metavar="SPEC|FOLDER",
+        help="What a response is worth: rewards piped through steps, such as 'lcb_std(1)', 'center(mean) | lcb_var(2)'"
+        " or 'all_of(helpful | center | log_sigmoid, harmless | center | log_sigmoid) | lcb_std(1)'; or what `prudent"
+        " utility` saved.",
+        rich_help_panel=UTILITY,
     ),
 ]
 NumBootstrapOption = Annotated[

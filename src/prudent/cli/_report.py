@@ -8,18 +8,8 @@ import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome, table
-from prudent.cli._options import (
-    FILES,
-    RULES,
-    CenteredOption,
-    NumBootstrapOption,
-    NumStdOption,
-    RiskAversionOption,
-    Rule,
-    ScoredOption,
-    SeedOption,
-    VarianceWeightOption,
-)
+from prudent.cli._named import labeled
+from prudent.cli._options import FILES, UTILITY, NumBootstrapOption, ScoredOption, SeedOption
 
 if TYPE_CHECKING:
     from prudent.evaluation import BestOfNStudy
@@ -38,7 +28,7 @@ class Scale(StrEnum):
     example="""
     prudent report --data scored.parquet --output report.html
     prudent report --data scored.parquet --evaluation evaluation.json --output report.html
-    prudent report --data scored.parquet --rule mean --rule lcb_std --num-std 2 --output report.html
+    prudent report --data scored.parquet --utility mean --utility careful="lcb_std(2)" --output report.html
     """,
 )
 def report(
@@ -70,19 +60,16 @@ def report(
             rich_help_panel=FILES,
         ),
     ] = None,
-    rule: Annotated[
-        list[Rule] | None,
+    utility: Annotated[
+        list[str] | None,
         typer.Option(
-            "--rule",
-            help="A rule to show; repeat it for several. By default, all but prob_best, which has no curve; worst is"
-            " for ensembles.",
-            rich_help_panel=RULES,
+            "--utility",
+            metavar="[NAME=]SPEC|FOLDER",
+            help="A utility to show, such as 'center(mean) | lcb_std(2)', with NAME= under a name of your own; give it"
+            " again for several, which are compared with the first. By default, the usual ones for these rewards.",
+            rich_help_panel=UTILITY,
         ),
     ] = None,
-    num_std: NumStdOption = 1.0,
-    variance_weight: VarianceWeightOption = 1.0,
-    risk_aversion: RiskAversionOption = 1.0,
-    centered: CenteredOption = None,
     one_policy: Annotated[
         bool | None,
         typer.Option(
@@ -96,17 +83,13 @@ def report(
     """Show whether optimising the reward helped or hacked: one page that opens offline, and its figures."""
     from prudent.reports import report as write_report
 
-    chosen: dict[str, Any] = {"rules": [one.value for one in rule]} if rule else {}
+    chosen: dict[str, Any] = {"utilities": labeled(utility)} if utility else {}
     written = write_report(
         data,
         output,
         title=title,
         scale=scale.value,
         evaluations=evaluation or (),
-        num_std=num_std,
-        variance_weight=variance_weight,
-        risk_aversion=risk_aversion,
-        centered=centered,
         one_policy=one_policy,
         num_bootstrap=num_bootstrap,
         seed=seed,
@@ -118,13 +101,13 @@ def report(
         "figures": written.figures,
         "counts": asdict(study.counts),
         "notes": list(study.notes),
-        "rules": {curve.rule: curve.rows(study.n_values) for curve in study.curves},
+        "utilities": {curve.key: curve.rows(study.n_values) for curve in study.curves},
     }
     return Outcome(result, "\n".join([last_points(study), *study.notes, f"report in {written.html}"]))
 
 
 def last_points(study: "BestOfNStudy") -> str:
     """Each curve at the largest n, as a table."""
-    header = ["rule", "n", "gold", "low", "high", "proxy"]
+    header = ["utility", "n", "gold", "low", "high", "proxy"]
     rows = [[curve.label, *(curve.rows(study.n_values)[-1][key] for key in header[1:])] for curve in study.curves]
     return table(header, rows)

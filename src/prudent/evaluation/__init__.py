@@ -16,7 +16,6 @@ from prudent.evaluation._evaluation_types import (
     ShiftFigures,
     read_evaluation,
 )
-from prudent.evaluation._rule_curve import RuleCurve, RulePoint, rule_curve
 from prudent.evaluation._study_types import (
     Band,
     BestOfNStudy,
@@ -27,10 +26,13 @@ from prudent.evaluation._study_types import (
     Estimate,
     Outcome,
     Pick,
+    PickedReward,
     Reliability,
+    RewardScale,
     StudySettings,
 )
 from prudent.evaluation._trade_off import TradeOff, TradeOffLine, trade_off
+from prudent.evaluation._utility_curve import UtilityCurve, UtilityPoint, utility_curve
 
 __all__ = [
     "Band",
@@ -50,21 +52,23 @@ __all__ = [
     "Outcome",
     "PairFigures",
     "Pick",
+    "PickedReward",
     "Reliability",
-    "RuleCurve",
-    "RulePoint",
+    "RewardScale",
     "SelectiveFigures",
     "ShiftFigures",
     "StudySettings",
     "TradeOff",
     "TradeOffLine",
     "UtilityComparison",
+    "UtilityCurve",
     "UtilityFigures",
+    "UtilityPoint",
     "best_of_n_study",
     "compare_utilities",
     "evaluate",
     "read_evaluation",
-    "rule_curve",
     "run_demo",
     "trade_off",
+    "utility_curve",
 ]

@@ -18,10 +18,9 @@ from prudent.evaluation._evaluate import evaluate
 from prudent.evaluation._study_types import BestOfNStudy, plain
 from prudent.models import atomic_file, atomic_folder, progress_bar
 from prudent.posteriors import fit
-from prudent.scoring import ScoredPool, read_scored, score
+from prudent.scoring import ScoredPool, read_scored, score, utility_for
 from prudent.selection import best_of_n
 from prudent.training import TrainingConfig, train
-from prudent.utility import RULES, risk_rule
 
 __all__ = ["DemoResult", "run_demo"]
 
@@ -43,10 +42,10 @@ class DemoResult:
         output: the folder written.
         seconds: wall time of this call; little where most was there from an earlier one.
         study: best-of-n over the prompts of all seeds together.
-        summary: what stands in `summary.json`: `seconds`; `rules` and `controls`, each with one record for each n
+        summary: what stands in `summary.json`: `seconds`; `utilities` and `controls`, each with one record for each n
             (`n`, `kl`, `gold`, `low`, `high`, `proxy`); `outcomes` of each (peak, share of the gain kept, lead over
             `mean`); `seeds`, the same for each seed with its stages' seconds, the proxy's held-out figures, and what
-            the picks of each rule say (`picks`, means over prompts); `settings`.
+            the picks of each utility say (`picks`, means over prompts); `settings`.
     """
 
     output: Path
@@ -75,8 +74,8 @@ def run_demo(
 
     In the embedded `World` people compare pairs of responses, a quarter of their labels flipped. A small language model
     that has read the policy's text is trained on them (`prudent.training.train`), gets a last-layer posterior
-    (`prudent.posteriors.fit`), scores every candidate of new prompts (`prudent.scoring.score`), and each rule picks
-    (`best_of_n_study`). Called again on the same folder it goes on where it was.
+    (`prudent.posteriors.fit`), scores every candidate of new prompts (`prudent.scoring.score`), and each utility
+    picks (`best_of_n_study`). Called again on the same folder it goes on where it was.
 
     Args:
         output: folder to write: `preferences.jsonl`, `base`, `model`, `scored.parquet` and `summary.json`; with several
@@ -87,7 +86,7 @@ def run_demo(
         num_candidates: responses for each prompt, and the largest n.
         num_pairs: comparisons that the proxy learns from.
         num_base_texts: texts that the proxy's base model reads.
-        num_std: of the rule `lcb_std`, in standard deviations. The default was chosen on other worlds than those of
+        num_std: of `lcb_std`, in standard deviations. The default was chosen on other worlds than those of
             small seeds: rewards of a proxy that learned from few noisy comparisons spread as little as their std.
         progress: show progress on standard error.
 
@@ -96,7 +95,7 @@ def run_demo(
         PrudentError: the folder holds other stages of a demo with other settings.
 
     Example:
-        >>> run_demo("runs/demo", num_seeds=5).study.curve("lcb_std").outcomes["gold"].peak_n  # doctest: +SKIP
+        >>> run_demo("runs/demo", num_seeds=5).study.curve("lcb_std(4)").outcomes["gold"].peak_n  # doctest: +SKIP
         12500
     """
     if num_seeds < 1:
@@ -113,15 +112,15 @@ def run_demo(
             )
         tables.append(table)
         per_seed.append(found)
-    study = best_of_n_study(_stacked(tables), num_std=num_std, seed=seed)
+    study = best_of_n_study(_stacked(tables), utilities=_utilities(num_std), seed=seed)
     seconds = time.perf_counter() - started
     curves = {
-        kind: {curve.rule: curve.rows(study.n_values) for curve in study.curves if curve.kind == kind}
-        for kind in ("rule", "control")
+        kind: {curve.key: curve.rows(study.n_values) for curve in study.curves if curve.kind == kind}
+        for kind in ("utility", "control")
     }
     summary = {
         "seconds": round(seconds, 1),
-        "rules": curves["rule"],
+        "utilities": curves["utility"],
         "controls": curves["control"],
         "outcomes": _outcomes(study),
         "seeds": per_seed,
@@ -178,7 +177,7 @@ def _run_seed(
         )
     pool = read_scored(scored)
     with _timed(seconds, "study"):
-        study = best_of_n_study(pool, num_std=num_std, seed=seed)
+        study = best_of_n_study(pool, utilities=_utilities(num_std), seed=seed)
     return pool.table, {
         "seed": seed,
         "stages": {name: round(value, 1) for name, value in seconds.items()},
@@ -216,30 +215,30 @@ def _stacked(tables: list[pa.Table]) -> pa.Table:
 
 
 def _outcomes(study: BestOfNStudy) -> dict[str, dict[str, Any]]:
-    """What the gold curve of each rule and control does, on gold as it is."""
-    return {curve.rule: plain(curve.outcomes["gold"]) for curve in study.curves}
+    """What the gold curve of each utility and control does, on gold as it is."""
+    return {curve.key: plain(curve.outcomes["gold"]) for curve in study.curves}
+
+
+def _utilities(num_std: float) -> tuple[str, ...]:
+    """What picks: the mean, and each rule on the variance of the reward and on that against reference responses."""
+    rules = (f"lcb_std({num_std})", "lcb_var", "entropic")
+    return ("mean", *rules, *(f"center(mean) | {rule}" for rule in rules))
 
 
 def _picks(world: World, num_prompts: int, pool: ScoredPool, num_std: float) -> dict[str, dict[str, float]]:
-    """What the response that each rule picks from a whole pool says: means over prompts."""
+    """What the response that each utility picks from a whole pool says: means over prompts."""
     prompts = world.prompts(num_prompts)
     responses = pool.table["response"]
+    rewards = pool.reward_set()
     found: dict[str, dict[str, float]] = {}
-    for centered in (False, True):
-        posterior = pool.posterior(centered=centered)
-        for name in RULES:
-            if centered and name == "mean":
-                continue
-            utility = risk_rule(name, num_std=num_std)(posterior)
-            chosen = best_of_n(utility, pool.group, generator=torch.Generator().manual_seed(world.seed))
-            facts = [
-                world.facts(prompts[int(pool.group[row])], responses[row].as_py()) for row in chosen.index.tolist()
-            ]
-            key = f"{name}_centered" if centered else name
-            found[key] = {
-                field.name: sum(getattr(fact, field.name) for fact in facts) / len(facts)
-                for field in fields(ResponseFacts)
-            }
+    for text in _utilities(num_std):
+        utility = utility_for(pool, text)
+        generator = torch.Generator().manual_seed(world.seed)
+        chosen = best_of_n(utility(rewards), pool.group, generator=generator)
+        facts = [world.facts(prompts[int(pool.group[row])], responses[row].as_py()) for row in chosen.index.tolist()]
+        found[utility.name] = {
+            field.name: sum(getattr(fact, field.name) for fact in facts) / len(facts) for field in fields(ResponseFacts)
+        }
     return found
 
 

@@ -1,6 +1,6 @@
 """Curves of one study, drawn over the same candidates, grid of n and resamples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from prudent.evaluation._study_statistics import Resamples
 from prudent.evaluation._study_types import Curve
 from prudent.selection import best_of_n_curve, best_of_n_kl, best_of_n_kl_with_ties
 
-__all__ = ["Drawer", "Drawn", "group_mean"]
+__all__ = ["Drawer", "Drawn", "above_average", "group_mean", "shuffled_key"]
 
 Array = NDArray[np.float64]
 
@@ -21,10 +21,14 @@ Array = NDArray[np.float64]
 class Drawn:
     """A curve before its intervals: what its picks are worth, prompt by prompt."""
 
-    rule: str
+    key: str
     label: str
     kind: str
+    utility: str | None
     variance: str | None
+    beside: str | None
+    against: dict[str, str]
+    """Keys of the curves that it is compared with, by the name that the comparison gets."""
     kl: tuple[float, ...] | None
     expected: dict[str, Array]
     """Column to `[B, G]`."""
@@ -35,12 +39,9 @@ class Drawer:
 
     def __init__(self, pool: StudyPool, grid: tuple[int, ...]) -> None:
         self.pool, self.grid = pool, grid
-        variance = pool.marginal.variance.double()
-        mean = pool.marginal.mean.double()
-        # a reward is known up to a constant per prompt: the proxy's level is what it gains over the pool's average
-        columns = {**pool.scales, "proxy": mean - group_mean(mean, pool.group)[pool.group]}
-        if pool.has_variance:
-            columns |= {"variance": variance, "std": variance.sqrt()}
+        columns = {**pool.scales, **_proxies(pool)}
+        if pool.only is not None and pool.only.variance is not None:
+            columns |= {"variance": pool.only.variance, "std": pool.only.variance.sqrt()}
         if pool.length is not None:
             columns["length"] = pool.length
         self.names = list(columns)
@@ -51,38 +52,65 @@ class Drawer:
         """Expected value of the pick for each column: `[B, G, columns]`."""
         return best_of_n_curve(utility, self.values, self.pool.group, self.grid).numpy()
 
-    def add(
-        self,
-        rule: str,
-        label: str,
-        *,
-        utility: Tensor | None = None,
-        expected: Array | None = None,
-        kind: str = "rule",
-        variance: str | None = None,
+    def add_utility(
+        self, key: str, utility: Tensor, *, text: str, variance: str | None, beside: str | None = None
     ) -> None:
-        """Add a curve, from a utility `[N]` or from what its picks are worth `[B, G, columns]`."""
-        if expected is None:
-            assert utility is not None
-            expected = self.expected(utility)
-        by_name = {name: np.ascontiguousarray(expected[:, :, c]) for c, name in enumerate(self.names)}
-        self.drawn[rule] = Drawn(rule, label, kind, variance, self._kl(utility, rule), by_name)
+        """Add the curve of a utility.
+
+        Args:
+            key: of the curve, and what to call it.
+            utility: values `[N]`.
+            text: the utility as it is written.
+            variance: the variance that it reads.
+            beside: key of the curve of the same utility without its `center`.
+        """
+        expected = self._by_column(self.expected(utility))
+        drawn = self._drawn(key, key, "utility", expected, text, variance, beside)
+        if self.pool.only is None:
+            # with several rewards the proxy is what the utility itself believes
+            own = above_average(utility, self.pool.group)
+            drawn.expected["proxy"] = best_of_n_curve(utility, own, self.pool.group, self.grid).numpy()
+        self.drawn[key] = replace(drawn, kl=self._kl(utility))
+
+    def add_control(self, key: str, label: str, utility: Tensor) -> None:
+        """Add the curve of a control that picks by values `[N]`."""
+        expected = self._by_column(self.expected(utility))
+        self.drawn[key] = replace(self._drawn(key, label, "control", expected), kl=self._kl(utility))
+
+    def add_random(self) -> None:
+        """Add the curve of a pick by chance, which moves nowhere."""
+        average = group_mean(self.values, self.pool.group).numpy()[:, None, :]
+        expected = self._by_column(average.repeat(len(self.grid), axis=1))
+        kl = (0.0,) * len(self.grid) if self.pool.one_policy else None
+        self.drawn["random"] = replace(self._drawn("random", "random response", "control", expected), kl=kl)
+
+    def add_shuffled(self, key: str, expected: Array) -> None:
+        """Add the control of a utility: what picks are worth `[B, G, columns]`, averaged over permutations."""
+        of = self.drawn[key]
+        name = shuffled_key(key)
+        by_column = self._by_column(expected)
+        drawn = self._drawn(name, f"{of.label}, shuffled", "control", by_column, of.utility, of.variance, of.beside)
+        # utilities of several permutations do not repeat
+        kl = tuple(best_of_n_kl(self.grid).tolist()) if self.pool.one_policy else None
+        self.drawn[name] = replace(drawn, kl=kl)
 
     def curves(self, resamples: Resamples) -> tuple[Curve, ...]:
         """All curves with their intervals, in the order in which they were added."""
         return tuple(
             Curve(
-                rule=one.rule,
+                key=one.key,
                 label=one.label,
                 kind=one.kind,
+                utility=one.utility,
                 variance=one.variance,
+                beside=one.beside,
                 kl=one.kl,
                 bands={name: resamples.band(values) for name, values in one.expected.items()},
                 outcomes={
                     scale: resamples.outcome(
                         one.expected[scale],
                         self.grid,
-                        {name: other.expected[scale] for name, other in self._others(one.rule).items()},
+                        {name: other.expected[scale] for name, other in self._others(one).items()},
                     )
                     for scale in self.pool.scales
                 },
@@ -90,23 +118,53 @@ class Drawer:
             for one in self.drawn.values()
         )
 
-    def _others(self, rule: str) -> dict[str, Drawn]:
-        """The curves that one is compared with, by the name that the comparison gets."""
-        names = {"mean": "mean", "longest": "longest", "shuffled": f"shuffled_{rule}"}
-        if rule.endswith("_centered") and not rule.startswith("shuffled_"):
-            names["marginal"] = rule.removesuffix("_centered")
-        return {name: self.drawn[key] for name, key in names.items() if key in self.drawn and key != rule}
+    def _drawn(
+        self,
+        key: str,
+        label: str,
+        kind: str,
+        expected: dict[str, Array],
+        utility: str | None = None,
+        variance: str | None = None,
+        beside: str | None = None,
+    ) -> Drawn:
+        against = {"first": next(iter(self.drawn), key), "longest": "longest", "shuffled": shuffled_key(key)}
+        if beside is not None and kind == "utility":
+            against["marginal"] = beside
+        return Drawn(key, label, kind, utility, variance, beside, against, None, expected)
 
-    def _kl(self, utility: Tensor | None, rule: str) -> tuple[float, ...] | None:
+    def _others(self, one: Drawn) -> dict[str, Drawn]:
+        """The curves that one is compared with, by the name that the comparison gets."""
+        return {name: self.drawn[key] for name, key in one.against.items() if key in self.drawn and key != one.key}
+
+    def _by_column(self, expected: Array) -> dict[str, Array]:
+        return {name: np.ascontiguousarray(expected[:, :, c]) for c, name in enumerate(self.names)}
+
+    def _kl(self, utility: Tensor) -> tuple[float, ...] | None:
         if not self.pool.one_policy:
             return None
-        if rule == "random":
-            return (0.0,) * len(self.grid)
-        if utility is None:  # an average over permutations, whose utilities do not repeat
-            kl = best_of_n_kl(self.grid)
-        else:
-            kl = best_of_n_kl_with_ties(utility, self.pool.group, self.grid).kl.mean(0)
-        return tuple(kl.tolist())
+        return tuple(best_of_n_kl_with_ties(utility, self.pool.group, self.grid).kl.mean(0).tolist())
+
+
+def shuffled_key(key: str) -> str:
+    """Key of the control that shuffles the doubts that a utility reads."""
+    return f"shuffled: {key}"
+
+
+def _proxies(pool: StudyPool) -> dict[str, Tensor]:
+    """What each reward says of the candidates; it is known up to a constant per prompt, so above the pool's average.
+
+    A reward that is missing for some of them has no average pick.
+    """
+    if pool.only is not None:
+        return {"proxy": above_average(pool.only.mean, pool.group)}
+    means = {f"proxy_{name}": one.mean for name, one in pool.by_name.items()}
+    return {name: above_average(mean, pool.group) for name, mean in means.items() if bool(mean.isfinite().all())}
+
+
+def above_average(values: Tensor, group: Tensor) -> Tensor:
+    """Values `[N]` minus their average over the prompt, for prompts numbered from 0."""
+    return values - group_mean(values, group)[group]
 
 
 def group_mean(values: Tensor, group: Tensor) -> Tensor:

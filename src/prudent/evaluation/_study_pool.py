@@ -1,7 +1,9 @@
 """A scored table made ready for a best-of-n study: rows checked, prompts of enough candidates kept, gold scaled."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,9 +15,25 @@ from prudent.evaluation._study_types import Counts, EnsembleFacts
 from prudent.metrics import partial_out, zscore_within
 from prudent.rewards import GaussianRewards, RewardPosterior, index_groups
 from prudent.scoring import ScoredPool
-from prudent.utility import UtilityRule
+from prudent.utility import RewardSet
 
-__all__ = ["StudyPool", "prepare_pool"]
+__all__ = ["StudiedReward", "StudyPool", "all_rewards", "prepare_pool"]
+
+Taken = TypeVar("Taken", Tensor, RewardSet)
+
+
+@dataclass(frozen=True)
+class StudiedReward:
+    """What the file says of one reward of N candidates."""
+
+    mean: Tensor
+    """`[N]` float64."""
+    variance: Tensor | None
+    """`[N]` float64; None for the scores of a model without a posterior, whose variance column holds nothing."""
+    centered_variance: Tensor | None
+    """`[N]` float64, of the reward minus that of the prompt's references; None where it is not stored."""
+    ensemble: EnsembleFacts | None
+    """The members whose rewards are stored; None where they are those of one model."""
 
 
 @dataclass(frozen=True)
@@ -26,61 +44,68 @@ class StudyPool:
     """The rows `[N]` as a `pyarrow.Table`, all columns."""
     group: Tensor
     """Prompt of each row `[N]`, 0 to B - 1, ascending."""
-    marginal: RewardPosterior
-    centered: RewardPosterior | None
-    """The same rewards relative to the prompt's reference set; None where the file does not store that variance."""
-    has_variance: bool
-    """False for the scores of a model without a posterior, whose variance column holds nothing."""
+    by_name: Mapping[str, StudiedReward]
     scales: dict[str, Tensor]
     """Scales of gold `[N]`; empty without gold."""
     length: Tensor | None
     n_max: int
     one_policy: bool
     counts: Counts
-    ensemble: EnsembleFacts | None
-    """The members whose rewards are stored; None where they are those of one model."""
-    scored: ScoredPool
-    """All rows, also those that are not studied."""
     rows: Tensor | None
-    """Row in `scored` of each candidate `[N]`; None where they are all of them, in their order."""
-
-    def posterior_for(self, rule: UtilityRule, *, centered: bool) -> RewardPosterior:
-        """The candidates' rewards as a rule reads them; arguments and errors as of `ScoredPool.posterior_for`."""
-        return _taken(self.scored.posterior_for(rule, centered=centered), self.rows)
+    """Row in the file of each candidate `[N]`; None where they are all of them, in their order."""
 
     @property
     def num_prompts(self) -> int:
         """B."""
         return self.counts.num_prompts
 
+    @property
+    def only(self) -> StudiedReward | None:
+        """The reward, where there is a single one."""
+        return next(iter(self.by_name.values())) if len(self.by_name) == 1 else None
+
+    def taken(self, values: Taken) -> Taken:
+        """What belongs to the candidates, out of that of all rows."""
+        return values if self.rows is None else values[self.rows]
+
     def texts(self, column: str, row: int) -> str:
         """One text of the table, empty where the column is absent."""
         return str(self.table[column][row].as_py() or "") if column in self.table.column_names else ""
 
 
-def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy: bool | None) -> StudyPool:
+def all_rewards(scored: ScoredPool) -> RewardSet:
+    """The rewards of a file as utilities read them; Gaussian ones in double precision, so that few are equal."""
+    found = scored.reward_set()
+    return replace(found, rewards={name: _in_double(one) for name, one in found.rewards.items()})
+
+
+def prepare_pool(
+    scored: ScoredPool, *, has_value: Tensor | None = None, n_max: int | None, one_policy: bool | None
+) -> StudyPool:
     """Check the rows, choose the prompts and scale gold.
 
     Args:
-        scored: A `pyarrow.Table` in the columns of a scored file, or what `read_scored` returns.
+        scored: What `read_scored` returns.
+        has_value: Rows that every utility has a value for; by default all.
         n_max: Prompts with fewer candidates are left out. None: the smallest pool among those that have at least
             half as many candidates as the median pool.
         one_policy: Whether the candidates of a prompt are samples of one policy; None: they are unless a column
             `model` names more than one.
 
     Raises:
-        DataError: If a needed column is absent, there are several rewards, or no prompt is left, not even one that
-            members were not calibrated on.
+        DataError: If a needed column is absent, or no prompt is left, not even one that members were not calibrated on.
     """
-    whole = (scored if isinstance(scored, ScoredPool) else ScoredPool(scored)).reward()
-    table = whole.table
-    keep = _finite(table["reward_mean"])
-    if whole.has_variance:
-        keep &= _finite(table["reward_variance"])
+    table = scored.table
+    keep = torch.ones(table.num_rows, dtype=torch.bool) if has_value is None else has_value.clone()
+    if len(scored.reward_names) == 1:
+        one = scored.reward(scored.reward_names[0])
+        keep &= _finite(one.table["reward_mean"])
+        if one.has_variance:
+            keep &= _finite(one.table["reward_variance"])
     num_unscored = table.num_rows - int(keep.sum())
     if not keep.any():
         raise DataError(f"nothing to study: none of the {table.num_rows} rows is scored")
-    group = whole.group
+    group = scored.group
     has_gold, num_without_gold = False, 0
     if "gold" in table.column_names:
         known = keep & _finite(table["gold"])
@@ -91,12 +116,12 @@ def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy
     num_calibration_prompts = 0
     if has_gold:
         # gold that the members' scales were fitted on would praise them
-        seen = keep & whole.is_calibration
+        seen = keep & scored.is_calibration
         num_calibration_prompts = len(index_groups(group[seen]).ids)
         keep &= ~seen
         if not keep.any():
             raise DataError(
-                f"{whole.source}: the members were calibrated on the gold of all prompts, so none is left to judge "
+                f"{scored.source}: the members were calibrated on the gold of all prompts, so none is left to judge "
                 "them by; score with a smaller calibration_share (--calibration-share), or with calibration_data "
                 "(--calibration-data)"
             )
@@ -120,15 +145,13 @@ def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy
         if "model" in table.column_names
         else None
     )
-    pool = ScoredPool(table)
-    length = pool.column("length") if "length" in table.column_names else None
+    plain = ScoredPool(table)
+    length = plain.column("length") if "length" in table.column_names else None
     return StudyPool(
         table=table,
         group=group,
-        marginal=_marginal(pool, group),
-        centered=_centered(whole, rows),
-        has_variance=pool.has_variance,
-        scales=_gold_scales(pool.column("gold"), group, length) if has_gold else {},
+        by_name={name: _studied(plain.reward(name)) for name in scored.reward_names},
+        scales=_gold_scales(plain.column("gold"), group, length) if has_gold else {},
         length=length,
         n_max=n_max,
         one_policy=(num_models is None or num_models <= 1) if one_policy is None else one_policy,
@@ -138,15 +161,13 @@ def prepare_pool(scored: pa.Table | ScoredPool, *, n_max: int | None, one_policy
             num_distinct=_num_distinct(table),
             smallest_pool=int(sizes.min()),
             largest_pool=int(sizes.max()),
-            num_truncated=int(pc.sum(table["truncated"]).as_py() or 0) if "truncated" in table.column_names else None,
+            num_truncated=_num_truncated([plain.reward(name) for name in scored.reward_names]),
             num_unscored=num_unscored,
             num_without_gold=num_without_gold,
             num_prompts_left_out=num_left_out,
             num_models=num_models,
             num_calibration_prompts=num_calibration_prompts,
         ),
-        ensemble=_ensemble(whole),
-        scored=whole,
         rows=rows,
     )
 
@@ -172,10 +193,6 @@ def _kept(table: Any, group: Tensor, keep: Tensor) -> tuple[Any, Tensor | None]:
     return table, None if everything else rows
 
 
-def _taken(posterior: RewardPosterior, rows: Tensor | None) -> RewardPosterior:
-    return posterior if rows is None else posterior[rows]
-
-
 def _num_distinct(table: Any) -> int | None:
     if "response" not in table.column_names:
         return None
@@ -183,26 +200,37 @@ def _num_distinct(table: Any) -> int | None:
     return int(pc.sum(counted["response_count_distinct"]).as_py())
 
 
-def _marginal(pool: ScoredPool, group: Tensor) -> RewardPosterior:
-    """Mean and marginal variance; the members where those are stored, so that a rule may read their distribution."""
-    if "reward_members" in pool.table.column_names:
-        return pool.posterior()
-    mean = pool.column("reward_mean")
-    return GaussianRewards(mean, pool.column("reward_variance") if pool.has_variance else torch.zeros_like(mean), group)
+def _num_truncated(pools: list[ScoredPool]) -> int | None:
+    """Candidates that a model did not read whole."""
+    cut = [pc.fill_null(one.table["truncated"], False) for one in pools if "truncated" in one.table.column_names]
+    return int(pc.sum(reduce(pc.or_, cut)).as_py() or 0) if cut else None
 
 
-def _centered(whole: ScoredPool, rows: Tensor | None) -> RewardPosterior | None:
-    """Of all rows first: members are centered on reference rows that need not be candidates."""
-    if not whole.has_centered_variance:
-        return None
-    found = _taken(whole.posterior(centered=True), rows)
-    return found if bool(found.variance.isfinite().all()) else None
+def _studied(pool: ScoredPool) -> StudiedReward:
+    """One reward of the candidates."""
+    centered = pool.column("reward_centered_variance") if pool.has_centered_variance else None
+    return StudiedReward(
+        mean=pool.column("reward_mean"),
+        variance=pool.column("reward_variance") if pool.has_variance else None,
+        centered_variance=centered if centered is not None and bool(centered.isfinite().all()) else None,
+        ensemble=EnsembleFacts(pool.num_members, pool.ddof, "reward_within_variance" in pool.table.column_names)
+        if pool.num_members
+        else None,
+    )
 
 
-def _ensemble(whole: ScoredPool) -> EnsembleFacts | None:
-    if not whole.num_members:
-        return None
-    return EnsembleFacts(whole.num_members, whole.ddof, "reward_within_variance" in whole.table.column_names)
+def _in_double(posterior: RewardPosterior) -> RewardPosterior:
+    if not isinstance(posterior, GaussianRewards):
+        return posterior
+    return GaussianRewards(
+        posterior.mean.double(),
+        posterior.variance,
+        posterior.group,
+        posterior.factor,
+        posterior.noise,
+        posterior.text_id,
+        posterior.basis_id,
+    )
 
 
 def _gold_scales(gold: Tensor, group: Tensor, length: Tensor | None) -> dict[str, Tensor]:

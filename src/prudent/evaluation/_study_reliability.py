@@ -13,6 +13,7 @@ from prudent.evaluation._study_types import Band, Estimate, Reliability
 from prudent.metrics import RiskCoverage, expected_calibration_error
 from prudent.metrics import reliability as reliability_table
 from prudent.rewards import from_arrow, index_groups, normal_greater
+from prudent.scoring import ScoredPool
 
 __all__ = ["INDEPENDENT_NOTE", "reliability"]
 
@@ -31,16 +32,17 @@ def reliability(pool: StudyPool, resamples: Resamples, *, num_pairs: int, seed: 
     The second kind is where best-of-n looks, and where a model that is calibrated on average may not be.
 
     Args:
-        pool: Candidates with gold.
+        pool: Candidates with gold, and one reward that has a variance.
         resamples: Bootstrap resamples of the pool's prompts.
         num_pairs: About how many pairs to draw in all, the same number from each prompt.
         seed: Seed of the draw.
     """
+    assert pool.only is not None
     each = max(1, num_pairs // pool.num_prompts)
     generator = torch.Generator().manual_seed(seed)
     found = []
     for kind in ("random", "top"):
-        i, j = draw_pairs(pool.marginal.mean, pool.group, each, generator, top=kind == "top")
+        i, j = draw_pairs(pool.only.mean, pool.group, each, generator, top=kind == "top")
         if len(i):
             found.append(_measure(pool, i, j, resamples, kind))
     return tuple(one for one in found if one is not None)
@@ -137,17 +139,21 @@ def _risk_coverage(confidence: Tensor, error: Tensor, prompt: Tensor, resamples:
 
 def _probability_greater(pool: StudyPool, i: Tensor, j: Tensor) -> tuple[Tensor, bool]:
     """P(r_i > r_j) `[P]` and whether it is of the joint posterior."""
-    columns = set(pool.table.column_names)
+    table = ScoredPool(pool.table).reward(*pool.by_name).table
+    columns = set(table.column_names)
     # members with doubts of their own need the factor of those, as a single model does
     members_alone = "reward_members" in columns and "reward_within_variance" not in columns
     if "reward_factor" in columns or members_alone:
         # only the rows that occur in a pair: a factor of many candidates is large
         used = index_groups(torch.cat([i, j]))
-        posterior = from_arrow(pool.table.take(pa.array(used.ids.numpy())))
+        posterior = from_arrow(table.take(pa.array(used.ids.numpy())))
         return posterior.prob_greater(used.position[: len(i)], used.position[len(i) :]).double(), True
     # without the factor the centered variance is the better stand-in: it leaves out what a prompt's responses share
-    base = pool.marginal if pool.centered is None else pool.centered
-    mean, variance = base.mean.double(), base.variance.double()
+    assert pool.only is not None
+    mean, variance = pool.only.mean, pool.only.variance
+    if pool.only.centered_variance is not None:
+        variance = pool.only.centered_variance
+    assert variance is not None
     return normal_greater(mean[i] - mean[j], variance[i] + variance[j]), False
 
 

@@ -1,6 +1,6 @@
 """Intervals and outcomes of best-of-n curves, with prompts as the unit that is resampled.
 
-One set of bootstrap resamples serves every curve, so differences between rules are paired. Points of one curve share
+One set of bootstrap resamples serves every curve, so differences between them are paired. Points of one curve share
 their candidates, so nothing here treats two values of n as independent.
 """
 
@@ -113,7 +113,7 @@ class Resamples:
             drop_p_value=self._drop_p_value(gold, draws),
             kept=self._kept(curve, draws),
             versus={name: self.estimate(lead.mean(), self.means(lead)) for name, lead in ahead.items()},
-            share_above_mean=float(_above(ahead["mean"]).mean()) if "mean" in ahead else None,
+            share_above_first=float(_above(ahead["first"]).mean()) if "first" in ahead else None,
         )
 
     def _drop_p_value(self, gold: Array, draws: Array) -> float | None:

@@ -14,12 +14,14 @@ __all__ = [
     "Estimate",
     "Outcome",
     "Pick",
+    "PickedReward",
     "Reliability",
+    "RewardScale",
     "StudySettings",
     "plain",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule's gold curve does on one scale of gold: where it peaks, what it keeps, how it compares."""
+    """What a utility's gold curve does on one scale of gold: where it peaks, what it keeps, how it compares."""
 
     peak_n: int
     """The n of the grid with the highest mean gold (the smallest such n)."""
@@ -78,12 +80,12 @@ class Outcome:
     None where the curve does not rise above n = 1, or not in 95 % of the resamples.
     """
     versus: dict[str, Estimate]
-    """Gold at the largest n minus that of another curve, paired over prompts, by the other's name: `mean`, `longest`,
-    `shuffled` (the control made from the same rule) or `marginal` (the same rule on the marginal variance). Curves that
-    the study does not hold are absent."""
-    share_above_mean: float | None
-    """Share of prompts whose gold at the largest n is above that of `mean`; equal ones count one half. None for
-    `mean` itself, or without it."""
+    """Gold at the largest n minus that of another curve, paired over prompts, by the other's part: `first` (the
+    study's first utility), `longest`, `shuffled` (the control made from the same utility) or `marginal` (the same
+    utility without its `center`). Curves that the study does not hold are absent."""
+    share_above_first: float | None
+    """Share of prompts whose gold at the largest n is above that of the first utility; equal ones count one half. None
+    for the first itself."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -97,28 +99,35 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Curve:
-    """One rule (or control) over the whole grid of n."""
+    """One utility (or control) over the whole grid of n."""
 
-    rule: str
-    """Key of the curve: `mean`, `lcb_std`, `lcb_std_centered`, ..., or a control: `shuffled_lcb_std`, `longest`,
-    `random`, `oracle`."""
+    key: str
+    """What `BestOfNStudy.curve` knows it by: the label given to a utility, or the utility as it is written; of
+    controls `shuffled: KEY`, `longest`, `random` or `oracle`."""
     label: str
     """What to call it in a picture."""
     kind: str
-    """`rule` or `control`."""
+    """`utility` or `control`."""
+    utility: str | None
+    """The utility that picks, as it is written; None for controls without one."""
     variance: str | None
-    """The variance that the rule reads: `marginal`, `centered`, or None where it reads none."""
+    """The variance that the utility reads: `marginal`, `centered` (of the reward minus a reference), or None where it
+    reads none."""
+    beside: str | None
+    """Key of the same utility without its `center`, beside which this one is shown; None where there is none."""
     kl: tuple[float, ...] | None
     """KL divergence in nats between best-of-n and the policy, at each n; None for pools of several policies."""
     bands: dict[str, Band]
-    """Expected value of the picked response: `gold` and its other scales, `proxy`, `variance`, `std`,
-    `length`, those that the file knows."""
+    """Expected value of the picked response: `gold` and its other scales, `proxy`, `variance`, `std`, `length`, those
+    that the file knows. `proxy` is the mean of the reward minus its average over the pool. Where there are several
+    rewards that is `proxy_NAME` of each, `proxy` the utility itself minus its average (absent for controls without
+    one), and there is no `variance` and no `std`."""
     outcomes: dict[str, Outcome]
     """For each scale of gold in `bands`."""
 
     def rows(self, n_values: tuple[int, ...], scale: str = "gold") -> list[dict[str, float | int | None]]:
         """One flat record for each n: `n`, `kl`, `gold`, `low`, `high`, `proxy`; None where there is none."""
-        gold = self.bands.get(scale)
+        gold, proxy = self.bands.get(scale), self.bands.get("proxy")
         return [
             {
                 "n": n,
@@ -126,7 +135,7 @@ class Curve:
                 "gold": None if gold is None else gold.value[i],
                 "low": None if gold is None else gold.low[i],
                 "high": None if gold is None else gold.high[i],
-                "proxy": self.bands["proxy"].value[i],
+                "proxy": None if proxy is None else proxy.value[i],
             }
             for i, n in enumerate(n_values)
         ]
@@ -188,17 +197,28 @@ class Reliability:
 
 
 @dataclass(frozen=True)
-class Pick:
-    """The response that some rules pick from a whole pool."""
+class PickedReward:
+    """One reward of a picked response."""
 
-    rules: tuple[str, ...]
+    mean: float
+    std: float | None
+    """None where the file has no variance."""
+    centered_std: float | None
+    """Of the reward minus that of the prompt's references; None where that is not stored."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The response that some utilities pick from a whole pool."""
+
+    utilities: tuple[str, ...]
+    """Keys of their curves."""
     response_id: int
     text: str
     cut: int
     """Characters of the text that were left out of `text`."""
-    mean: float
-    std: float
-    centered_std: float | None
+    rewards: dict[str, PickedReward]
+    """By the name of the reward; `reward` is one without a name."""
     gold: float | None
     gold_rank: int | None
     """1 is the best gold of the pool; ties share the best rank."""
@@ -207,12 +227,13 @@ class Pick:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`."""
-        return cls(**{**data, "rules": tuple(data["rules"])})
+        rewards = {name: PickedReward(**one) for name, one in data["rewards"].items()}
+        return cls(**{**data, "utilities": tuple(data["utilities"]), "rewards": rewards})
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A prompt on which the rules pick different responses."""
+    """A prompt on which the utilities pick different responses."""
 
     prompt_id: int
     prompt: str
@@ -238,7 +259,7 @@ class Counts:
     num_truncated: int | None
     """Candidates whose text was cut before scoring; None where the file does not say."""
     num_unscored: int
-    """Rows left out because their mean or variance is not finite."""
+    """Rows left out because a utility has no value there, or their mean or variance is not finite."""
     num_without_gold: int
     """Rows left out because they have no gold although others have."""
     num_prompts_left_out: int
@@ -251,7 +272,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class EnsembleFacts:
-    """The ensemble that gave the rewards: its variance is that between members, divided by num_members - ddof.
+    """The ensemble that gave a reward: its variance is that between members, divided by num_members - ddof.
 
     With `has_within_variance` members have variances of their own too, whose average is added.
     """
@@ -262,28 +283,40 @@ class EnsembleFacts:
 
 
 @dataclass(frozen=True)
+class RewardScale:
+    """How large the numbers of a reward are."""
+
+    spread_of_means: float
+    """Average over prompts of the standard deviation of the mean within the prompt: the scale of a penalty."""
+    median_std: float | None
+    """Median over candidates of the posterior standard deviation (marginal); None without a posterior."""
+    median_centered_std: float | None
+    """That of the reward minus the prompt's references; None where it is not stored."""
+    ensemble: EnsembleFacts | None
+    """None for the reward of a single model."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        ensemble = data["ensemble"]
+        return cls(**{**data, "ensemble": None if ensemble is None else EnsembleFacts(**ensemble)})
+
+
+@dataclass(frozen=True)
 class StudySettings:
     """How the study was made."""
 
-    num_std: float
-    variance_weight: float
-    risk_aversion: float
     confidence_level: float
     num_bootstrap: int
     num_shuffles: int
     seed: int
-    spread_of_means: float
-    """Average over prompts of the standard deviation of `reward_mean` within the prompt: the scale of a penalty."""
-    median_std: float | None
-    """Median over candidates of the posterior standard deviation (marginal); None without a posterior."""
-    median_centered_std: float | None
 
 
 @dataclass(frozen=True)
 class BestOfNStudy:
-    """Best-of-n under several rules on one scored file, with intervals over prompts.
+    """Best-of-n under several utilities on one scored file, with intervals over prompts.
 
-    `curves` holds rules first, then controls; the first is `mean` where it was asked for. `gold_scales` names the
+    `curves` holds utilities first, then controls; the first is what others are compared with. `gold_scales` names the
     scales of gold present in each curve: `gold` as given, `gold_standardized` (z-scored within each prompt) and
     `gold_length_adjusted` (standardized, the length of the response partialled out within each prompt). It is empty
     where the file has no gold.
@@ -296,27 +329,35 @@ class BestOfNStudy:
     reliability: tuple[Reliability, ...]
     disagreements: tuple[Disagreement, ...]
     counts: Counts
-    ensemble: EnsembleFacts | None
-    """None for the rewards of a single model."""
+    rewards: dict[str, RewardScale]
+    """The rewards of the file by name; `reward` is one without a name."""
     settings: StudySettings
     notes: tuple[str, ...]
     """Sentences on what the reader must know: approximations, parts that could not be computed and why."""
 
-    def curve(self, rule: str) -> Curve:
-        """The curve of one rule or control.
+    def curve(self, key: str) -> Curve:
+        """The curve of one utility or control.
 
         Raises:
             KeyError: If the study holds no such curve.
         """
         for curve in self.curves:
-            if curve.rule == rule:
+            if curve.key == key:
                 return curve
-        raise KeyError(f"no curve {rule!r} in this study; it holds {', '.join(c.rule for c in self.curves)}")
+        raise KeyError(f"no curve {key!r} in this study; it holds {', '.join(c.key for c in self.curves)}")
 
     @property
-    def rules(self) -> tuple[Curve, ...]:
-        """The curves that are rules, without the controls."""
-        return tuple(curve for curve in self.curves if curve.kind == "rule")
+    def utilities(self) -> tuple[Curve, ...]:
+        """The curves that are utilities, without the controls."""
+        return tuple(curve for curve in self.curves if curve.kind == "utility")
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """The band that holds the mean of each reward, by its name."""
+        if len(self.rewards) == 1:
+            return dict.fromkeys(self.rewards, "proxy")
+        bands = {name: f"proxy_{name}" for name in self.rewards}
+        return {name: band for name, band in bands.items() if band in self.curves[0].bands}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as dicts, lists, numbers and strings that `json.dumps` takes with `allow_nan=False`."""
@@ -339,7 +380,7 @@ class BestOfNStudy:
             reliability=tuple(Reliability.from_dict(one) for one in data["reliability"]),
             disagreements=tuple(Disagreement.from_dict(one) for one in data["disagreements"]),
             counts=Counts(**data["counts"]),
-            ensemble=None if data["ensemble"] is None else EnsembleFacts(**data["ensemble"]),
+            rewards={name: RewardScale.from_dict(one) for name, one in data["rewards"].items()},
             settings=StudySettings(**data["settings"]),
             notes=tuple(data["notes"]),
         )

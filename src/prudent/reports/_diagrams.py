@@ -17,7 +17,7 @@ SERIES_COLORS = (
     ("#8a7400", "#e0c13a"),
     ("#333333", "#dddddd"),
 )
-"""Colors of the series on white and on a dark background, from the palette of the rules."""
+"""Colors of the series on white and on a dark background, from the palette of the curves."""
 
 SERIES_MARKERS = (
     ("o", "circle"),

@@ -10,7 +10,7 @@ from prudent.evaluation import BestOfNStudy, Curve
 from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, diagrams
 from prudent.reports._extra import need
 from prudent.reports._held_out import HeldOut
-from prudent.reports._style import SCALE_LABELS, look, tick_values, wants_log_axis
+from prudent.reports._style import SCALE_LABELS, Look, looks, tick_values, wants_log_axis, wrapped
 
 __all__ = ["chart_data", "plotly_script"]
 
@@ -34,42 +34,44 @@ def chart_data(study: BestOfNStudy, scale: str, held_out: Sequence[HeldOut] = ()
         scale: The scale of gold that is shown first.
         held_out: Evaluations on held-out pairs.
     """
+    styles = looks(study)
+
+    def view(label: str, title: str, column: str, curves: Sequence[Curve]) -> dict[str, Any]:
+        return {"label": label, "y": title, "series": [_series(one, styles[one.key], column) for one in curves]}
+
     # the two small charts leave out what is hidden at first, for want of room in their legends
-    drawn = [curve for curve in study.curves if look(curve, study).shown]
-    titles = {"proxy": "reward mean, above average", "variance": "posterior variance"}
-    charts: dict[str, Any] = {
-        name: {
-            "kind": "curves",
-            "log": name == "variance" and wants_log_axis(study),
-            "views": [{"label": name, "y": title, "series": [_series(study, curve, name) for curve in drawn]}],
-        }
-        for name, title in titles.items()
-        if name in study.rules[0].bands
-    }
+    drawn = [curve for curve in study.curves if styles[curve.key].shown]
+    views = [
+        view(
+            name,
+            "reward mean, above average" if len(study.rewards) == 1 else f"{name}, mean above average",
+            band,
+            drawn,
+        )
+        for name, band in study.proxies.items()
+    ]
+    charts: dict[str, Any] = {"proxy": {"kind": "curves", "log": False, "views": views}} if views else {}
+    if "variance" in study.curves[0].bands:
+        views = [view("variance", "posterior variance", "variance", drawn)]
+        charts["variance"] = {"kind": "curves", "log": wants_log_axis(study), "views": views}
     if study.gold_scales:
         scales = [scale, *(name for name in study.gold_scales if name != scale)]
-        charts["gold"] = {
-            "kind": "curves",
-            "log": False,
-            "views": [
-                {"label": SCALE_LABELS[s], "y": SCALE_LABELS[s], "series": [_series(study, c, s) for c in study.curves]}
-                for s in scales
-            ],
-        }
+        views = [view(SCALE_LABELS[one], SCALE_LABELS[one], one, study.curves) for one in scales]
+        charts["gold"] = {"kind": "curves", "log": False, "views": views}
     charts |= {one.name: _diagram(one) for one in diagrams(study, held_out)}
     ticks = tick_values(study.n_values[-1])
     return {"n": list(study.n_values), "ticks": ticks, "onePolicy": study.one_policy, "charts": charts}
 
 
-def _series(study: BestOfNStudy, curve: Curve, column: str) -> dict[str, Any]:
-    style, band = look(curve, study), curve.bands[column]
+def _series(curve: Curve, style: Look, column: str) -> dict[str, Any]:
+    band = curve.bands[column]
     return {
-        "name": curve.label,
+        "name": wrapped(curve.label, "<br>"),
         "colors": [style.color, style.dark_color],
         "dash": style.dash,
         "width": style.width,
         "shown": style.shown,
-        "level": curve.rule == "random",
+        "level": curve.key == "random",
         "kl": None if curve.kl is None else _rounded(curve.kl),
         "y": _rounded(band.value),
         "band": [_rounded(band.low), _rounded(band.high)] if style.band else None,

@@ -1,6 +1,6 @@
 """Figures by Matplotlib, drawn without its global state so that any thread may draw."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,16 @@ from prudent.models import atomic_file
 from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, diagrams
 from prudent.reports._extra import need
 from prudent.reports._held_out import HeldOut
-from prudent.reports._style import SCALE_LABELS, Look, axis_label, look, tick_values, wants_log_axis, x_values
+from prudent.reports._style import (
+    SCALE_LABELS,
+    Look,
+    axis_label,
+    looks,
+    tick_values,
+    wants_log_axis,
+    wrapped,
+    x_values,
+)
 
 __all__ = ["draw_figures", "plot_curves"]
 
@@ -20,14 +29,14 @@ _INK, _FAINT = "#22262b", "#d9dce0"
 def plot_curves(
     study: BestOfNStudy, path: str | Path, *, scale: str = "gold", title: str | None = None, dpi: int = 160
 ) -> Path:
-    """Draw gold (where there is any) and proxy of every rule against KL or n, side by side, into one PNG.
+    """Draw gold (where there is any) and proxy of every utility against KL or n, side by side, into one PNG.
 
     Args:
         study: A best-of-n study.
         path: Where to write; folders are made.
         scale: Which scale of gold, one of `study.gold_scales`.
         title: A line above the picture.
-        dpi: Dots an inch; the picture is 11 by 4.6 inches.
+        dpi: Dots an inch; the picture is 11 by 4.6 inches, wider where there are several rewards.
 
     Returns:
         The path written.
@@ -47,14 +56,10 @@ def plot_curves(
     """
     if study.gold_scales and scale not in study.gold_scales:
         raise ValueError(f"scale must be one of {', '.join(study.gold_scales)}, got {scale!r}")
-    columns = ([scale] if study.gold_scales else []) + ["proxy"]
-    figure = _figure(5.0 * len(columns) + 1.0, 4.6)
-    axes = figure.subplots(1, len(columns), squeeze=False)[0]
-    for one, column in zip(axes, columns, strict=True):
-        _draw_curves(one, study, column)
+    columns = ([scale] if study.gold_scales else []) + list(study.proxies.values())
+    figure = _draw_panels(study, columns, 5.0 * len(columns) + 1.0, 4.6, below=True)
     if title:
         figure.suptitle(title, color=_INK, fontsize=12)
-    _legend(figure, axes[0], below=True)
     return _save(figure, path, dpi)
 
 
@@ -67,19 +72,13 @@ def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str, held_out: Seque
         scale: Which scale of gold.
         held_out: Evaluations on held-out pairs.
     """
-    drawings: dict[str, Callable[[Any], None]] = {}
-    if study.gold_scales:
-        drawings["gold"] = lambda axes: _draw_curves(axes, study, scale)
-    drawings["proxy"] = lambda axes: _draw_curves(axes, study, "proxy")
-    if "variance" in study.rules[0].bands:
-        drawings["variance"] = lambda axes: _draw_curves(axes, study, "variance")
+    panels = {"gold": [scale] if study.gold_scales else [], "proxy": list(study.proxies.values())}
+    panels["variance"] = ["variance"] if "variance" in study.curves[0].bands else []
     paths = {}
-    for name, draw in drawings.items():
-        figure = _figure(8.4, 4.4)
-        axes = figure.subplots()
-        draw(axes)
-        _legend(figure, axes, below=False)
-        paths[name] = _save(figure, stem.with_name(f"{stem.name}_{name}.png"), 160)
+    for name, columns in panels.items():
+        if columns:
+            figure = _draw_panels(study, columns, 3.0 + 5.4 * len(columns), 4.4, below=False)
+            paths[name] = _save(figure, stem.with_name(f"{stem.name}_{name}.png"), 160)
     for one in diagrams(study, held_out):
         figure = _figure(6.4, 5.2)
         _draw_diagram(figure.subplots(), one)
@@ -97,17 +96,29 @@ def _save(figure: Any, path: str | Path, dpi: int) -> Path:
     return Path(path)
 
 
+def _draw_panels(study: BestOfNStudy, columns: Sequence[str], width: float, height: float, *, below: bool) -> Any:
+    """A figure with the curves of each column side by side, and one legend."""
+    figure = _figure(width, height)
+    axes = figure.subplots(1, len(columns), squeeze=False)[0]
+    for one, column in zip(axes, columns, strict=True):
+        _draw_curves(one, study, column)
+    _legend(figure, axes[0], below=below)
+    return figure
+
+
 def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:
+    styles = looks(study)
     for place, curve in enumerate(study.curves):
-        style = look(curve, study)
+        style = styles[curve.key]
         if style.shown:
-            _draw_curve(axes, study, curve, style, column, 3.0 - 0.01 * place)  # the first rule lies on top
+            _draw_curve(axes, study, curve, style, column, 3.0 - 0.01 * place)  # the first lies on top
     if not study.one_policy:
         axes.set_xscale("log", base=2)
         ticks = tick_values(study.n_values[-1])
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axes.minorticks_off()
-    titles = {"proxy": "reward mean of the pick, above the pool's", "variance": "posterior variance of the pick"}
+    titles = {band: f"{name} mean of the pick, above the pool's" for name, band in study.proxies.items()}
+    titles["variance"] = "posterior variance of the pick"
     if column == "variance" and wants_log_axis(study):
         axes.set_yscale("log")
         ticker = need("matplotlib.ticker")
@@ -118,12 +129,12 @@ def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:
 
 
 def _draw_curve(axes: Any, study: BestOfNStudy, curve: Curve, style: Look, column: str, zorder: float) -> None:
-    x, band = x_values(study, curve), curve.bands[column]
-    if curve.rule == "random":  # no choice, no KL: a level to compare with
-        axes.axhline(band.value[0], color=style.color, linestyle=_DASHES["dot"], linewidth=1.4, label=curve.label)
+    x, band, label = x_values(study, curve), curve.bands[column], wrapped(curve.label, "\n")
+    if curve.key == "random":  # no choice, no KL: a level to compare with
+        axes.axhline(band.value[0], color=style.color, linestyle=_DASHES["dot"], linewidth=1.4, label=label)
         return
     axes.plot(
-        x, band.value, color=style.color, linestyle=_DASHES[style.dash], linewidth=style.width, label=curve.label,
+        x, band.value, color=style.color, linestyle=_DASHES[style.dash], linewidth=style.width, label=label,
         zorder=zorder, marker="o" if style.band else None, markersize=3,
     )  # fmt: skip
     if style.band:

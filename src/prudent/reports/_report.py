@@ -16,7 +16,7 @@ from prudent.reports._extra import need, need_report_packages
 from prudent.reports._held_out import HeldOut, held_out_pairs
 from prudent.reports._interactive import chart_data, plotly_script
 from prudent.reports._png import draw_figures
-from prudent.reports._style import SCALE_LABELS, axis_label, look
+from prudent.reports._style import SCALE_LABELS, axis_label, looks
 from prudent.reports._words import ensemble_sentence, headline, held_out_sentence, interval, number, sentences
 from prudent.scoring import read_scored
 
@@ -51,9 +51,9 @@ def report(
 
     The page says in words what happened, with intervals; shows gold and proxy of the pick against KL (against n for
     pools of several policies), its variance, and on pairs of candidates the reliability of the posterior and its risk
-    and coverage; and lists prompts on which the rules disagree. Without gold it shows proxy and variance only, and says
-    so. Evaluations add how well the model predicts held-out pairs. Figures can be explored where scripts run and are
-    still pictures where they do not.
+    and coverage; and lists prompts on which the utilities disagree. Without gold it shows proxy and variance only, and
+    says so. Evaluations add how well the model predicts held-out pairs. Figures can be explored where scripts run and
+    are still pictures where they do not.
 
     Args:
         data: A scored dataset (folder or Parquet file), or a study made by `prudent.evaluation.best_of_n_study`.
@@ -148,14 +148,16 @@ def render(
         template.render(
             title=title,
             source=source,
-            ensemble=None if study.ensemble is None else ensemble_sentence(study.ensemble),
+            ensembles={
+                name: ensemble_sentence(one.ensemble) for name, one in study.rewards.items() if one.ensemble is not None
+            },
             study=study,
             scales=scales,
             scale_labels=SCALE_LABELS,
             headline=headline(study, scale),
             sentences=[*sentences(study, scale), *map(held_out_sentence, held_out)],
             held_out=held_out,
-            looks={curve.rule: look(curve, study) for curve in study.curves},
+            looks=looks(study),
             axis=axis_label(study),
             fold=_FOLD,
             images={name: base64.b64encode(image).decode() for name, image in images.items()},

@@ -1,14 +1,25 @@
-"""How each curve looks, in every picture: one color a rule, dashes for the centered variance, greys for controls.
+"""How each curve looks, in every picture: a color a utility, dashes for its centered variant, dots for controls.
 
 The colors are those of Okabe and Ito (2008), which people with any common form of color blindness tell apart; the
 second of each pair is for dark backgrounds. Dashes say the same as color does, so that print in grey is readable.
 """
 
+import re
+import textwrap
 from dataclasses import dataclass
 
 from prudent.evaluation import BestOfNStudy, Curve
 
-__all__ = ["SCALE_LABELS", "Look", "axis_label", "look", "tick_values", "wants_log_axis", "x_values"]
+__all__ = [
+    "SCALE_LABELS",
+    "Look",
+    "axis_label",
+    "looks",
+    "tick_values",
+    "wants_log_axis",
+    "wrapped",
+    "x_values",
+]
 
 _COLORS = {
     "mean": ("#d55e00", "#ff8f4a"),
@@ -16,10 +27,13 @@ _COLORS = {
     "lcb_var": ("#00805e", "#2fcf9f"),
     "entropic": ("#a8518a", "#e79fca"),
     "worst": ("#3f3fbf", "#a5a5ff"),
-    "oracle": ("#8a7400", "#e0c13a"),
 }
+"""Of the usual rules, so that they look the same in every report; others take what these leave, in their order."""
+_FURTHER = (("#7a5a00", "#d9b44a"), ("#333333", "#dddddd"), ("#b0306a", "#ff7fb0"), ("#3a7d1e", "#8fd36a"))
+_ORACLE = ("#8a7400", "#e0c13a")
 _GREY = ("#6a6f76", "#a3a9b1")
-_OTHER = ("#333333", "#dddddd")
+_DASHES = ("solid", "dashdot", "dash")
+_USUAL = re.compile(rf"(?:center(?:\(.*?\))? \| )?({'|'.join(_COLORS)})(?:\([^|]*\))?")
 
 SCALE_LABELS = {
     "gold": "gold",
@@ -45,16 +59,56 @@ class Look:
     """Whether it is visible before anybody asks: the oracle would squash the others."""
 
 
-def look(curve: Curve, study: BestOfNStudy) -> Look:
-    """The appearance of one curve of a study."""
-    name = curve.rule.removeprefix("shuffled_").removesuffix("_centered")
-    beside = curve.variance == "centered" and any(c.variance == "marginal" for c in study.rules)
-    light, dark = _COLORS.get(name, _GREY if curve.kind == "control" else _OTHER)
-    if curve.kind == "control":
-        dash = {"random": "dot", "longest": "dashdot"}.get(curve.rule, "dot" if "shuffled" in curve.rule else "dash")
-        shown = curve.rule != "oracle" and not (curve.variance == "centered" and beside)
-        return Look(light, dark, dash, 1.6, band=False, shown=shown)
-    return Look(light, dark, "dash" if beside else "solid", 1.6 if beside else 2.4, band=not beside, shown=True)
+def looks(study: BestOfNStudy) -> dict[str, Look]:
+    """The appearance of every curve of a study, by its key."""
+    colors = _colors(study)
+    found = {}
+    for curve in study.curves:
+        of = curve.key.removeprefix("shuffled: ")
+        (light, dark), dash = colors.get(of, (_ORACLE if curve.key == "oracle" else _GREY, "dash"))
+        beside = curve.beside is not None
+        if curve.kind == "control":
+            dash = {"random": "dot", "longest": "dashdot", "oracle": "dash"}.get(curve.key, "dot")
+            shown = curve.key != "oracle" and not beside
+            found[curve.key] = Look(light, dark, dash, 1.6, band=False, shown=shown)
+        else:
+            found[curve.key] = Look(light, dark, dash, 1.6 if beside else 2.4, band=not beside, shown=True)
+    return found
+
+
+def _colors(study: BestOfNStudy) -> dict[str, tuple[tuple[str, str], str]]:
+    """Color and dash of each utility: the usual one of its rule where no other has it, else the next one left."""
+    found: dict[str, tuple[tuple[str, str], str]] = {}
+    main = [curve for curve in study.utilities if curve.beside is None]
+    wanted: dict[str, str] = {}
+    for curve in main:
+        usual = _USUAL.fullmatch(curve.utility or "")
+        if usual is not None and usual[1] not in wanted.values():
+            wanted[curve.key] = usual[1]
+    left = [color for rule, color in _COLORS.items() if rule not in wanted.values()] + list(_FURTHER)
+    others = [curve.key for curve in main if curve.key not in wanted]
+    for curve in main:
+        if curve.key in wanted:
+            found[curve.key] = (_COLORS[wanted[curve.key]], "solid")
+        else:
+            turn, place = divmod(others.index(curve.key), len(left))
+            found[curve.key] = (left[place], _DASHES[turn % len(_DASHES)])
+    num_beside: dict[str, int] = {}
+    for curve in study.utilities:
+        if curve.beside is not None:
+            turn = num_beside[curve.beside] = num_beside.get(curve.beside, 0) + 1
+            found[curve.key] = (found[curve.beside][0], ("dash", "dashdot")[(turn - 1) % 2])
+    return found
+
+
+def wrapped(label: str, between: str, width: int = 34) -> str:
+    """A label for a legend: on several lines where it is long.
+
+    Example:
+        >>> wrapped("all_of(helpful | center | log_sigmoid, harmless | center | log_sigmoid)", " / ")
+        'all_of(helpful | center | / log_sigmoid, harmless | center | / log_sigmoid)'
+    """
+    return between.join(textwrap.wrap(label, width, break_long_words=False)) or label
 
 
 def x_values(study: BestOfNStudy, curve: Curve) -> tuple[float, ...]:

@@ -33,59 +33,65 @@ def interval(estimate: Estimate | Figure, *, signed: bool = False) -> str:
 
 
 def headline(study: BestOfNStudy, scale: str) -> str:
-    """One sentence: what optimising the mean did, and what the best of the careful rules did about it."""
+    """One sentence: what optimising the first utility did, and what the best of the others did about it."""
     if not study.gold_scales:
-        return f"No gold here, so no rule can be judged. {_proxy_sentence(study)}"
-    first = study.rules[0]
+        return " ".join(["No gold here, so no utility can be judged.", *_proxy_sentences(study)[:1]])
+    first = study.utilities[0]
     text = _turn(first, study, scale, short=True)
-    careful = [curve for curve in study.rules if "mean" in curve.outcomes[scale].versus]
-    if not careful:
+    others = [curve for curve in study.utilities if "first" in curve.outcomes[scale].versus]
+    if not others:
         return f"{text}."
-    leads = [curve.outcomes[scale].versus["mean"] for curve in careful]
-    above = [curve for curve, lead in zip(careful, leads, strict=True) if lead.low > 0]
+    which = "utility that reads the variance" if _reads_doubt(first, others) else "other utility"
+    leads = [curve.outcomes[scale].versus["first"] for curve in others]
+    above = [curve for curve, lead in zip(others, leads, strict=True) if lead.low > 0]
     if above:
-        best = max(above, key=lambda curve: curve.outcomes[scale].versus["mean"].value)
-        lead, kept = best.outcomes[scale].versus["mean"], best.outcomes[scale].kept
+        best = max(above, key=lambda curve: curve.outcomes[scale].versus["first"].value)
+        lead, kept = best.outcomes[scale].versus["first"], best.outcomes[scale].kept
         place = "the best" if lead.value == max(one.value for one in leads) else "one"
-        rules = f"{place} of {len(careful)} rules that read the variance"
-        named = best.label if len(careful) == 1 else f"{best.label}, {rules},"
+        several = "utilities that read the variance" if _reads_doubt(first, others) else "other utilities"
+        named = best.label if len(others) == 1 else f"{best.label}, {place} of {len(others)} {several},"
         falls = first.outcomes[scale].drop.value > 0
         keeps = f" and keeps {number(kept.value)} of its best gain" if falls and kept is not None else ""
         return f"{text}; {named} ends {interval(lead)} above it{keeps}."
     if all(lead.high < 0 for lead in leads):
-        return f"{text}; every rule that reads the variance ends below it."
-    return f"{text}; no rule that reads the variance ends measurably above it."
+        return f"{text}; every {which} ends below it."
+    return f"{text}; no {which} ends measurably above it."
 
 
 def sentences(study: BestOfNStudy, scale: str) -> list[str]:
-    """The findings one by one: each rule, the controls, the proxy, the variance, the reliability."""
+    """The findings one by one: each utility, the controls, the proxy, the variance, the reliability."""
     found = []
     if study.gold_scales:
-        found.append(f"{_turn(study.rules[0], study, scale)}{_keeping(study.rules[0], scale)}.")
+        first = study.utilities[0]
+        found.append(f"{_turn(first, study, scale)}{_keeping(first, scale)}.")
         found += _others_turn(study, scale)
-        found += _comparisons(study, scale, "mean", f"Against mean at n = {study.n_values[-1]:,}")
+        found += _comparisons(study, scale, "first", f"Against {first.label} at n = {study.n_values[-1]:,}")
         adjusted = "gold_length_adjusted"
         if adjusted in study.gold_scales and scale != adjusted:
-            found += _comparisons(study, adjusted, "mean", f"The same in {SCALE_LABELS[adjusted]}")
-        found += _comparisons(study, scale, "shuffled", "Against the same penalty with shuffled variances")
+            found += _comparisons(study, adjusted, "first", f"The same in {SCALE_LABELS[adjusted]}")
+        found += _comparisons(study, scale, "shuffled", "Against the same utility with shuffled variances")
         found += _comparisons(study, scale, "longest", "Against picking the longest response")
-        found += _comparisons(study, scale, "marginal", "Centered against marginal variance")
-        found.append(_proxy_sentence(study))
-    if "variance" in study.rules[0].bands:
+        found += _comparisons(study, scale, "marginal", "Relative to reference responses, against without")
+        found += _proxy_sentences(study)
+    if "variance" in study.curves[0].bands:
         found.append(_variance_sentence(study))
     found += [_reliability_sentence(one) for one in study.reliability]
     return found
 
 
-def _main_rules(study: BestOfNStudy) -> list[Curve]:
-    """The rules that words are about: with both variances at hand, those on the marginal one."""
-    both = {curve.variance for curve in study.rules} >= {"marginal", "centered"}
-    return [curve for curve in study.rules if not (both and curve.variance == "centered")]
+def _main(study: BestOfNStudy) -> list[Curve]:
+    """The utilities that words are about: not those beside the same one without a reference."""
+    return [curve for curve in study.utilities if curve.beside is None]
+
+
+def _reads_doubt(first: Curve, others: Sequence[Curve]) -> bool:
+    """Whether what sets the others apart is that they read the variance."""
+    return first.variance is None and all(curve.variance is not None for curve in others)
 
 
 def _turn(curve: Curve, study: BestOfNStudy, scale: str, *, short: bool = False) -> str:
     """What one gold curve does along n, without a full stop."""
-    outcome, n_max, name = curve.outcomes[scale], study.n_values[-1], f"The {curve.label} rule"
+    outcome, n_max, name = curve.outcomes[scale], study.n_values[-1], f"Gold under {curve.label}"
     if n_max == 1:
         return "The pools hold one candidate each, so there is nothing to pick"
     gain = f"it ends {_from_random(outcome.gain)}"
@@ -117,8 +123,8 @@ def _keeping(curve: Curve, scale: str) -> str:
 
 
 def _others_turn(study: BestOfNStudy, scale: str) -> list[str]:
-    """Which of the other rules turn over, in one sentence."""
-    others = _main_rules(study)[1:]
+    """Which of the other utilities turn over, in one sentence."""
+    others = _main(study)[1:]
     if not others or study.n_values[-1] == 1:
         return []
     falls = [(curve, curve.outcomes[scale]) for curve in others]
@@ -130,13 +136,13 @@ def _others_turn(study: BestOfNStudy, scale: str) -> list[str]:
     if not turning:
         return [f"No significant fall under {_listed([curve.label for curve in others])}."]
     rest = len(others) - len(turning)
-    return [f"Also turning over: {_listed(turning)}{'; the other rules do not' if rest else ''}."]
+    return [f"Also turning over: {_listed(turning)}{'; the others do not' if rest else ''}."]
 
 
 def _comparisons(study: BestOfNStudy, scale: str, with_name: str, start: str) -> list[str]:
-    """Which rules end above, below or level with another curve, by the intervals of the paired differences."""
+    """Which utilities end above, below or level with another curve, by the intervals of the paired differences."""
     above, level, below = [], [], []
-    for curve in study.rules if with_name == "marginal" else _main_rules(study):
+    for curve in study.utilities if with_name == "marginal" else _main(study):
         lead = curve.outcomes[scale].versus.get(with_name)
         if lead is None:
             continue
@@ -147,9 +153,9 @@ def _comparisons(study: BestOfNStudy, scale: str, with_name: str, start: str) ->
         else:
             level.append(f"{curve.label} {interval(lead, signed=True)}")
     parts = [
-        f"{verdict} {_listed(rules)}"
-        for verdict, rules in (("above:", above), ("not told apart:", level), ("below:", below))
-        if rules
+        f"{verdict} {_listed(curves)}"
+        for verdict, curves in (("above:", above), ("not told apart:", level), ("below:", below))
+        if curves
     ]
     return [f"{start}: {'; '.join(parts)}."] if parts else []
 
@@ -158,18 +164,23 @@ def _listed(parts: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
-def _proxy_sentence(study: BestOfNStudy) -> str:
-    first = study.rules[0]
-    last = first.bands["proxy"].at(-1)
-    return (
-        f"By the proxy's own account {first.label} gains {interval(last)} over the pool's average "
-        f"by n = {study.n_values[-1]:,}."
-    )
+def _proxy_sentences(study: BestOfNStudy) -> list[str]:
+    """What the rewards themselves say of the picks."""
+    last = f"n = {study.n_values[-1]:,}"
+    if len(study.rewards) == 1:
+        first = study.utilities[0]
+        gain = interval(first.bands["proxy"].at(-1))
+        return [f"By the proxy's own account {first.label} gains {gain} over the pool's average by {last}."]
+    found = []
+    for name, band in study.proxies.items():
+        said = [f"{interval(curve.bands[band].at(-1), signed=True)} under {curve.label}" for curve in _main(study)]
+        found.append(f"By its own account {name} of the pick at {last} is, over the pool's average: {_listed(said)}.")
+    return found
 
 
 def _variance_sentence(study: BestOfNStudy) -> str:
     shares = []
-    for curve in _main_rules(study):
+    for curve in _main(study):
         variance = curve.bands["variance"].value
         if variance[0] > 0:
             shares.append(f"{number(variance[-1] / variance[0])} under {curve.label}")

@@ -1,7 +1,8 @@
-"""`select`: the best response of each prompt under a rule, written as a table."""
+"""`select`: the best response of each prompt under a utility, written as a table."""
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
+from torch import Generator, Tensor
 
 from prudent.errors import DataError, PrudentError
 from prudent.models import atomic_file
+from prudent.scoring._names import columns_of
 from prudent.scoring._scored import ScoredPool, read_scored
+from prudent.scoring._utilities import utility_for
 from prudent.selection import best_of_n
-from prudent.utility import risk_rule
+from prudent.utility import Combined, FittedUtility, Piped, RewardSet, Utility
 
 __all__ = ["SelectSummary", "select"]
 
@@ -29,27 +33,25 @@ class SelectSummary:
 
     Attributes:
         output: file written, or None.
-        rule: the rule's name.
-        centered: whether it saw the rewards relative to the reference sets.
+        utility: what picked, as it is written.
         num_prompts: prompts with a pick.
         num_candidates: responses considered.
-        num_excluded: responses left out because they have no reward or variance.
+        num_excluded: responses left out because they have no utility.
         num_prompts_with_ties: prompts whose best utility several responses share.
-        mean_reward: average posterior mean of the picks.
-        mean_std: average posterior standard deviation of the picks; None where it is not known.
+        mean_reward: average posterior mean of the picks, of each reward by its name; `reward` is one without a name.
+        mean_std: average posterior standard deviation of the picks, likewise; None where it is not known.
         mean_gold: average gold of the picks, calibration prompts left out; None without gold.
         num_calibration_prompts: prompts with a pick on whose gold the members of an ensemble were calibrated.
     """
 
     output: str | None
-    rule: str
-    centered: bool
+    utility: str
     num_prompts: int
     num_candidates: int
     num_excluded: int
     num_prompts_with_ties: int
-    mean_reward: float
-    mean_std: float | None
+    mean_reward: dict[str, float | None]
+    mean_std: dict[str, float | None]
     mean_gold: float | None
     num_calibration_prompts: int
 
@@ -62,11 +64,7 @@ def select(
     data: str | Path | ScoredPool,
     output: str | Path | None = None,
     *,
-    rule: str = "lcb_std",
-    num_std: float = 1.0,
-    variance_weight: float = 1.0,
-    risk_aversion: float = 1.0,
-    centered: bool = False,
+    utility: str | Utility | FittedUtility = "lcb_std",
     exclude_unscored: bool = False,
     seed: int = 0,
 ) -> SelectSummary:
@@ -75,74 +73,99 @@ def select(
     Args:
         data: what `score` wrote, or its path.
         output: a `.jsonl`, `.parquet` or `.csv` file; one row a prompt: `prompt_id`, `response_id`, `prompt`,
-            `response`, `utility`, `num_candidates`, `num_tied`, and the pick's other columns (without its factor, and
-            in CSV without what every member says).
-        rule: `mean`, `lcb_std`, `lcb_var`, `entropic`, `prob_best`, or, of ensembles, `worst`.
-        num_std: standard deviations that `lcb_std` subtracts.
-        variance_weight: variances that `lcb_var` subtracts.
-        risk_aversion: of `entropic`.
-        centered: use the rewards relative to each prompt's fixed reference set.
-        exclude_unscored: leave responses without a reward out instead of stopping.
-        seed: of the draw among ties, and of `prob_best`.
+            `response`, `utility`, `num_candidates`, `num_tied`, and the pick's other columns (without its factors, and
+            in CSV without what every member says). Where the utility combines several parts, what each of them says
+            stands beside it, in columns such as `utility_helpful`, named after the rewards that the part reads.
+        utility: what a response is worth, as text, as an expression, or fitted already; see
+            `prudent.utility.parse_utility`.
+        exclude_unscored: leave responses without a utility out instead of stopping.
+        seed: of the draw among ties, and of rules that draw.
 
     Raises:
-        DataError: not a scored pool, or responses without a reward or a variance that the rule needs.
-        UnsupportedError: `prob_best` without a stored factor, `centered` without centred variances, or `worst` without
-            members.
+        UtilityError: the text is not a utility.
+        DataError: not a scored pool; it lacks a reward, variances or references that the utility needs; or responses
+            have no utility.
+        UnsupportedError: `prob_best` without a stored factor, or `worst` without members.
         PrudentError: the output has another suffix.
     """
     if output is not None and Path(output).suffix not in _SUFFIXES:
         raise PrudentError(f"{output}: the suffix says the format, one of {', '.join(_SUFFIXES)}")
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
-    chosen_rule = risk_rule(rule, num_std=num_std, variance_weight=variance_weight, risk_aversion=risk_aversion)
-    posterior = pool.posterior_for(chosen_rule, centered=centered)
-    generator = torch.Generator().manual_seed(seed)
-    utility = chosen_rule(posterior, generator)
-    if not exclude_unscored and bool(utility.isnan().any()):
-        rows = torch.nonzero(utility.isnan()).flatten()[:5].tolist()
+    fitted = utility_for(pool, utility)
+    generator = Generator().manual_seed(seed)
+    value, parts = _values(fitted, pool.reward_set(), generator)
+    if not exclude_unscored and bool(value.isnan().any()):
+        rows = torch.nonzero(value.isnan()).flatten()[:5].tolist()
         raise DataError(
-            f"{pool.source}: {int(utility.isnan().sum())} responses have no utility under {rule} (rows {rows}): "
+            f"{pool.source}: {int(value.isnan().sum())} responses have no utility under {fitted} (rows {rows}): "
             "not scored, or variance unknown; leave them out with exclude_unscored"
         )
-    selection = best_of_n(utility, posterior.group, generator=generator, nan="exclude")
+    selection = best_of_n(value, pool.group, generator=generator, nan="exclude")
     picks = pool.table.take(pa.array(selection.index.numpy()))
     is_calibration = pool.is_calibration[selection.index]
     # Nobody reads a factor's columns one by one, and CSV has no place for lists.
     in_csv = output is not None and Path(output).suffix == ".csv"
-    left_out = ["reward_factor", *(["reward_members"] if in_csv else [])]
-    picks = picks.drop_columns([name for name in left_out if name in picks.column_names])
-    position = min(4, picks.num_columns)
+    left_out = ("reward_factor", *(("reward_members", "reward_reference_members") if in_csv else ()))
+    picks = _without(picks, [columns_of(name)[column] for name in pool.reward_names for column in left_out])
     extra = {
         "utility": selection.utility,
+        **{name: part[selection.index] for name, part in parts.items()},
         "num_candidates": selection.num_candidates,
         "num_tied": selection.num_tied,
     }
+    picks = _without(picks, extra)
+    position = min(4, picks.num_columns)
     for name, values in reversed(extra.items()):
         picks = picks.add_column(position, name, pa.array(values.numpy()))
     if output is not None:
         _write(picks, Path(output))
-    variance = picks["reward_variance"]
     return SelectSummary(
         output=None if output is None else str(output),
-        rule=rule,
-        centered=centered,
+        utility=str(fitted),
         num_prompts=picks.num_rows,
         num_candidates=int(selection.num_candidates.sum()),
         num_excluded=int(selection.num_excluded.sum()),
         num_prompts_with_ties=int((selection.num_tied > 1).sum()),
-        mean_reward=float(pc.mean(picks["reward_mean"]).as_py()),
-        mean_std=None if not pool.has_variance else float(pc.mean(pc.sqrt(variance)).as_py()),
+        mean_reward={name: _mean(picks[columns_of(name)["reward_mean"]]) for name in pool.reward_names},
+        mean_std={name: _mean(pc.sqrt(picks[columns_of(name)["reward_variance"]])) for name in pool.reward_names},
         mean_gold=_mean_gold(picks.filter(pa.array(~is_calibration.numpy()))),
         num_calibration_prompts=int(is_calibration.sum()),
     )
 
 
+def _values(fitted: FittedUtility, rewards: RewardSet, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """Values [N], and where several parts are combined last, what each says, by the name of its column."""
+    parts = _parts(fitted.utility)
+    if not parts:
+        return fitted(rewards, generator), {}
+    steps = fitted.trace(rewards, generator)
+    found = {step.source: step.mean for step in steps}
+    names = ["_".join(("utility", *part.reward_names)) for part in parts]
+    if len(set(names)) < len(names):
+        names = [f"{name}_{place}" for place, name in enumerate(names, 1)]
+    return steps[-1].mean, {name: found[str(part)] for name, part in zip(names, parts, strict=True)}
+
+
+def _parts(utility: Utility) -> tuple[Utility, ...]:
+    """What the outermost combination combines; empty where there is none."""
+    while isinstance(utility, Piped):
+        utility = utility.source
+    return utility.parts if isinstance(utility, Combined) else ()
+
+
+def _without(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    return table.drop_columns([name for name in names if name in table.column_names])
+
+
 def _mean_gold(picks: pa.Table) -> float | None:
-    if "gold" not in picks.column_names:
-        return None
-    gold = picks["gold"].drop_null()
-    gold = gold.filter(pc.is_finite(gold))
-    return None if len(gold) == 0 else float(pc.mean(gold).as_py())
+    return _mean(picks["gold"]) if "gold" in picks.column_names else None
+
+
+def _mean(column: pa.ChunkedArray) -> float | None:
+    """The average of what is known; None where nothing is."""
+    known = column.drop_null().cast(pa.float64())
+    known = known.filter(pc.is_finite(known))
+    return None if len(known) == 0 else float(pc.mean(known).as_py())
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -5,14 +5,14 @@ References:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prudent.errors import UnsupportedError
 from prudent.rewards import index_groups
-from prudent.selection._scored import NanPolicy, check_n_values, equal_blocks, scored_rows, sort_rows
-from prudent.utility import UtilityRule
+from prudent.selection._scored import NanPolicy, PoolUtility, check_n_values, equal_blocks, scored_rows, sort_rows
 
 __all__ = ["best_of_n_curve"]
 
@@ -24,7 +24,7 @@ def best_of_n_curve(
     n_values: Sequence[int] | Tensor,
     *,
     nan: NanPolicy = "error",
-    rule: UtilityRule | None = None,
+    made_by: PoolUtility[Any] | None = None,
 ) -> Tensor:
     """Expected value of the best of n candidates, averaged over *all* subsets of n out of each prompt's pool.
 
@@ -38,7 +38,7 @@ def best_of_n_curve(
         group: [N] integer prompt ids.
         n_values: the L numbers of candidates, each at least 1.
         nan: "error" to refuse NaN in utility or value, "exclude" to leave such candidates out of the pools.
-        rule: the rule that gave the utility; refused if it depends on the pool.
+        made_by: the rule or fitted utility that gave the values; refused if it depends on the pool.
 
     Returns:
         float64 [B, L] or [B, L, V], prompts in ascending order of their ids; NaN where a prompt has fewer than n
@@ -46,7 +46,7 @@ def best_of_n_curve(
 
     Raises:
         DataError: NaN in utility or value while nan is "error".
-        UnsupportedError: the rule depends on the pool.
+        UnsupportedError: what gave the values depends on the pool.
         ValueError: shapes do not agree, or an n is below 1.
 
     Example:
@@ -55,9 +55,9 @@ def best_of_n_curve(
         >>> best_of_n_curve(proxy, gold, torch.zeros(3, dtype=torch.long), [1, 2, 3]).round(decimals=6).tolist()
         [[3.0, 4.0, 3.0]]
     """
-    if rule is not None and rule.depends_on_pool:
+    if made_by is not None and made_by.depends_on_pool:
         raise UnsupportedError(
-            f"rule {rule.name!r} depends on the other candidates, so the all-subsets curve does not hold for it: "
+            f"{made_by.name!r} depends on the other candidates, so the all-subsets curve does not hold for it: "
             "use resampled_curve, which draws subsets and states the error"
         )
     n = check_n_values(n_values)

@@ -1,17 +1,21 @@
-"""Best-of-n curves by drawing subsets, for rules that look at the other candidates."""
+"""Best-of-n curves by drawing subsets, for utilities that look at the other candidates."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
 
 from prudent.rewards import RewardPosterior, index_groups
 from prudent.selection._best import best_of_n
-from prudent.selection._scored import NanPolicy, check_n_values, scored_rows
-from prudent.utility import UtilityRule
+from prudent.selection._scored import NanPolicy, PoolUtility, check_n_values, scored_rows
+from prudent.utility import RewardSet
 
 __all__ = ["ResampledCurve", "resampled_curve"]
+
+
+Rewards = TypeVar("Rewards", RewardPosterior, RewardSet)
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class ResampledCurve:
 
 
 def resampled_curve(
-    rule: UtilityRule,
-    posterior: RewardPosterior,
+    utility: PoolUtility[Rewards],
+    rewards: Rewards,
     value: Tensor,
     n_values: Sequence[int] | Tensor,
     num_resamples: int = 64,
@@ -41,20 +45,20 @@ def resampled_curve(
     nan: NanPolicy = "error",
     advance: Callable[[int], None] | None = None,
 ) -> ResampledCurve:
-    """Expected value of the best of n, from subsets drawn without replacement on which the rule is evaluated afresh.
+    """Expected value of the best of n, from subsets drawn without replacement on which it is evaluated afresh.
 
-    Works for every rule; needed by those whose `depends_on_pool` is True. Cost: L x num_resamples evaluations of the
-    rule.
+    Works for every utility; needed by those whose `depends_on_pool` is True. Cost: L x num_resamples evaluations of it,
+    and one more on all responses to see which of them have a value.
 
     Args:
-        rule: maps the posterior of a subset to utilities.
-        posterior: of the N responses.
+        utility: maps the rewards of a subset to values: a risk rule, or a fitted utility.
+        rewards: of the N responses, a posterior or a set of several.
         value: [N] or [N, V] what is reported of the pick: gold reward, proxy reward, length, ... (V at once, all of the
             same picks from the same subsets).
         n_values: the L numbers of candidates, each at least 1.
         num_resamples: R >= 2 subsets for each prompt and n.
-        generator: source of the subsets, of the rule's own draws and of tie-breaking; seed 0 by default.
-        nan: "error" to refuse NaN in the posterior mean or in value, "exclude" to leave such candidates out.
+        generator: source of the subsets, of the utility's own draws and of tie-breaking; seed 0 by default.
+        nan: "error" to refuse NaN in the utility or in value, "exclude" to leave such candidates out.
         advance: called with the number of subsets done, L x num_resamples in all, as `progress_bar` gives it.
 
     Returns:
@@ -79,8 +83,10 @@ def resampled_curve(
     n = check_n_values(n_values)
     if value.dim() not in (1, 2):
         raise ValueError(f"value must have shape [N] or [N, V], got {list(value.shape)}")
-    index = index_groups(posterior.group)
-    keep = scored_rows(posterior.mean, posterior.group, nan, value)
+    index = index_groups(rewards.group)
+    # draws of its own, so that the subsets do not depend on whether the utility draws
+    known = utility(rewards, torch.Generator(generator.device).manual_seed(0))
+    keep = scored_rows(known, rewards.group, nan, value)
     counts = index.sum(keep.long())
     shape = (len(index.ids), len(n), *value.shape[1:])
     mean = torch.full(shape, torch.nan, dtype=torch.float64, device=value.device)
@@ -91,7 +97,7 @@ def resampled_curve(
         picked = []
         for _ in range(num_resamples if len(usable) else 0):
             rows = _subset(usable, index.position, size, generator)
-            picked.append(value[_pick(rule, posterior, rows, generator)].double())
+            picked.append(value[_pick(utility, rewards, rows, generator)].double())
             if advance is not None:
                 advance(1)
         if picked:
@@ -112,7 +118,7 @@ def _subset(usable: Tensor, position: Tensor, size: int, generator: Generator) -
     return shuffled[torch.arange(len(shuffled), device=start.device) - start < size]
 
 
-def _pick(rule: UtilityRule, posterior: RewardPosterior, rows: Tensor, generator: Generator) -> Tensor:
+def _pick(utility: PoolUtility[Rewards], rewards: Rewards, rows: Tensor, generator: Generator) -> Tensor:
     """Row picked in each prompt when only `rows` are present."""
-    subset = posterior[rows]
-    return rows[best_of_n(rule(subset, generator), subset.group, generator=generator).index]
+    subset = rewards[rows]
+    return rows[best_of_n(utility(subset, generator), subset.group, generator=generator).index]

@@ -1,21 +1,38 @@
 """What to do with responses that are not scored (NaN), and pools as matrices of equally many candidates."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from prudent.errors import DataError
 from prudent.rewards import GroupIndex
 
-__all__ = ["NanPolicy", "check_n_values", "equal_blocks", "scored_rows", "sort_rows", "sorted_values"]
+__all__ = ["NanPolicy", "PoolUtility", "check_n_values", "equal_blocks", "scored_rows", "sort_rows", "sorted_values"]
 
 NanPolicy = Literal["error", "exclude"]
 """Responses that are not scored are an error, or left out and counted; they are never ranked."""
 
 _BLOCK_ELEMENTS = 1 << 20
+
+_Rewards = TypeVar("_Rewards", contravariant=True)
+
+
+class PoolUtility(Protocol[_Rewards]):
+    """What picks are made by: a risk rule, or a fitted utility."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def depends_on_pool(self) -> bool:
+        """Whether the value of a response changes with the other responses present."""
+
+    def __call__(self, rewards: _Rewards, generator: Generator | None = None, /) -> Tensor:
+        """Values [N] of N responses; NaN where a response is not scored."""
 
 
 def scored_rows(utility: Tensor, group: Tensor, nan: NanPolicy, *also: Tensor) -> Tensor:

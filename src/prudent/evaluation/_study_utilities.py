@@ -1,0 +1,199 @@
+"""The utilities of a study: which are compared by default, what they are called, and the control of their doubts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from prudent.errors import UnsupportedError, UtilityError
+from prudent.rewards import GaussianRewards, MemberRewards, RewardPosterior
+from prudent.scoring import ScoredPool, utility_for
+from prudent.selection import shuffle_within_groups
+from prudent.utility import (
+    AllOf,
+    Center,
+    Combined,
+    Entropic,
+    FittedUtility,
+    LcbStd,
+    LcbVar,
+    LogSigmoid,
+    Mean,
+    Minimum,
+    Piped,
+    RewardSet,
+    Standardize,
+    Temperature,
+    Utility,
+    UtilityRule,
+    Weighted,
+    Worst,
+    combine,
+    reward,
+    shifted,
+)
+
+__all__ = ["AnyUtility", "StudiedUtility", "is_affine", "shuffle_doubts", "studied_utilities"]
+
+AnyUtility = str | Utility | FittedUtility
+
+_CONTROLS = ("longest", "random", "oracle")
+
+
+@dataclass(frozen=True)
+class StudiedUtility:
+    """A utility and its place among the others."""
+
+    key: str
+    fitted: FittedUtility
+    variance: str | None
+    """The variance that it reads: `marginal`, `centered`, or None."""
+    beside: str | None
+    """Key of the same utility without its `center`; None where there is none."""
+
+
+def studied_utilities(
+    pool: ScoredPool, utilities: Sequence[AnyUtility] | Mapping[str, AnyUtility] | None
+) -> tuple[StudiedUtility, ...]:
+    """Fit the utilities on a pool's own references.
+
+    Args:
+        pool: All rows.
+        utilities: As `best_of_n_study` takes them.
+
+    Raises:
+        UtilityError: A text is no utility, a label is that of a control, or there is none.
+        UnsupportedError: One depends on the other candidates.
+        DataError: The pool lacks what one needs.
+    """
+    if utilities is None:
+        utilities = _default_utilities(pool)
+    if isinstance(utilities, Mapping):
+        fitted = {label: utility_for(pool, one) for label, one in utilities.items()}
+    else:
+        fitted = {one.name: one for one in (utility_for(pool, given) for given in utilities)}
+    if not fitted:
+        raise UtilityError("there is no utility to study; leave utilities out for those that are usual")
+    for key, one in fitted.items():
+        if key in _CONTROLS or key.startswith("shuffled: "):
+            raise UtilityError(f"{key!r} is what a control is called; call the utility {one} something else")
+        if one.depends_on_pool:
+            raise UnsupportedError(
+                f"the utility {one} depends on the other candidates, so it has no unbiased best-of-n curve; "
+                "see what it picks with `prudent select --curve`, which draws subsets"
+            )
+    keys = {one.name: key for key, one in fitted.items()}
+    return tuple(
+        StudiedUtility(
+            key,
+            one,
+            variance=None if not one.utility.reads_variance else "centered" if one.utility.centers else "marginal",
+            beside=_key_of_marginal(one.utility, keys),
+        )
+        for key, one in fitted.items()
+    )
+
+
+def shuffle_doubts(rewards: RewardSet, group: Tensor, generator: torch.Generator) -> RewardSet:
+    """The same means, each with the deviations of another candidate of its prompt.
+
+    Of a Gaussian these are its variance and factor, of an ensemble what its members say minus their average. All
+    rewards are permuted alike, and their contrasts with the references too.
+
+    Args:
+        rewards: Of N candidates.
+        group: `[N]` their prompts.
+        generator: Source of the permutation.
+    """
+    source = shuffle_within_groups(torch.arange(len(group)), group, generator)
+    other = rewards[source]
+
+    def moved(to: Mapping[str, RewardPosterior], by: Mapping[str, RewardPosterior]) -> dict[str, RewardPosterior]:
+        return {name: _with_mean(by[name], one.mean) for name, one in to.items()}
+
+    return replace(
+        rewards,
+        rewards=moved(rewards.rewards, other.rewards),
+        against_references=moved(rewards.against_references, other.against_references),
+    )
+
+
+def is_affine(utility: Utility) -> bool:
+    """Whether a Gaussian reward is still Gaussian where the risk rule of a single reward is applied."""
+    source = utility.source if isinstance(utility, Piped) and utility.is_value else utility
+    while isinstance(source, Piped):
+        if not isinstance(source.step, Center | Standardize | Temperature):
+            return False
+        source = source.source
+    return not source.parts
+
+
+def _default_utilities(pool: ScoredPool) -> Sequence[AnyUtility] | Mapping[str, AnyUtility]:
+    rewards = pool.reward_set()
+    if len(rewards.names) > 1:
+        return _of_several(rewards)
+    (name,) = rewards.names
+    if not pool.has_variance:
+        return [reward() | Mean()]
+    rules: list[UtilityRule] = [LcbStd(), LcbVar(), Entropic()]
+    if isinstance(rewards.rewards[name], MemberRewards):
+        rules.append(Worst())
+    found: list[Utility] = [reward() | rule for rule in (Mean(), *rules)]
+    if name in rewards.against_references:
+        found += [reward() | _center(rewards, name, Center("mean")) | rule for rule in rules]
+    return found
+
+
+def _of_several(rewards: RewardSet) -> dict[str, AnyUtility]:
+    """Each reward alone, and the ways to have all of them; under short names, since they are long when written out."""
+    alone = {name: reward(name) for name in rewards.names}
+    weighted = Weighted((1.0,) * len(alone))
+    found: dict[str, AnyUtility] = {f"{name} alone": one | Mean() for name, one in alone.items()}
+    if rewards.is_reference is None and not set(rewards.names) <= set(rewards.references):
+        return found | {"sum": combine(weighted, *alone.values()) | Mean()}
+    centered = [one | _center(rewards, name, Center()) for name, one in alone.items()]
+    return found | {
+        "standardized sum": combine(weighted, *(one | Standardize() for one in alone.values())) | Mean(),
+        "all_of": combine(AllOf(), *(one | LogSigmoid() for one in centered)) | Mean(),
+        "minimum": combine(Minimum(), *centered) | Mean(),
+    }
+
+
+def _center(rewards: RewardSet, name: str, otherwise: Center) -> Center:
+    """What a reward is centered on: the canned response, where it was scored against one."""
+    return Center(canned=rewards.canned[name]) if name in rewards.canned else otherwise
+
+
+def _key_of_marginal(utility: Utility, keys: Mapping[str, str]) -> str | None:
+    """The key of the same utility without its `center`, among those of others by their text."""
+    if not utility.reads_variance or not utility.centers:
+        return None
+    try:
+        return keys.get(str(_without_center(utility)))
+    except ValueError:  # a step after it needs what is centered
+        return None
+
+
+def _without_center(utility: Utility) -> Utility:
+    if isinstance(utility, Piped):
+        source = _without_center(utility.source)
+        return source if isinstance(utility.step, Center) else Piped(source, utility.step)
+    if isinstance(utility, Combined):
+        return Combined(utility.combination, tuple(_without_center(part) for part in utility.parts))
+    return utility
+
+
+def _with_mean(posterior: RewardPosterior, mean: Tensor) -> RewardPosterior:
+    """The posterior moved to other means; those of a Gaussian are exactly these, so that ties stay ties."""
+    if not isinstance(posterior, GaussianRewards):
+        return shifted(posterior, mean - posterior.mean)
+    return GaussianRewards(
+        mean,
+        posterior.variance,
+        posterior.group,
+        posterior.factor,
+        posterior.noise,
+        posterior.text_id,
+        posterior.basis_id,
+    )
