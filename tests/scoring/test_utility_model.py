@@ -1,12 +1,23 @@
 """Values of texts are those that the scored file of the same texts gives."""
 
+import json
+
 import pytest
 import torch
 
 from prudent.errors import DataError
 from prudent.models import RewardModel
 from prudent.posteriors import ModelScorer, PlainRewards, fit, load_scorer
-from prudent.scoring import UtilityModel, fit_utility, read_scored, save_utility, score, utility_for
+from prudent.scoring import (
+    UtilityModel,
+    explain,
+    fit_utility,
+    read_scored,
+    save_utility,
+    score,
+    select,
+    utility_for,
+)
 
 PAIRS = [
     {"prompt": f"name a fruit {word}", "chosen": f"apple {word} yes", "rejected": f"{word} stone house"}
@@ -101,6 +112,8 @@ def test_one_model_without_a_name_and_one_reference_for_all(scorers, files, tmp_
     check(worth, files["one"], tmp_path)
     assert worth(["never seen"], ["apple"]).value.isfinite().all()
     check(UtilityModel(scorers["helpful"], "lcb_var(0.5)"), files["one"], "lcb_var(0.5)")
+    draws = UtilityModel(scorers["helpful"], "thompson")(*texts(ROWS)).value
+    assert draws.isfinite().all()
 
 
 def test_the_factor_of_references_gives_the_contrast_without_their_texts(scorers, files, tmp_path):
@@ -112,6 +125,15 @@ def test_the_factor_of_references_gives_the_contrast_without_their_texts(scorers
     # the factor is stored in half precision
     assert torch.allclose(found.steps[1].std.double(), expected[1].std[ROWS], rtol=0.01, atol=1e-3)
     assert torch.allclose(found.value.double(), expected[2].mean[ROWS], rtol=0.01, atol=3e-3)
+
+
+@pytest.mark.parametrize("utility", ["prob_best", "thompson", "center | log_sigmoid | prob_best", "center | thompson"])
+def test_joint_draws_are_those_of_the_whole_pool(files, utility, tmp_path):
+    select(files["one"], tmp_path / "picks.jsonl", utility=utility, seed=3)
+    for pick in map(json.loads, (tmp_path / "picks.jsonl").read_text().splitlines()):
+        found = explain(files["one"], utility, pick["prompt_id"], seed=3)
+        assert pick["response_id"] in found.winners
+        assert found.responses[0].mean[-1] == pytest.approx(pick["utility"])
 
 
 def test_a_learned_reference_reads_the_prompts(scorers, files, tmp_path):

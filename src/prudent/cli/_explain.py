@@ -9,7 +9,7 @@ import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
-from prudent.cli._options import FILES, ScoredOption, SeedOption
+from prudent.cli._options import FILES, ScoredOption, SeedOption, UtilityOption
 
 if TYPE_CHECKING:
     from prudent.scoring import ExplainedResponse, Explanation
@@ -29,11 +29,8 @@ def explain(
     common: Common,
     *,
     data: ScoredOption,
-    utility: Annotated[
-        str,
-        typer.Option("--utility", metavar="SPEC|FOLDER", help="What a response is worth.", rich_help_panel=FILES),
-    ],
     prompt: Annotated[int, typer.Option("--prompt", metavar="ID", help="Number of the prompt, its prompt_id.")],
+    utility: UtilityOption = "lcb_std",
     references: Annotated[
         str | None,
         typer.Option(

@@ -1,7 +1,7 @@
 """Why a response won: every number that a utility came by on its way, for the responses of one prompt."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +129,17 @@ def explain(
             f"{int(ids[-1])}"
         )
     fitted = utility_for(pool, utility, references=references)
-    rewards = pool.reward_set()[rows]
+    rewards = pool.reward_set()
     # A reward that is read twice is one step.
-    trace = {step.source: step for step in fitted.trace(rewards, torch.Generator().manual_seed(seed))}
+    trace = {step.source: step for step in _trace(fitted, rewards, rows, seed)}
     steps = tuple(trace.values())
     value = steps[-1].mean
     order = torch.argsort(value.nan_to_num(nan=-torch.inf), descending=True, stable=True).tolist()
     ranks = _ranks(value)
     best = [place for place in order if ranks[place] == 1]
     runner_up = next((place for place in order if ranks[place] not in (None, 1)), None)
-    by_mean = _best_by_mean(rewards, fitted.utility)
+    own = rewards[rows]
+    by_mean = _best_by_mean(own, fitted.utility)
     columns = _columns(pool, rows)
     ids_of = columns["response_id"]
     responses = tuple(
@@ -162,7 +163,18 @@ def explain(
         winners=tuple(ids_of[place] for place in best),
         runner_up=None if runner_up is None else ids_of[runner_up],
         by_mean={name: ids_of[place] for name, place in by_mean.items()},
-        why=why(fitted.utility, trace, rewards, best, runner_up, by_mean, ids_of),
+        why=why(fitted.utility, trace, own, best, runner_up, by_mean, ids_of),
+    )
+
+
+def _trace(fitted: FittedUtility, rewards: RewardSet, rows: Tensor, seed: int) -> tuple[TracedStep, ...]:
+    """What every step makes of some rows; where something is drawn, as it is drawn for the whole pool."""
+    generator = torch.Generator().manual_seed(seed)
+    if not (fitted.utility.depends_on_pool or fitted.utility.draws):
+        return fitted.trace(rewards[rows], generator)
+    return tuple(
+        replace(step, mean=step.mean[rows], std=None if step.std is None else step.std[rows])
+        for step in fitted.trace(rewards, generator)
     )
 
 

@@ -112,8 +112,10 @@ class UtilityModel:
         centers = [(node, step) for node, step in transforms_of(expression) if isinstance(step, Center)]
         canned = {rewards[node.reward_names[0]]: step.canned for node, step in centers if step.canned is not None}
         self._learned = {rewards[name] for node, step in centers if step.of == "learned" for name in node.reward_names}
-        factor = expression.depends_on_pool or any(
-            "factor" in {**state.per_prompt, **state.shared} for state in self._saved.fitted.states.values()
+        factor = (
+            expression.depends_on_pool
+            or expression.draws
+            or any("factor" in {**state.per_prompt, **state.shared} for state in self._saved.fitted.states.values())
         )
         self._shards = {
             name: ShardScorer(

@@ -1,7 +1,7 @@
 """Utilities that have learned their references, and the two walks over a utility: one that learns, one that applies."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Generator, Tensor
 
@@ -75,7 +75,7 @@ class FittedUtility:
             DataError: a reward is missing, or nothing is known of a prompt's references.
             UnsupportedError: a rule needs what the posterior does not have.
         """
-        return _Apply(RewardSet.of(rewards), self.states, generator, is_traced=False).value(self.utility)
+        return _Apply(_as_read(self.utility, rewards), self.states, generator, is_traced=False).value(self.utility)
 
     def trace(self, rewards: RewardSet | RewardPosterior, generator: Generator | None = None) -> tuple[TracedStep, ...]:
         """What every step makes of the responses, in the order of the calculation; the last is the value.
@@ -84,7 +84,7 @@ class FittedUtility:
             rewards: as for a call.
             generator: as for a call.
         """
-        run = _Apply(RewardSet.of(rewards), self.states, generator, is_traced=True)
+        run = _Apply(_as_read(self.utility, rewards), self.states, generator, is_traced=True)
         run.value(self.utility)
         return tuple(run.steps)
 
@@ -95,7 +95,13 @@ class FittedUtility:
 
 def fit(utility: Utility, rewards: RewardSet) -> FittedUtility:
     """Let a utility learn from the references of a set of rewards; see `Utility.fit`."""
-    return FittedUtility(utility, _Fit(rewards).states(utility))
+    return FittedUtility(utility, _Fit(_as_read(utility, rewards)).states(utility))
+
+
+def _as_read(utility: Utility, rewards: RewardSet | RewardPosterior) -> RewardSet:
+    """The rewards as a utility reads them: joint draws need the factor, which those against the references lack."""
+    found = RewardSet.of(rewards)
+    return replace(found, against_references={}) if utility.depends_on_pool or utility.draws else found
 
 
 class _Fit:
