@@ -455,7 +455,8 @@ def test_utilities_read_centered_members_as_members():
     assert study.counts.num_without_gold == 4
     assert study.rewards["reward"].ensemble == EnsembleFacts(3, 1, has_within_variance=False)
     by_default = best_of_n_study(table, num_bootstrap=20)
-    assert {"worst", "center(mean) | worst"} <= {curve.key for curve in by_default.utilities}
+    assert {"worst", "center(mean) | worst", "shuffled: worst"} <= {curve.key for curve in by_default.curves}
+    assert by_default.curve("center(mean) | worst").beside == "worst"
     candidates = table.filter(pa.array(kept))
     for text, utility in wanted.items():
         expected = expected_by_enumeration(candidates, utility[kept], gold[kept], 5)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from prudent.evaluation._trade_off_types import TradeOff
+
 __all__ = [
     "Band",
     "BestOfNStudy",
@@ -111,8 +113,8 @@ class Curve:
     utility: str | None
     """The utility that picks, as it is written; None for controls without one."""
     variance: str | None
-    """The variance that the utility reads: `marginal`, `centered` (of the reward minus a reference), or None where it
-    reads none."""
+    """The variance that the utility reads, or the members that it comes from: `marginal`, `centered` (of the reward
+    minus a reference), or None where it reads none."""
     beside: str | None
     """Key of the same utility without its `center`, beside which this one is shown; None where there is none."""
     kl: tuple[float, ...] | None
@@ -328,6 +330,8 @@ class BestOfNStudy:
     curves: tuple[Curve, ...]
     reliability: tuple[Reliability, ...]
     disagreements: tuple[Disagreement, ...]
+    trade_off: TradeOff | None
+    """Where the utilities pick in the plane of the first two rewards; None where there is one."""
     counts: Counts
     rewards: dict[str, RewardScale]
     """The rewards of the file by name; `reward` is one without a name."""
@@ -379,6 +383,7 @@ class BestOfNStudy:
             curves=tuple(Curve.from_dict(curve) for curve in data["curves"]),
             reliability=tuple(Reliability.from_dict(one) for one in data["reliability"]),
             disagreements=tuple(Disagreement.from_dict(one) for one in data["disagreements"]),
+            trade_off=None if data["trade_off"] is None else TradeOff.from_dict(data["trade_off"]),
             counts=Counts(**data["counts"]),
             rewards={name: RewardScale.from_dict(one) for name, one in data["rewards"].items()},
             settings=StudySettings(**data["settings"]),

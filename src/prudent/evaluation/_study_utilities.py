@@ -88,7 +88,7 @@ def studied_utilities(
         StudiedUtility(
             key,
             one,
-            variance=None if not one.utility.reads_variance else "centered" if one.utility.centers else "marginal",
+            variance=None if not _reads_doubts(one.utility) else "centered" if one.utility.centers else "marginal",
             beside=_key_of_marginal(one.utility, keys),
         )
         for key, one in fitted.items()
@@ -165,9 +165,14 @@ def _center(rewards: RewardSet, name: str, otherwise: Center) -> Center:
     return Center(canned=rewards.canned[name]) if name in rewards.canned else otherwise
 
 
+def _reads_doubts(utility: Utility) -> bool:
+    """Whether it sees how sure a reward is: by its variance, or by what every member says."""
+    return utility.reads_variance or utility.needs_members
+
+
 def _key_of_marginal(utility: Utility, keys: Mapping[str, str]) -> str | None:
     """The key of the same utility without its `center`, among those of others by their text."""
-    if not utility.reads_variance or not utility.centers:
+    if not (_reads_doubts(utility) and utility.centers):
         return None
     try:
         return keys.get(str(_without_center(utility)))
