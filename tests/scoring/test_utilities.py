@@ -11,7 +11,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from prudent.errors import DataError, PrudentError, UtilityError
+from prudent.models import atomic_folder
 from prudent.scoring import ScoredPool, fit_utility, load_utility, save_utility, utility_for
+from prudent.utility import Center, reward
 
 TEXTS = ["name a fruit", "name a river", "tell me about stone", "say yes"]
 
@@ -156,6 +158,9 @@ def test_a_canned_response_is_scored_beside_the_others_and_serves_any_prompt(tmp
     other = canned_pool(TEXTS[::-1], "Sorry.", seed=1)
     level = torch.arange(4.0).repeat_interleave(6)
     assert torch.allclose(values(other, tmp_path), other.column("reward_mean") - level)
+    odd = 'Sorry,\n "no": it\'s | not (good) é'
+    save_utility(fit_utility(canned_pool(TEXTS, odd), reward() | Center(canned=odd)), tmp_path / "odd")
+    assert torch.allclose(values(canned_pool(TEXTS[::-1], odd, seed=1), tmp_path / "odd"), values(other, tmp_path))
     with pytest.raises(DataError, match=r"scored against the canned response 'No\.'"):
         values(canned_pool(TEXTS, "No."), tmp_path)
     with pytest.raises(DataError, match="scored against its own responses"):
@@ -188,6 +193,13 @@ def test_a_utility_is_saved_beside_a_model(tmp_path):
     assert str(load_utility(tmp_path).utility) == "lcb_std"
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["adapter_config.json", "utility.safetensors", "utility.yaml"]
+
+
+def test_another_model_in_its_place_takes_the_utility_away(tmp_path):
+    fit_utility(make_pool(TEXTS), "center", tmp_path)
+    with atomic_folder(tmp_path, overwrite=True) as folder:
+        (folder / "config.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def saved_in(folder: Path) -> Path:

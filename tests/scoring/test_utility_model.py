@@ -7,7 +7,7 @@ import torch
 
 from prudent.errors import DataError
 from prudent.models import RewardModel
-from prudent.posteriors import ModelScorer, PlainRewards, fit, load_scorer
+from prudent.posteriors import EnsembleScorer, ModelScorer, PlainRewards, ScoredMember, fit, load_scorer
 from prudent.scoring import (
     UtilityModel,
     explain,
@@ -134,6 +134,19 @@ def test_joint_draws_are_those_of_the_whole_pool(files, utility, tmp_path):
         found = explain(files["one"], utility, pick["prompt_id"], seed=3)
         assert pick["response_id"] in found.winners
         assert found.responses[0].mean[-1] == pytest.approx(pick["utility"])
+
+
+def test_members_of_an_ensemble(scorers, tmp_path):
+    members = [ScoredMember("a", scorers["helpful"], 1.0, 0.0), ScoredMember("b", scorers["harmless"], 2.0, 0.5)]
+    ensemble = EnsembleScorer(members)
+    score(ensemble, POOLS, tmp_path / "scored", num_references=3, progress=False)
+    pool = read_scored(tmp_path / "scored")
+    utility = "center(mean) | worst"
+    check(UtilityModel(ensemble, utility, references=pool), pool, utility)
+    saved = fit_utility(pool, utility, tmp_path / "saved")
+    check(UtilityModel(ensemble, saved), pool, tmp_path / "saved")
+    learned = fit_utility(pool, "center(of=learned) | worst", model=ensemble, progress=False)
+    check(UtilityModel(ensemble, learned), pool, learned)
 
 
 def test_a_learned_reference_reads_the_prompts(scorers, files, tmp_path):

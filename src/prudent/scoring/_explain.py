@@ -1,5 +1,6 @@
 """Why a response won: every number that a utility came by on its way, for the responses of one prompt."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -83,10 +84,12 @@ class Explanation:
     why: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, where what is not scored is null."""
         found = asdict(self)
         for entry, response in zip(found["responses"], self.responses, strict=True):
             entry["scored"] = response.rank is not None
+            for name in ("mean", "std"):
+                entry[name] = [None if value is None or math.isnan(value) else value for value in entry[name]]
         return found
 
 

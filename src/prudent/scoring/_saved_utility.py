@@ -118,7 +118,8 @@ def holds_utility(place: str | Path) -> bool:
         False
     """
     # what is no path at all, such as a long text, is none of these either
-    return os.path.isfile(os.path.join(place, CONFIG)) or (str(place).endswith(".yaml") and "\n" not in str(place))
+    is_folder = bool(str(place)) and os.path.isfile(os.path.join(place, CONFIG))
+    return is_folder or (str(place).endswith(".yaml") and "\n" not in str(place))
 
 
 def check_place(folder: str | Path, *, overwrite: bool) -> None:
