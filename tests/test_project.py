@@ -76,7 +76,7 @@ for name in {CORE}:
     importlib.import_module(name)
 import torch, prudent
 rewards = prudent.GaussianRewards(torch.tensor([1.0, 1.2]), torch.tensor([0.1, 2.0]), torch.tensor([0, 0]))
-picks = prudent.best_of_n(prudent.risk_rule("lcb_std", num_std=1.0)(rewards), rewards.group)
+picks = prudent.best_of_n(prudent.parse_utility("lcb_std(1)")(rewards), rewards.group)
 assert picks.index.tolist() == [0]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)

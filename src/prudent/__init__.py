@@ -6,7 +6,7 @@ Names are imported when they are first used, so that `import prudent` costs noth
 Example:
     >>> import torch, prudent
     >>> rewards = prudent.GaussianRewards(mean=torch.tensor([1.0, 1.2]), variance=torch.tensor([0.1, 2.0]))
-    >>> prudent.risk_rule("lcb_std", num_std=1.0)(rewards).argmax().item()
+    >>> prudent.parse_utility("lcb_std(1)")(rewards).argmax().item()
     0
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prudent.scoring import ScoredPool, read_scored, score, score_members, select
     from prudent.selection import best_of_n, best_of_n_curve, best_of_n_kl
     from prudent.training import TrainingConfig, train
-    from prudent.utility import risk_rule
+    from prudent.utility import parse_utility
 
 __version__ = "0.1.0"
 
@@ -63,9 +63,9 @@ __all__ = [
     "load_pools",
     "load_posterior",
     "load_preferences",
+    "parse_utility",
     "read_scored",
     "report",
-    "risk_rule",
     "run_demo",
     "score",
     "score_members",
@@ -92,7 +92,7 @@ _HOMES = {
     "prudent.scoring": ("ScoredPool", "read_scored", "score", "score_members", "select"),
     "prudent.selection": ("best_of_n", "best_of_n_curve", "best_of_n_kl"),
     "prudent.training": ("TrainingConfig", "train"),
-    "prudent.utility": ("risk_rule",),
+    "prudent.utility": ("parse_utility",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -249,7 +249,7 @@ def test_score_select_and_evaluate_take_it_like_any_other(
     for name in ("reward_mean", "reward_variance", "reward_reference", "reward_centered_variance"):
         first, second = one.table[name].to_numpy(), many.table[name].to_numpy()
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5 * float(np.abs(first).max()))
-    joint = one.posterior(centered=False)
+    joint = one.posterior()
     assert float(joint.contrast(torch.tensor(0), torch.tensor(9))[1]) == pytest.approx(0.0, abs=1e-6)
     picks = select(tmp_path / "one", tmp_path / "picks.jsonl", utility="center(mean) | lcb_std")
     assert picks.num_prompts == 2

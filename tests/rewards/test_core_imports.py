@@ -29,10 +29,10 @@ import torch
 from prudent.metrics import pair_metrics
 from prudent.rewards import GaussianRewards
 from prudent.selection import best_of_n, best_of_n_curve
-from prudent.utility import risk_rule
+from prudent.utility import LcbStd
 
 rewards = GaussianRewards(torch.tensor([0.0, 1.0, 2.0]), torch.ones(3), factor=torch.eye(3))
-utility = risk_rule("lcb_std")(rewards)
+utility = LcbStd()(rewards)
 assert best_of_n(utility, rewards.group).index.tolist() == [2]
 assert best_of_n_curve(utility, rewards.mean, rewards.group, [1, 3]).shape == (1, 2)
 pair_metrics(*rewards.contrast(torch.tensor([2]), torch.tensor([0])))

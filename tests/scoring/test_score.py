@@ -84,13 +84,13 @@ def test_columns_and_what_they_mean(scored, model_folder):
     np.testing.assert_allclose(table["reward_mean"].to_numpy(), rewards.numpy(), atol=1e-5)
 
 
-def test_centered_variance_is_that_of_the_joint_posterior(scored, model_folder):
+def test_centered_variance_is_that_of_the_joint_posterior(scored, centered_rewards):
     pool = read_scored(scored)
     reference = torch.tensor(pool.table["is_reference"].to_pylist())
     assert [int(reference[pool.group == prompt].sum()) for prompt in range(4)] == [3, 1, 3, 3]
     # Hidden size 32: the stored factor is exact up to float16.
     dense = pool.posterior().center(reference)
-    centered = pool.posterior(centered=True)
+    centered = centered_rewards(pool)
     torch.testing.assert_close(centered.variance, dense.variance.double(), rtol=2e-2, atol=1e-3)
     torch.testing.assert_close(centered.mean, dense.mean.double(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(

@@ -29,7 +29,7 @@ def members(tiny_models, tmp_path_factory):
     return found
 
 
-def test_an_ensemble_of_posteriors_is_read_back_with_what_is_within_members(members, tmp_path):
+def test_an_ensemble_of_posteriors_is_read_back_with_what_is_within_members(members, centered_rewards, tmp_path):
     scales = ((1.0, 0.0), (2.0, 0.5))
     scorer = EnsembleScorer(
         [ScoredMember(f"m{place}", ModelScorer(*member), *scales[place]) for place, member in enumerate(members)]
@@ -56,7 +56,7 @@ def test_an_ensemble_of_posteriors_is_read_back_with_what_is_within_members(memb
     references = [one.column("reward_reference") for one in singles]
     centers = torch.stack([scale * one + offset for one, (scale, offset) in zip(references, scales, strict=True)], 1)
     own = [one.column("reward_centered_variance") for one in singles]
-    centered = read_scored(tmp_path / "single").posterior(centered=True)
+    centered = centered_rewards(read_scored(tmp_path / "single"))
     assert isinstance(centered, MemberRewards)
     torch.testing.assert_close(centered.members, means.double() - centers, rtol=1e-4, atol=1e-5)
     expected = torch.stack([scale**2 * one for one, (scale, _) in zip(own, scales, strict=True)], 1).mean(1)

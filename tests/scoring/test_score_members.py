@@ -12,7 +12,7 @@ from prudent.errors import DataError, PosteriorError, PrudentError
 from prudent.metrics import fit_logit_temperature
 from prudent.rewards import MemberRewards
 from prudent.scoring import ScoredPool, read_scored, score_members, select
-from prudent.utility import risk_rule
+from prudent.utility import Entropic, LcbVar
 
 UNITS = {"points": 25.0, "logits": 1.0, "tiny": 1e-3}
 LEVELS = {"points": 400.0, "logits": 0.0, "tiny": -5.0}
@@ -109,9 +109,9 @@ def test_the_file_is_as_score_writes_it(scored, tmp_path):
     assert select(test).num_prompts == 32
 
 
-def test_centered_members_stay_members(scored):
+def test_centered_members_stay_members(scored, centered_rewards):
     _, pool = scored
-    marginal, centered = pool.posterior(), pool.posterior(centered=True)
+    marginal, centered = pool.posterior(), centered_rewards(pool)
     assert isinstance(centered, MemberRewards)
     assert centered.is_discrete
     members = marginal.members.double().reshape(40, 5, 3)
@@ -122,10 +122,10 @@ def test_centered_members_stay_members(scored):
     mean = pool.column("reward_mean") - pool.column("reward_reference")
     torch.testing.assert_close(centered.mean, mean, rtol=1e-4, atol=1e-5)
     # on members entropic is not lcb_var, centred or not, and the worst member has a name
-    entropic = risk_rule("entropic", risk_aversion=2.0)(pool.posterior_for(risk_rule("entropic"), centered=True))
+    entropic = Entropic(2.0)(centered)
     expected = -torch.logsumexp(-2.0 * centered.members, 1).sub(math.log(3)) / 2.0
     torch.testing.assert_close(entropic, expected)
-    assert (entropic - risk_rule("lcb_var", variance_weight=1.0)(centered)).abs().max() > 0.1
+    assert (entropic - LcbVar(1.0)(centered)).abs().max() > 0.1
     assert select(pool, utility="center(mean) | worst").num_prompts == 40
 
 
@@ -133,7 +133,7 @@ def test_members_whose_reference_rows_are_gone_are_not_centered(scored):
     _, pool = scored
     others = ScoredPool(pool.table.filter(~pc.field("is_reference") | (pc.field("prompt_id") != 3)))
     with pytest.raises(DataError, match="prompt 3 lacks rows of its reference set"):
-        others.posterior(centered=True)
+        others.posterior(contrast_variance=True)
     untold = ScoredPool(pool.table.drop_columns(["is_reference"]))
     with pytest.raises(DataError, match="which responses are the references"):
         select(untold, utility="center(mean) | worst")

@@ -122,7 +122,7 @@ def test_adapters_of_one_base_share_it_also_with_members_of_ensembles(folders, e
 
 
 @pytest.mark.parametrize("kind", ["ekfac", "last_layer", "mean_variance", "ensemble", "plain"])
-def test_a_canned_response_is_the_reference_of_every_prompt(kind, folders, ensemble_folder, tmp_path):
+def test_a_canned_response_is_the_reference_of_every_prompt(kind, folders, ensemble_folder, centered_rewards, tmp_path):
     folder = {**folders, "ensemble": ensemble_folder, "plain": folders["bert"]}[kind]
     score(folder, POOLS, tmp_path / "plain", num_references=2, progress=False)
     score(folder, POOLS, tmp_path / "out", canned=CANNED, num_references=2, progress=False)
@@ -154,7 +154,7 @@ def test_a_canned_response_is_the_reference_of_every_prompt(kind, folders, ensem
         torch.testing.assert_close(centered[rows].float(), mean[:-1] - mean[-1], rtol=1e-4, atol=1e-4)
         expected = (factor[:-1] - factor[-1]).square().sum(1)
         torch.testing.assert_close(variance[rows].float(), expected, rtol=1e-3, atol=1e-4)
-    found = pool.posterior(centered=True)
+    found = centered_rewards(pool)
     torch.testing.assert_close(found.mean, centered, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.variance, variance, rtol=1e-3, atol=1e-4)
     assert (found.mean[same], found.variance[same]) == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6))
@@ -214,13 +214,13 @@ def test_canned_texts_by_name_in_prompts_cut_over_shards_and_after_an_interrupti
     assert summary.rewards == score(named, POOLS, tmp_path / "many", **options).rewards
 
 
-def test_variance_of_the_contrast_in_the_frame_of_the_rewards(folders, ensemble_folder, tmp_path):
+def test_variance_of_the_contrast_in_the_frame_of_the_rewards(folders, ensemble_folder, centered_rewards, tmp_path):
     score({"a": folders["ekfac"], "b": ensemble_folder}, POOLS, tmp_path / "out", num_references=2, progress=False)
     pool = read_scored(tmp_path / "out")
     for name in ("a", "b"):
         one = pool.reward(name)
         marginal, contrast = one.posterior(), one.posterior(contrast_variance=True)
-        centered = one.posterior(centered=True)
+        centered = centered_rewards(one)
         torch.testing.assert_close(contrast.mean.float(), marginal.mean)
         if name == "a":
             torch.testing.assert_close(contrast.variance, one.column("reward_centered_variance"))

@@ -12,10 +12,7 @@ from scipy import stats
 from prudent.errors import UnsupportedError
 from prudent.rewards import GaussianRewards, MemberRewards, RewardPosterior, TransformedRewards, expected_log_sigmoid
 from prudent.utility import (
-    MEMBER_RULES,
-    POOL_RULES,
     RISK_RULES,
-    RULES,
     Cvar,
     Entropic,
     LcbStd,
@@ -30,7 +27,6 @@ from prudent.utility import (
     UtilityRule,
     Worst,
     matched_risk_aversion,
-    risk_rule,
 )
 
 
@@ -44,10 +40,10 @@ def gaussian() -> GaussianRewards:
 def test_closed_forms_on_a_gaussian() -> None:
     rewards = gaussian()
     mean, variance = rewards.mean, rewards.variance
-    torch.testing.assert_close(risk_rule("mean")(rewards), mean)
-    torch.testing.assert_close(risk_rule("lcb_std", num_std=1.5)(rewards), mean - 1.5 * variance.sqrt())
-    torch.testing.assert_close(risk_rule("lcb_var", variance_weight=0.3)(rewards), mean - 0.3 * variance)
-    torch.testing.assert_close(risk_rule("entropic", risk_aversion=0.6)(rewards), mean - 0.3 * variance)
+    torch.testing.assert_close(Mean()(rewards), mean)
+    torch.testing.assert_close(LcbStd(1.5)(rewards), mean - 1.5 * variance.sqrt())
+    torch.testing.assert_close(LcbVar(0.3)(rewards), mean - 0.3 * variance)
+    torch.testing.assert_close(Entropic(0.6)(rewards), mean - 0.3 * variance)
 
 
 def test_noise_counts_only_when_asked() -> None:
@@ -86,21 +82,21 @@ def test_entropic_over_draws_approaches_the_closed_form() -> None:
 
 def test_what_is_not_scored_stays_so() -> None:
     rewards = GaussianRewards(torch.tensor([1.0, math.nan]), torch.ones(2), factor=torch.eye(2))
-    for name in (*RULES, *POOL_RULES):
-        assert risk_rule(name)(rewards).isnan().tolist() == [False, True], name
+    rules: list[UtilityRule] = [Mean(), LcbStd(), LcbVar(), Entropic(), ProbBest()]
+    for rule in rules:
+        assert rule(rewards).isnan().tolist() == [False, True], rule.name
     members = MemberRewards(torch.tensor([[1.0, 2.0], [math.nan, 1.0]]))
-    for name in (*RULES, *POOL_RULES, *MEMBER_RULES):
-        assert risk_rule(name)(members).isnan().tolist() == [False, True], name
+    for rule in (*rules, Worst()):
+        assert rule(members).isnan().tolist() == [False, True], rule.name
 
 
 def test_only_pool_rules_depend_on_the_pool() -> None:
     factor = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     rewards = GaussianRewards(torch.zeros(5), factor.square().sum(1), factor=factor)
     rows = torch.tensor([0, 3])
-    for name in (*RULES, *POOL_RULES):
-        rule = risk_rule(name)
-        assert rule.name == name
-        assert rule.depends_on_pool == (name in POOL_RULES)
+    rules: list[UtilityRule] = [Mean(), LcbStd(), LcbVar(), Entropic(), ProbBest()]
+    for rule in rules:
+        assert rule.depends_on_pool == (rule.name == "prob_best")
         assert torch.equal(rule(rewards)[rows], rule(rewards[rows])) == (not rule.depends_on_pool)
 
 
@@ -114,7 +110,6 @@ def test_the_largest_aversion_stays_finite() -> None:
 
 def test_the_worst_member_is_the_limit_of_entropic_and_needs_members() -> None:
     members = MemberRewards(torch.randn(6, 4, generator=torch.Generator().manual_seed(2)).double())
-    assert isinstance(risk_rule("worst"), Worst)
     torch.testing.assert_close(Worst()(members), members.members.amin(1))
     torch.testing.assert_close(Entropic(1e6)(members), Worst()(members), atol=1e-5, rtol=0)
     with pytest.raises(UnsupportedError, match=r"worst needs .* GaussianRewards"):
@@ -122,25 +117,14 @@ def test_the_worst_member_is_the_limit_of_entropic_and_needs_members() -> None:
 
 
 def test_rules_are_values() -> None:
-    assert risk_rule("lcb_std", num_std=2.0) == LcbStd(2.0)
-    assert len({Mean(), risk_rule("mean"), ProbBest(), ProbBest(64)}) == 3
+    assert LcbStd(num_std=2.0) == LcbStd(2.0)
+    assert len({Mean(), Mean(), ProbBest(), ProbBest(64)}) == 3
     torch.manual_seed(0)
     rewards = GaussianRewards(torch.zeros(3), torch.ones(3), factor=torch.randn(3, 2))
     seeds = [torch.Generator().manual_seed(s) for s in (1, 1, 2)]
     first, again, other = (ProbBest(100)(rewards, generator) for generator in seeds)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-def test_wrong_names_and_parameters_are_named() -> None:
-    with pytest.raises(ValueError, match="choose one of mean, lcb_std, lcb_var, entropic, prob_best, worst"):
-        risk_rule("ucb")
-    with pytest.raises(ValueError, match="num_std must be finite"):
-        risk_rule("lcb_std", num_std=math.nan)
-    with pytest.raises(ValueError, match="variance_weight"):
-        risk_rule("lcb_var", variance_weight=-1.0)
-    with pytest.raises(ValueError, match="the limit 0 is the rule 'mean'"):
-        risk_rule("entropic", risk_aversion=0.0)
 
 
 SINGLE = (
@@ -320,6 +304,9 @@ def test_the_matched_risk_aversion_moves_as_far_as_best_of_n() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: LcbStd(math.nan), "num_std must be finite"),
+        (lambda: LcbVar(-1.0), "variance_weight must be finite and not negative"),
+        (lambda: Entropic(0.0), "the limit 0 is the rule 'mean'"),
         (lambda: Entropic(2.0, kl_coef=0.5), "and not both"),
         (lambda: Entropic(kl_coef=0.0), "kl_coef must be positive"),
         (lambda: Entropic(math.inf), "risk_aversion must be finite"),

@@ -31,7 +31,7 @@ def average_of_references(values: Tensor, group: Tensor, is_reference: Tensor) -
 
 
 def against_references(
-    rewards: MemberRewards, center: Tensor, reference: Tensor, variance: Tensor, source: str, *, centered: bool
+    rewards: MemberRewards, center: Tensor, reference: Tensor, variance: Tensor, source: str
 ) -> MemberRewards:
     """Members whose own variance is that of the contrast with the references.
 
@@ -43,7 +43,6 @@ def against_references(
         reference: `[N]` that averaged over the members, as scoring stored it.
         variance: `[N]` variance of the reward minus that average, as scoring stored it.
         source: where the rows came from, for messages.
-        centered: subtract from each member its own center, or leave the members as they are.
 
     Returns:
         N rewards, float64, without a factor.
@@ -63,7 +62,7 @@ def against_references(
         _require(rewards, within, within >= -(_TOLERANCE * (variance + between) + 1e-9 * size.square()), source)
         within = within.clamp(min=0)
     return MemberRewards(
-        contrast if centered else members,
+        members,
         rewards.group,
         rewards.ddof,
         rewards.basis_id,

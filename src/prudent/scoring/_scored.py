@@ -16,7 +16,7 @@ from prudent.errors import DataError, UnsupportedError
 from prudent.rewards import GaussianRewards, MemberRewards, from_arrow
 from prudent.scoring._centering import against_references, average_of_references
 from prudent.scoring._names import REWARD_COLUMNS, columns_of
-from prudent.utility import ONLY, RewardSet, UtilityRule
+from prudent.utility import ONLY, RewardSet
 
 __all__ = ["ScoredPool", "read_scored"]
 
@@ -202,39 +202,24 @@ class ScoredPool:
             return torch.zeros(self.table.num_rows, dtype=torch.bool)
         return torch.from_numpy(pc.fill_null(self.table[name].cast(pa.bool_()), False).to_numpy().copy())
 
-    def posterior_for(self, rule: UtilityRule, *, centered: bool = False) -> GaussianRewards | MemberRewards:
-        """The rewards as a rule reads them, if what it needs is stored.
-
-        A rule that compares the responses of a prompt does not change when all are centred alike, and needs the factor.
-
-        Raises:
-            DataError: the rule needs variances, and there are none.
-            UnsupportedError: the centred variance is not stored.
-        """
-        self._require_one()
-        if rule.name != "mean" and not self.has_variance:
-            raise DataError(f"{self.source} has no variances, which {rule.name} needs; fit a posterior and score again")
-        return self.posterior(centered=centered and not rule.depends_on_pool)
-
-    def posterior(self, *, centered: bool = False, contrast_variance: bool = False) -> GaussianRewards | MemberRewards:
-        """The rewards, or the rewards relative to the average of the prompt's references.
+    def posterior(self, *, contrast_variance: bool = False) -> GaussianRewards | MemberRewards:
+        """The rewards.
 
         Args:
-            centered: of `r - average reward of the references`, which leaves out what a pair likelihood does not
-                identify: mean and exact variance, and of an ensemble the members, each less its own average; no factor.
-            contrast_variance: the rewards as they are, with the exact variance of that difference; no factor. Of an
-                ensemble it is that of what each member says less what it says of the references.
+            contrast_variance: with the exact variance of their difference to the average of the prompt's references,
+                which leaves out what a pair likelihood does not identify; no factor. Of an ensemble it is that of what
+                each member says less what it says of the references.
 
         Raises:
-            UnsupportedError: the centered variance is not stored.
+            UnsupportedError: the variance of that difference is not stored.
             DataError: rows of a reference set that members are to be centered on are gone.
         """
-        if not (centered or contrast_variance):
+        if not contrast_variance:
             self._require_one()
             return from_arrow(self.table)
         if not self.has_centered_variance:
             raise UnsupportedError(f"{self.source} stores no centered variance; score it again with this version")
-        reference, variance = self.column("reward_reference"), self.column("reward_centered_variance")
+        variance = self.column("reward_centered_variance")
         if self.num_members:
             rewards = from_arrow(
                 self.table.select([name for name in self.table.column_names if name != "reward_factor"])
@@ -244,9 +229,9 @@ class ScoredPool:
                     center = average_of_references(rewards.members, rewards.group, self._flags("is_reference"))
                 else:
                     center = self._lists("reward_reference_members")
-                return against_references(rewards, center, reference, variance, self.source, centered=centered)
+                return against_references(rewards, center, self.column("reward_reference"), variance, self.source)
         return GaussianRewards(
-            self.column("reward_mean") - reference if centered else self.column("reward_mean"),
+            self.column("reward_mean"),
             variance,
             self.group,
             noise=self.column("reward_noise") if "reward_noise" in self.table.column_names else None,

@@ -17,10 +17,7 @@ from prudent.utility._rank import QuantileRank
 from prudent.utility._reference import choose_references
 from prudent.utility._reward_set import ONLY, RewardSet
 from prudent.utility._rules import (
-    MEMBER_RULES,
-    POOL_RULES,
     RISK_RULES,
-    RULES,
     Cvar,
     Entropic,
     LcbStd,
@@ -31,7 +28,6 @@ from prudent.utility._rules import (
     Thompson,
     UtilityRule,
     Worst,
-    risk_rule,
 )
 from prudent.utility._shapes import TRANSFORMS, Clip, LogSigmoid, Sigmoid, Standardize, Temperature
 from prudent.utility._spec import RESERVED_NAMES, parse_utility
@@ -40,12 +36,9 @@ from prudent.utility._transform import PromptFeatures, Transform, TransformState
 
 __all__ = [
     "COMBINATIONS",
-    "MEMBER_RULES",
     "ONLY",
-    "POOL_RULES",
     "RESERVED_NAMES",
     "RISK_RULES",
-    "RULES",
     "TRANSFORMS",
     "AllOf",
     "AnyOf",
@@ -91,6 +84,5 @@ __all__ = [
     "matched_risk_aversion",
     "parse_utility",
     "reward",
-    "risk_rule",
     "shifted",
 ]

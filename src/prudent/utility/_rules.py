@@ -39,10 +39,7 @@ from prudent.utility._rule import RiskRule, UtilityRule, check_not_negative
 from prudent.utility._transform import Scale
 
 __all__ = [
-    "MEMBER_RULES",
-    "POOL_RULES",
     "RISK_RULES",
-    "RULES",
     "Cvar",
     "Entropic",
     "LcbStd",
@@ -53,15 +50,8 @@ __all__ = [
     "Thompson",
     "UtilityRule",
     "Worst",
-    "risk_rule",
 ]
 
-RULES = ("mean", "lcb_std", "lcb_var", "entropic")
-"""Names of the rules that need only the marginal of each response."""
-POOL_RULES = ("prob_best",)
-"""Names of the rules whose value for a response depends on the other responses of its prompt."""
-MEMBER_RULES = ("worst",)
-"""Names of the rules that need the rewards of each member of an ensemble."""
 _LARGEST_AVERSION = 1e100
 
 
@@ -351,50 +341,6 @@ RISK_RULES: tuple[type[UtilityRule], ...] = (
     ProbabilityAbove,
 )
 """Every risk rule, for those that read utilities from text."""
-
-
-def risk_rule(
-    name: str,
-    *,
-    num_std: float = 1.0,
-    variance_weight: float = 1.0,
-    risk_aversion: float = 1.0,
-    include_noise: bool = False,
-) -> UtilityRule:
-    """The rule of a name, as the command line and configuration files give it.
-
-    Args:
-        name: one of `RULES` ("mean", "lcb_std", "lcb_var", "entropic"), `POOL_RULES` ("prob_best") or `MEMBER_RULES`
-            ("worst").
-        num_std: for lcb_std, standard deviations to subtract, >= 0.
-        variance_weight: for lcb_var, what is subtracted per unit of variance, >= 0.
-        risk_aversion: for entropic, a > 0 in -1/a log E exp(-a r).
-        include_noise: count the aleatoric variance too (mean, prob_best and worst do not use it).
-
-    Returns:
-        A callable from a posterior to utilities [N].
-
-    Raises:
-        ValueError: the name is not known, or the parameter of that rule is out of range.
-
-    Example:
-        >>> risk_rule("lcb_std", num_std=2.0)
-        LcbStd(num_std=2.0, include_noise=False)
-    """
-    match name:
-        case "mean":
-            return Mean()
-        case "lcb_std":
-            return LcbStd(num_std, include_noise)
-        case "lcb_var":
-            return LcbVar(variance_weight, include_noise)
-        case "entropic":
-            return Entropic(risk_aversion, include_noise=include_noise)
-        case "prob_best":
-            return ProbBest()
-        case "worst":
-            return Worst()
-    raise ValueError(f"unknown rule {name!r}: choose one of {', '.join((*RULES, *POOL_RULES, *MEMBER_RULES))}")
 
 
 def _check_level(name: str, level: float) -> None:
