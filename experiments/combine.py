@@ -63,6 +63,7 @@ GOLDS = ("both", "words")
 QUANTILES = {"median": 0.5, "quarter": 0.25, "top": 0.85}
 LEVELS = (*QUANTILES, "chosen")
 """Good: gold above a quantile of the pool; `chosen`: above the median gold of chosen test responses of that kind."""
+MAIN = tuple((GOLDS[0], level) for level in LEVELS[:2])
 SIZE = 1 << 14
 """Places that words and word pairs are hashed to."""
 PENALTY = 300.0
@@ -403,13 +404,15 @@ def column_of(gold: str, level: str, part: int) -> int:
 
 
 def share_rows(curves: dict[str, Tensor], n_values: list[int], kind: Tensor) -> list[dict[str, Any]]:
-    """Shares of good picks at the last n; for the first gold and level at every n; of sums for that gold alone."""
+    """Shares of good picks at the last n; for the first gold and level at every n; of sums for what matters most."""
     rows = []
     for rule, curve in curves.items():
         found = bootstrap(curve)
         by_kind = [curve[kind == place].mean(0) for place in range(len(KINDS))]
         is_sweep = bool(IS_SWEEP.search(rule))
-        for gold, level in itertools.product(GOLDS[: 1 if is_sweep else None], LEVELS):
+        for gold, level in itertools.product(GOLDS, LEVELS):
+            if is_sweep and (gold, level) not in MAIN:
+                continue
             is_first = gold == GOLDS[0] and level == LEVELS[0] and not is_sweep
             for place in range(0 if is_first else len(n_values) - 1, len(n_values)):
                 row = {"gold": gold, "level": level, "n": n_values[place], "rule": rule}
@@ -440,12 +443,14 @@ def of_other_half(values: Tensor) -> tuple[Tensor, list[float]]:
 def difference_rows(curves: dict[str, Tensor], n_values: list[int]) -> list[dict[str, Any]]:
     """Share good in both of every AND, minus that of sums: at the best weight in hindsight, of the other half, 0.5.
 
-    Every n for the first gold and level against raw sums, else the last n alone.
+    Every n for the first gold and level against raw sums, else the last n alone; other sums for what matters most.
     """
     rules = [name for name in curves if name.startswith(("all_of", "minimum")) and not IS_SWEEP.search(name)]
     pairs = [(rules, name) for name in SWEEPS] + [([IDEAL + name for name in IDEAL_RULES], IDEAL + IDEAL_SWEEPS[0])]
     rows = []
     for gold, level, (mine, name) in itertools.product(GOLDS, LEVELS, pairs):
+        if (gold, level) not in MAIN and not name.endswith("raw sum"):
+            continue
         is_first = gold == GOLDS[0] and level == LEVELS[0] and name == "raw sum"
         for place in range(1 if is_first else len(n_values) - 1, len(n_values)):
             column = column_of(gold, level, 2)
