@@ -40,11 +40,20 @@ def _panels(rows: Rows, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _legend(figure: Any, axes: Any) -> None:
+def _legend(figure: Any, axes: Any, note: str = "") -> None:
+    figure.text(0.5, 0.005, note, ha="center", size=8)
     handles = {}
     for axis in axes.flat:
         handles |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=6, fontsize=8, frameon=False)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.015),
+        ncols=6,
+        fontsize=8,
+        frameon=False,
+    )
     figure.tight_layout(rect=(0, 0.08, 1, 1))
 
 
@@ -123,7 +132,7 @@ def draw_grid(rows: Rows, place: Path) -> None:
                         axis.plot(x, [row["value"] for row in found], color=color, linestyle=style, label=label)
             axis.set_xticks([0, 1], ["mildest", "most careful"])
             axis.set_ylabel("gold of the pick at the largest n")
-    _legend(figure, axes)
+    _legend(figure, axes, "solid: variance of the reward; dashed: of its contrast with the reference")
     figure.savefig(place, dpi=110)
     plt.close(figure)
 

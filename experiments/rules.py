@@ -183,7 +183,7 @@ def comparable(draw: Draw, posterior: str, view: View) -> dict[str, str]:
 
 
 def agreement(draw: Draw) -> Agreement:
-    """How far rules of one strength agree, on each posterior and variance."""
+    """How far rules of one strength agree, on each posterior and variance; the first of a tie is picked."""
     group = draw.pools.group
     prompts = group.unique()
     # correlations over the first candidates of each prompt, picks over all
