@@ -1,6 +1,7 @@
 """Several utilities on one pool: figures by hand, and the plane of two rewards."""
 
 import json
+from dataclasses import asdict
 
 import pyarrow as pa
 import pytest
@@ -84,7 +85,7 @@ def test_the_plane_of_two_rewards():
     torch.testing.assert_close(level, level[0, 0].expand_as(level), atol=1e-4, rtol=0)
     expected = F.logsigmoid(x)[None, :] + F.logsigmoid(y)[:, None]
     assert (torch.tensor(both.grid) - expected).abs().max() < 0.01  # a variance of 0.01 takes off 0.005 at most
-    assert type(found).from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert type(found).from_dict(json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_what_looks_at_the_other_responses_has_no_value_on_the_grid():

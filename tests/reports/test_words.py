@@ -51,6 +51,7 @@ def study(*curves, reliability=()):
         curves=curves,
         reliability=reliability,
         disagreements=(),
+        trade_off=None,
         counts=Counts(4, 400, 400, 100, 100, 0, 0, 0, 0, None, 0),
         rewards={"reward": RewardScale(1.0, 1.0, None, None)},
         settings=StudySettings(0.95, 100, 10, 0),

@@ -6,13 +6,12 @@ import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome, table
+from prudent.cli._named import labeled
 from prudent.cli._options import (
     FILES,
     DtypeOption,
     MaxLengthOption,
-    ModelOption,
     NumBootstrapOption,
-    PreferencesOption,
     SeedOption,
     SkipBadOption,
     StrictOption,
@@ -20,7 +19,7 @@ from prudent.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from prudent.evaluation import Evaluation, Figure, GoldFigures, ShiftFigures
+    from prudent.evaluation import Evaluation, Figure, GoldFigures, ShiftFigures, UtilityComparison
 
 
 @verb(
@@ -28,13 +27,31 @@ if TYPE_CHECKING:
     example="""
     prudent evaluate --model rm-posterior --data heldout.jsonl --output evaluation.json
     prudent evaluate --model rm-posterior --data heldout.jsonl --shift-data other.jsonl --scored scored.parquet
+    prudent evaluate --scored scored.parquet --utility mean --utility "lcb_std(2)"
     """,
 )
 def evaluate(
     common: Common,
     *,
-    model: ModelOption,
-    data: PreferencesOption,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME|FOLDER",
+            help="A model by hub name or folder, with or without an adapter.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="FILE|NAME",
+            help="Preferences with chosen, rejected and usually prompt: JSONL, JSON, CSV, Parquet, a folder or a hub"
+            " name.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", metavar="FILE.json", help="Where to write the figures.", rich_help_panel=FILES),
@@ -66,6 +83,15 @@ def evaluate(
             rich_help_panel=FILES,
         ),
     ] = None,
+    utility: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--utility",
+            metavar="[LABEL=]UTILITY",
+            help="Instead of --model and --data: what this picks from --scored; repeat it to compare several with the"
+            " first.",
+        ),
+    ] = None,
     skip_bad: SkipBadOption = False,
     logit_temperature: Annotated[
         float | None,
@@ -82,7 +108,19 @@ def evaluate(
     num_bootstrap: NumBootstrapOption = 1000,
     seed: SeedOption = 0,
 ) -> Outcome:
-    """Measure a reward model on preferences it has not seen: accuracy and calibration, with intervals over prompts."""
+    """Measure a reward model on preferences it has not seen: accuracy and calibration, with intervals over prompts.
+
+    With --utility, compare what utilities pick from a scored pool instead: their gold, and their rewards one by one.
+    """
+    if utility:
+        if model is not None or data is not None or scored is None:
+            raise typer.BadParameter("--utility needs --scored, and goes without --model and --data")
+        from prudent.evaluation import compare_utilities
+
+        compared = compare_utilities(scored, labeled(utility), output, num_bootstrap=num_bootstrap, seed=seed)
+        return Outcome(compared.to_dict(), _utilities(compared))
+    if model is None or data is None:
+        raise typer.BadParameter("give --model and --data, or --scored and --utility")
     from prudent.evaluation import evaluate as evaluate_model
 
     found = evaluate_model(
@@ -177,6 +215,36 @@ def _gold(gold: "GoldFigures") -> str:
         ]
     error = "undefined" if gold.error_correlation is None else _interval(gold.error_correlation)
     return f"{table(header, rows)}\nrank correlation of std and size of the error, within prompts: {error}"
+
+
+def _utilities(found: "UtilityComparison") -> str:
+    """What each utility picks, side by side."""
+    first = found.utilities[0]
+    header = [f"picks of {found.num_prompts:,} prompts", *(one.label for one in found.utilities)]
+    rows: list[list[object]] = []
+    for name in first.gold:
+        rows.append([name, *(_interval(one.gold[name]) for one in found.utilities)])
+        differences = [None, *(_interval(one.gold_difference[name]) for one in found.utilities[1:])]
+        rows.append([f"{name}, minus {first.label}'s", *differences])
+    if first.good_in_all is not None:
+        rows.append(["above the median in every gold", *map(_optional, (one.good_in_all for one in found.utilities))])
+    if first.rank_correlation is not None:
+        rows.append(["rank correlation with gold", *map(_optional, (one.rank_correlation for one in found.utilities))])
+    rows += [
+        [f"{name}, above average", *(_interval(one.rewards[name]) for one in found.utilities)] for name in first.rewards
+    ]
+    rows.append(["every reward above average", *(_interval(one.above_average) for one in found.utilities)])
+    rows.append([f"same pick as {first.label}", *(f"{one.same_pick:.3f}" for one in found.utilities)])
+    lines = [table(header, rows)]
+    lines += [f"{one.label}: {one.utility}" for one in found.utilities if one.label != one.utility]
+    lines += [f"{one.label}: {one.num_excluded:,} responses not scored" for one in found.utilities if one.num_excluded]
+    if found.num_calibration_prompts:
+        lines.append(f"without the {found.num_calibration_prompts:,} prompts that the members were calibrated on")
+    return "\n".join(lines)
+
+
+def _optional(figure: "Figure | None") -> str:
+    return "undefined" if figure is None else _interval(figure)
 
 
 def _interval(figure: "Figure", digits: int = 3) -> str:

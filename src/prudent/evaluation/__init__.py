@@ -31,7 +31,8 @@ from prudent.evaluation._study_types import (
     RewardScale,
     StudySettings,
 )
-from prudent.evaluation._trade_off import TradeOff, TradeOffLine, trade_off
+from prudent.evaluation._trade_off import trade_off
+from prudent.evaluation._trade_off_types import TradeOff, TradeOffLine
 from prudent.evaluation._utility_curve import UtilityCurve, UtilityPoint, utility_curve
 
 __all__ = [

@@ -14,6 +14,7 @@ from prudent.evaluation._study_reliability import INDEPENDENT_NOTE, reliability
 from prudent.evaluation._study_statistics import Resamples, log_spaced
 from prudent.evaluation._study_types import BestOfNStudy, RewardScale, StudySettings
 from prudent.evaluation._study_utilities import AnyUtility, StudiedUtility, is_affine, shuffle_doubts, studied_utilities
+from prudent.evaluation._trade_off import trade_off
 from prudent.rewards import GaussianRewards
 from prudent.scoring import ScoredPool
 from prudent.selection import best_of_n
@@ -127,6 +128,7 @@ def best_of_n_study(
     found = reliability(pool, resamples, num_pairs=num_pairs, seed=seed) if judged else ()
     if found and not found[0].exact_contrast:
         notes.append(INDEPENDENT_NOTE)
+    plane = trade_off(whole, {one.key: one.fitted for one in studied}, seed=seed) if len(pool.by_name) > 1 else None
     return BestOfNStudy(
         n_values=grid,
         one_policy=pool.one_policy,
@@ -134,6 +136,7 @@ def best_of_n_study(
         curves=curves,
         reliability=found,
         disagreements=disagreements(pool, picks, num_examples=num_examples, max_characters=max_characters),
+        trade_off=plane,
         counts=pool.counts,
         rewards={name: _scale(one, pool.group) for name, one in pool.by_name.items()},
         settings=StudySettings(

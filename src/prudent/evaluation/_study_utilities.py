@@ -67,6 +67,8 @@ def studied_utilities(
         UnsupportedError: One depends on the other candidates.
         DataError: The pool lacks what one needs.
     """
+    if isinstance(utilities, str | Utility | FittedUtility):
+        raise TypeError(f"utilities must be several, in a list or by name, got {utilities}")
     if utilities is None:
         utilities = _default_utilities(pool)
     if isinstance(utilities, Mapping):

@@ -11,6 +11,7 @@ from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, di
 from prudent.reports._extra import need
 from prudent.reports._held_out import HeldOut
 from prudent.reports._style import SCALE_LABELS, Look, looks, tick_values, wants_log_axis, wrapped
+from prudent.reports._trade_off import trade_off_chart
 
 __all__ = ["chart_data", "plotly_script"]
 
@@ -58,6 +59,8 @@ def chart_data(study: BestOfNStudy, scale: str, held_out: Sequence[HeldOut] = ()
         scales = [scale, *(name for name in study.gold_scales if name != scale)]
         views = [view(SCALE_LABELS[one], SCALE_LABELS[one], one, study.curves) for one in scales]
         charts["gold"] = {"kind": "curves", "log": False, "views": views}
+    if study.trade_off is not None:
+        charts["trade_off"] = trade_off_chart(study.trade_off, looks(study))
     charts |= {one.name: _diagram(one) for one in diagrams(study, held_out)}
     ticks = tick_values(study.n_values[-1])
     return {"n": list(study.n_values), "ticks": ticks, "onePolicy": study.one_policy, "charts": charts}

@@ -19,6 +19,7 @@ from prudent.reports._style import (
     wrapped,
     x_values,
 )
+from prudent.reports._trade_off import axis_titles, draw_trade_off
 
 __all__ = ["draw_figures", "plot_curves"]
 
@@ -64,7 +65,7 @@ def plot_curves(
 
 
 def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str, held_out: Sequence[HeldOut] = ()) -> dict[str, Path]:
-    """Write `<stem>_gold.png`, `_proxy.png`, `_variance.png` and a file for each diagram, those that can be filled.
+    """Write `<stem>_gold.png`, `_proxy.png` and so on, and a file for each diagram, those that can be filled.
 
     Args:
         study: A best-of-n study.
@@ -79,6 +80,13 @@ def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str, held_out: Seque
         if columns:
             figure = _draw_panels(study, columns, 3.0 + 5.4 * len(columns), 4.4, below=False)
             paths[name] = _save(figure, stem.with_name(f"{stem.name}_{name}.png"), 160)
+    if study.trade_off is not None:
+        figure = _figure(8.4, 5.4)
+        axes = figure.subplots()
+        draw_trade_off(axes, study.trade_off, looks(study))
+        _dress(axes, *axis_titles(study.trade_off))
+        _legend(figure, axes, below=False)
+        paths["trade_off"] = _save(figure, stem.with_name(f"{stem.name}_trade_off.png"), 160)
     for one in diagrams(study, held_out):
         figure = _figure(6.4, 5.2)
         _draw_diagram(figure.subplots(), one)

@@ -90,6 +90,33 @@
       ), options);
       return;
     }
+    if (chart.kind === "plane") {
+      const [px, py] = chart.points;
+      const traces = [{
+        type: "scatter", mode: "markers", x: px, y: py, name: "responses", hoverinfo: "skip",
+        marker: { size: 4, color: variable("--soft"), opacity: 0.35 },
+      }];
+      chart.series.forEach((s) => {
+        const color = s.colors[dark.matches ? 1 : 0];
+        const shared = { type: "scatter", legendgroup: s.name };
+        s.levels.forEach(([x, y]) => traces.push({
+          ...shared, mode: "lines", x, y, showlegend: false, hoverinfo: "skip", line: { color, width: 1.6, dash: s.dash },
+        }));
+        traces.push({
+          ...shared, mode: "markers", x: s.picks[0], y: s.picks[1], showlegend: false, name: s.name,
+          marker: { size: 6, color, opacity: 0.5 }, hovertemplate: `<b>${s.name}</b><br>picks %{x}, %{y}<extra></extra>`,
+        }, {
+          ...shared, mode: "markers", x: [s.average[0]], y: [s.average[1]], name: s.name,
+          marker: { size: 13, color, symbol: s.marker, line: { color: variable("--card"), width: 1.5 } },
+          hovertemplate: `<b>${s.name}</b><br>on average %{x}, %{y}<extra></extra>`,
+        });
+      });
+      Plotly.react(target, traces, layout(
+        axis(chart.x, { range: chart.range[0], zeroline: true, zerolinecolor: variable("--line") }),
+        axis(chart.y, { range: chart.range[1], zeroline: true, zerolinecolor: variable("--line") }), { height: 560 },
+      ), options);
+      return;
+    }
     const { view, byKl } = state[name];
     const x = byKl
       ? axis("KL from the policy, nats (best of n)", { rangemode: "tozero" })

@@ -1,0 +1,68 @@
+"""What the plane of two rewards shows: small frozen records that turn into JSON and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+__all__ = ["TradeOff", "TradeOffLine"]
+
+
+@dataclass(frozen=True)
+class TradeOffLine:
+    """One utility in the picture.
+
+    Attributes:
+        label: what it is called.
+        utility: as it is written.
+        x: first reward of each pick, relative to the prompt's references.
+        y: the second reward.
+        grid: its value at every point of the grid, row by row from the smallest y; None where a point has no value of
+            its own, because the utility looks at the other responses or draws.
+    """
+
+    label: str
+    utility: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    grid: tuple[tuple[float, ...], ...] | None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        grid = data["grid"]
+        return cls(
+            data["label"],
+            data["utility"],
+            tuple(data["x"]),
+            tuple(data["y"]),
+            None if grid is None else tuple(map(tuple, grid)),
+        )
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """Picks of several utilities in the plane of two rewards.
+
+    Attributes:
+        names: the two rewards.
+        x: first reward of some responses, relative to the mean over the prompt's references.
+        y: the second reward of the same.
+        grid_x: where the grid stands on the first axis.
+        grid_y: on the second.
+        prompt_id: the prompt whose references and typical doubts the values on the grid are those of.
+        lines: one a utility.
+    """
+
+    names: tuple[str, str]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    grid_x: tuple[float, ...]
+    grid_y: tuple[float, ...]
+    prompt_id: int
+    lines: tuple[TradeOffLine, ...]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        values = {name: tuple(data[name]) for name in ("names", "x", "y", "grid_x", "grid_y")}
+        return cls(**values, prompt_id=data["prompt_id"], lines=tuple(map(TradeOffLine.from_dict, data["lines"])))
