@@ -564,6 +564,7 @@ def test_long_texts_are_cut_and_counted():
         ({"utilities": ["mean", "lcb_st()"]}, UtilityError, "lcb_st"),
         ({"utilities": {"random": "mean"}}, UtilityError, "what a control is called"),
         ({"utilities": []}, UtilityError, "no utility to study"),
+        ({"utilities": "mean"}, TypeError, "in a list or by name"),
         ({"utilities": ["center(mean) | lcb_std"]}, DataError, "which responses are the references"),
         ({"n_values": [0, 2]}, ValueError, "at least 1"),
         ({"n_values": []}, ValueError, "at least 1"),

@@ -66,13 +66,12 @@ def select(
             temporary.write_text(json.dumps(found["curve"], indent=2) + "\n", encoding="utf-8")
     text = (
         f"{summary.num_prompts:,} picks out of {summary.num_candidates:,} responses in {output}, by {summary.utility}: "
-        f"mean {_named(summary.mean_reward)}"
+        f"{', '.join(_average(name, mean, summary.mean_std[name]) for name, mean in summary.mean_reward.items())}"
     )
     without = ""
     if summary.num_calibration_prompts:
         without = f" without the {summary.num_calibration_prompts:,} prompts that the members were calibrated on"
     remarks = {
-        f"std {_named(summary.mean_std)}": any(one is not None for one in summary.mean_std.values()),
         f"mean gold {summary.mean_gold or 0:.4g}{without}": summary.mean_gold is not None,
         f"{summary.num_prompts_with_ties:,} prompts with ties, drawn at random": summary.num_prompts_with_ties,
         f"{summary.num_excluded:,} responses excluded, without a utility": summary.num_excluded,
@@ -80,6 +79,7 @@ def select(
     return Outcome(found, "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))
 
 
-def _named(means: dict[str, float | None]) -> str:
-    """Means of rewards by name, as words."""
-    return ", ".join(f"{name} {'unknown' if mean is None else format(mean, '.4g')}" for name, mean in means.items())
+def _average(name: str, mean: float | None, std: float | None) -> str:
+    """What the picks of all prompts have of a reward."""
+    known = "unknown" if mean is None else f"{mean:.4g}"
+    return f"mean {name} {known}{'' if std is None else f' (std {std:.4g})'}"
