@@ -325,6 +325,24 @@ def test_several_rewards_without_references_are_summed_as_they_are():
         best_of_n_study(table, utilities=["lcb_std"])
 
 
+def test_rewards_against_a_canned_response_are_centered_on_it():
+    table = several(np.random.default_rng(46))
+    canned = {"helpful_reward_reference": np.repeat(np.arange(4.0), 8), "helpful_reward_centered_variance": np.ones(32)}
+    for name, values in canned.items():
+        table = table.append_column(name, pa.array(values))
+    stated = {"rewards": {"helpful": {"canned": "No.", "kind": "gaussian"}, "harmless": {"kind": "gaussian"}}}
+    table = table.replace_schema_metadata({"prudent": json.dumps(stated)})
+    study = best_of_n_study(table, num_bootstrap=20)
+    # a single reference has no spread to standardize by
+    assert study.curve("sum").utility == (
+        'weighted(helpful | center(canned="No."), harmless | center, weights=[1, 1]) | mean'
+    )
+    assert study.curve("minimum").utility == 'minimum(helpful | center(canned="No."), harmless | center) | mean'
+    one = best_of_n_study(ScoredPool(table).reward("helpful"), num_bootstrap=20)
+    assert one.curve("center(canned) | lcb_std").utility == 'center(canned="No.") | lcb_std'
+    assert one.curve("center(canned) | lcb_std").beside == "lcb_std"
+
+
 def test_candidates_count_that_every_utility_has_a_value_for():
     mean = np.random.default_rng(1).normal(size=32)
     mean[3] = np.nan

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from prudent.errors import UnsupportedError, UtilityError
+from prudent.errors import DataError, UnsupportedError, UtilityError
 from prudent.rewards import GaussianRewards, MemberRewards, RewardPosterior
 from prudent.scoring import ScoredPool, utility_for
 from prudent.selection import shuffle_within_groups
@@ -131,19 +131,20 @@ def is_affine(utility: Utility) -> bool:
     return not source.parts
 
 
-def _default_utilities(pool: ScoredPool) -> Sequence[AnyUtility] | Mapping[str, AnyUtility]:
+def _default_utilities(pool: ScoredPool) -> dict[str, AnyUtility]:
     rewards = pool.reward_set()
     if len(rewards.names) > 1:
         return _of_several(rewards)
     (name,) = rewards.names
-    if not pool.has_variance:
-        return [reward() | Mean()]
-    rules: list[UtilityRule] = [LcbStd(), LcbVar(), Entropic()]
+    rules: list[UtilityRule] = [LcbStd(), LcbVar(), Entropic()] if pool.has_variance else []
     if isinstance(rewards.rewards[name], MemberRewards):
         rules.append(Worst())
-    found: list[Utility] = [reward() | rule for rule in (Mean(), *rules)]
+    found: dict[str, AnyUtility] = {rule.name: reward() | rule for rule in (Mean(), *rules)}
     if name in rewards.against_references:
-        found += [reward() | _center(rewards, name, Center("mean")) | rule for rule in rules]
+        # a canned text may be long
+        center = "center(canned)" if name in rewards.canned else "center(mean)"
+        for rule in rules:
+            found[f"{center} | {rule.name}"] = reward() | _center(rewards, name, Center("mean")) | rule
     return found
 
 
@@ -155,8 +156,13 @@ def _of_several(rewards: RewardSet) -> dict[str, AnyUtility]:
     if rewards.is_reference is None and not set(rewards.names) <= set(rewards.references):
         return found | {"sum": combine(weighted, *alone.values()) | Mean()}
     centered = [one | _center(rewards, name, Center()) for name, one in alone.items()]
+    standardized = combine(weighted, *(one | Standardize() for one in alone.values())) | Mean()
+    try:
+        standardized.fit(rewards)
+        found["standardized sum"] = standardized
+    except DataError:  # a single reference, as a canned one is, has no spread
+        found["sum"] = combine(weighted, *centered) | Mean()
     return found | {
-        "standardized sum": combine(weighted, *(one | Standardize() for one in alone.values())) | Mean(),
         "all_of": combine(AllOf(), *(one | LogSigmoid() for one in centered)) | Mean(),
         "minimum": combine(Minimum(), *centered) | Mean(),
     }
