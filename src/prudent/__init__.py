@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prudent.data import World, load_pools, load_preferences
-    from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError
-    from prudent.evaluation import best_of_n_study, evaluate, run_demo
+    from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError, UtilityError
+    from prudent.evaluation import best_of_n_study, compare_utilities, evaluate, run_demo
     from prudent.models import RewardModel
     from prudent.posteriors import LastLayerPosterior, clean, fit, load_posterior
     from prudent.reports import report
@@ -28,10 +28,22 @@ if TYPE_CHECKING:
         concatenate,
         from_arrow,
     )
-    from prudent.scoring import ScoredPool, read_scored, score, score_members, select
+    from prudent.scoring import (
+        ScoredPool,
+        UtilityModel,
+        explain,
+        fit_utility,
+        load_utility,
+        read_scored,
+        score,
+        score_columns,
+        score_members,
+        select,
+        tune_utility,
+    )
     from prudent.selection import best_of_n, best_of_n_curve, best_of_n_kl
     from prudent.training import TrainingConfig, train
-    from prudent.utility import parse_utility
+    from prudent.utility import RewardSet, parse_utility
 
 __version__ = "0.1.0"
 
@@ -45,10 +57,13 @@ __all__ = [
     "PrudentError",
     "RewardModel",
     "RewardPosterior",
+    "RewardSet",
     "ScoredPool",
     "TrainingConfig",
     "TransformedRewards",
     "UnsupportedError",
+    "UtilityError",
+    "UtilityModel",
     "World",
     "__version__",
     "best_of_n",
@@ -56,28 +71,34 @@ __all__ = [
     "best_of_n_kl",
     "best_of_n_study",
     "clean",
+    "compare_utilities",
     "concatenate",
     "evaluate",
+    "explain",
     "fit",
+    "fit_utility",
     "from_arrow",
     "load_pools",
     "load_posterior",
     "load_preferences",
+    "load_utility",
     "parse_utility",
     "read_scored",
     "report",
     "run_demo",
     "score",
+    "score_columns",
     "score_members",
     "select",
     "train",
+    "tune_utility",
 ]
 
 # Where each name of the block above lives; a test holds the two together.
 _HOMES = {
     "prudent.data": ("World", "load_pools", "load_preferences"),
-    "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError"),
-    "prudent.evaluation": ("best_of_n_study", "evaluate", "run_demo"),
+    "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError", "UtilityError"),
+    "prudent.evaluation": ("best_of_n_study", "compare_utilities", "evaluate", "run_demo"),
     "prudent.models": ("RewardModel",),
     "prudent.posteriors": ("LastLayerPosterior", "clean", "fit", "load_posterior"),
     "prudent.reports": ("report",),
@@ -89,10 +110,22 @@ _HOMES = {
         "concatenate",
         "from_arrow",
     ),
-    "prudent.scoring": ("ScoredPool", "read_scored", "score", "score_members", "select"),
+    "prudent.scoring": (
+        "ScoredPool",
+        "UtilityModel",
+        "explain",
+        "fit_utility",
+        "load_utility",
+        "read_scored",
+        "score",
+        "score_columns",
+        "score_members",
+        "select",
+        "tune_utility",
+    ),
     "prudent.selection": ("best_of_n", "best_of_n_curve", "best_of_n_kl"),
     "prudent.training": ("TrainingConfig", "train"),
-    "prudent.utility": ("parse_utility",),
+    "prudent.utility": ("RewardSet", "parse_utility"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

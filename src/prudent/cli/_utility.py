@@ -12,6 +12,8 @@ from prudent.cli._options import FILES, OutputFolderOption, OverwriteOption, Sco
 if TYPE_CHECKING:
     from prudent.scoring import LearnedStep, SavedUtility
 
+STRENGTH = "Choosing a strength"
+
 
 @verb(
     panel="Use",
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     prudent utility --data scored.parquet --utility "center | log_sigmoid | lcb_std(1)" --output careful
     prudent select --data other.parquet --utility careful --output picks.jsonl
     prudent utility --data scored.parquet --utility "center(of=learned) | mean" --model rm --output learned
+    prudent utility --data few_with_gold.parquet --utility "lcb_std(strength)" --strengths 0,1,2,4 --n 64 --output tuned
     """,
 )
 def utility(
@@ -36,6 +39,24 @@ def utility(
             "--all-rows", help="Take all responses as references, not only those that scoring marked as such."
         ),
     ] = False,
+    strengths: Annotated[
+        str | None,
+        typer.Option(
+            "--strengths",
+            metavar="A,B,...",
+            help="Numbers to try for the word strength in the utility; the gold of what it picks decides.",
+            rich_help_panel=STRENGTH,
+        ),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n",
+            min=1,
+            help="Candidates that picks will be made from, by default as many as the smallest pool has.",
+            rich_help_panel=STRENGTH,
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,11 +75,15 @@ def utility(
     take the folder as their --utility, on any scored responses to the same prompts. The folder may be that of a model.
     """
     models = by_name("--model", [named_path(one) for one in model or []])
-    from prudent.scoring import fit_utility
+    if n is not None and strengths is None:
+        raise typer.BadParameter("--n goes with --strengths")
+    tried = None if strengths is None else _numbers(strengths)
+    from prudent.scoring import fit_utility, tune_utility
 
+    tuned = None if tried is None else tune_utility(data, utility, tried, n=n)
     saved = fit_utility(
         data,
-        utility,
+        utility if tuned is None else tuned.utility,
         output,
         all_rows=all_rows,
         overwrite=overwrite,
@@ -73,7 +98,23 @@ def utility(
         "fitted_on": dict(saved.fitted_on),
         "learned": [step.to_dict() for step in saved.learned],
     }
-    return Outcome(found, _told(saved, output))
+    if tuned is None:
+        return Outcome(found, _told(saved, output))
+    found["tuned"] = tuned.to_dict()
+    rows = list(zip(tuned.strengths, tuned.gold, tuned.standard_error, strict=True))
+    lines = [
+        table(["strength", f"gold of the best of {tuned.n:,}", "standard error"], rows),
+        f"on {tuned.num_prompts:,} prompts; judge it on others. Within a standard error: {tuned.cautious}",
+        _told(saved, output),
+    ]
+    return Outcome(found, "\n".join(lines))
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"--strengths {text}: numbers with commas between are meant, such as 0,1,2") from None
 
 
 def _told(saved: "SavedUtility", output: str) -> str:

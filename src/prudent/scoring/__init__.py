@@ -8,6 +8,7 @@ from prudent.scoring._score_columns import ColumnReward, ColumnsSummary, score_c
 from prudent.scoring._score_members import CalibratedColumn, MembersSummary, score_members
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.scoring._select import SelectSummary, select
+from prudent.scoring._tuned_utility import TunedUtility, tune_utility
 from prudent.scoring._utilities import fit_utility, utility_for
 from prudent.scoring._utility_model import UtilityModel, UtilityScores
 
@@ -25,6 +26,7 @@ __all__ = [
     "ScoreSummary",
     "ScoredPool",
     "SelectSummary",
+    "TunedUtility",
     "UtilityModel",
     "UtilityScores",
     "explain",
@@ -36,5 +38,6 @@ __all__ = [
     "score_columns",
     "score_members",
     "select",
+    "tune_utility",
     "utility_for",
 ]
