@@ -325,6 +325,13 @@ def test_several_rewards_without_references_are_summed_as_they_are():
         best_of_n_study(table, utilities=["lcb_std"])
 
 
+def test_the_doubts_between_rewards_are_not_shuffled():
+    table = several(np.random.default_rng(47))
+    texts = ["ensemble(helpful, harmless) | lcb_std", "minimum(helpful, harmless) | lcb_std"]
+    study = best_of_n_study(table, utilities=texts, num_bootstrap=20)
+    assert [curve.key for curve in study.curves if curve.key.startswith("shuffled")] == [f"shuffled: {texts[1]}"]
+
+
 def test_rewards_against_a_canned_response_are_centered_on_it():
     table = several(np.random.default_rng(46))
     canned = {"helpful_reward_reference": np.repeat(np.arange(4.0), 8), "helpful_reward_centered_variance": np.ones(32)}

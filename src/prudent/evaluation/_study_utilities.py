@@ -14,6 +14,7 @@ from prudent.utility import (
     AllOf,
     Center,
     Combined,
+    Ensemble,
     Entropic,
     FittedUtility,
     LcbStd,
@@ -51,6 +52,16 @@ class StudiedUtility:
     """The variance that it reads: `marginal`, `centered`, or None."""
     beside: str | None
     """Key of the same utility without its `center`; None where there is none."""
+
+    @property
+    def has_shuffle(self) -> bool:
+        """Whether permuting what each reward knows of its own doubts permutes all that this one reads of doubts.
+
+        The doubts of `ensemble(a, b)` lie between the means of rewards, which stay where they are.
+        """
+        nodes = self.fitted.utility.nodes()
+        joins = any(isinstance(node, Combined) and isinstance(node.combination, Ensemble) for node in nodes)
+        return self.variance is not None and not joins
 
 
 def studied_utilities(
