@@ -104,7 +104,7 @@ def utility(
     rows = list(zip(tuned.strengths, tuned.gold, tuned.standard_error, strict=True))
     lines = [
         table(["strength", f"gold of the best of {tuned.n:,}", "standard error"], rows),
-        f"on {tuned.num_prompts:,} prompts; judge it on others. Within a standard error: {tuned.cautious}",
+        f"on {tuned.num_prompts:,} prompts; judge it on others; smallest within a standard error: {tuned.smallest}",
         _told(saved, output),
     ]
     return Outcome(found, "\n".join(lines))

@@ -26,7 +26,7 @@ class TunedUtility:
 
     Attributes:
         utility: the text with the strength of highest gold.
-        cautious: the text with the smallest strength whose gold is within one standard error of the highest.
+        smallest: the text with the smallest strength whose gold is within one standard error of the highest.
         strengths: those tried, ascending.
         gold: mean over prompts of the gold of the best of n under each.
         standard_error: of that mean.
@@ -35,7 +35,7 @@ class TunedUtility:
     """
 
     utility: str
-    cautious: str
+    smallest: str
     strengths: tuple[float, ...]
     gold: tuple[float, ...]
     standard_error: tuple[float, ...]
@@ -97,7 +97,7 @@ def tune_utility(
     found = calibrated_strength(values, gold, rewards.group, n, list(fitted), nan="exclude")
     return TunedUtility(
         utility=str(fitted[found.chosen]),
-        cautious=str(fitted[found.one_standard_error]),
+        smallest=str(fitted[found.one_standard_error]),
         strengths=tuple(found.strengths.tolist()),
         gold=tuple(found.gold.tolist()),
         standard_error=tuple(found.standard_error.tolist()),
