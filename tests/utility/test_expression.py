@@ -167,6 +167,17 @@ def test_bad_sets_and_names():
         RewardSet({})
 
 
+def test_an_error_while_fitting_names_the_part_of_the_utility():
+    group = torch.tensor([0, 0, 9, 9])
+    rewards = {
+        "varied": GaussianRewards(torch.tensor([1.0, 2.0, 1.0, 3.0]), torch.zeros(4), group),
+        "flat": GaussianRewards(torch.tensor([1.0, 2.0, 1.0, 1.0]), torch.zeros(4), group),
+    }
+    utility = parse_utility("all_of(varied | standardize | log_sigmoid, flat | standardize | log_sigmoid)")
+    with pytest.raises(DataError, match=r"in 'flat \| standardize': .* prompt 9 are all the same"):
+        utility(RewardSet(rewards, is_reference=torch.ones(4, dtype=torch.bool)))
+
+
 def test_a_canned_reference_must_be_the_one_scored_against():
     posterior = GaussianRewards(torch.tensor([1.0, 3.0]), torch.ones(2))
     canned = GaussianRewards(torch.tensor([2.0]), torch.zeros(1))

@@ -122,10 +122,15 @@ class _Fit:
     def _init(self, node: Piped, step: Transform) -> None:
         if isinstance(step, Center):
             _check_canned(node, step, self._rewards)
-        if step.needs_references:
-            self._states[str(node)] = step.init(self._references(node.source), _features(node.source, self._rewards))
-        else:
+        if not step.needs_references:
             self._states[str(node)] = TransformState()
+            return
+        references = self._references(node.source)
+        try:
+            self._states[str(node)] = step.init(references, _features(node.source, self._rewards))
+        except DataError as error:
+            # a utility may have the same step on several rewards
+            raise DataError(f"in '{node}': {error}") from None
 
     def _references(self, node: Utility) -> RewardPosterior:
         """Rewards of the reference responses, as they are at this place."""
