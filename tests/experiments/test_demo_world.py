@@ -16,7 +16,8 @@ def test_outcomes_hold_one_value_a_cell(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     experiment = importlib.import_module("demo_world")
     lead = Estimate(0.5, 0.25, 0.75)
-    careful = Outcome(8, 4, 16, Estimate(1.0, 0.5, 1.5), Estimate(0.25, 0.125, 0.375), 0.01, None, {"first": lead}, 0.75)
+    gain, fall = Estimate(1.0, 0.5, 1.5), Estimate(0.25, 0.125, 0.375)
+    careful = Outcome(8, 4, 16, gain, fall, 0.01, None, {"first": lead}, 0.75)
     outcomes = {"lcb_std": asdict(careful)}
     result = SimpleNamespace(summary={"outcomes": outcomes, "seeds": [{"seed": 3, "outcomes": outcomes}]})
     rows = experiment.outcome_rows(result)
