@@ -15,9 +15,9 @@ from prudent.evaluation._study_types import Counts, EnsembleFacts
 from prudent.metrics import partial_out, zscore_within
 from prudent.rewards import GaussianRewards, RewardPosterior, index_groups
 from prudent.scoring import ScoredPool
-from prudent.utility import RewardSet
+from prudent.utility import RewardSet, shifted
 
-__all__ = ["StudiedReward", "StudyPool", "all_rewards", "prepare_pool"]
+__all__ = ["StudiedReward", "StudyPool", "all_rewards", "prepare_pool", "with_mean"]
 
 Taken = TypeVar("Taken", Tensor, RewardSet)
 
@@ -76,7 +76,26 @@ class StudyPool:
 def all_rewards(scored: ScoredPool) -> RewardSet:
     """The rewards of a file as utilities read them; Gaussian ones in double precision, so that few are equal."""
     found = scored.reward_set()
-    return replace(found, rewards={name: _in_double(one) for name, one in found.rewards.items()})
+    in_double = {
+        name: with_mean(one, one.mean.double()) if isinstance(one, GaussianRewards) else one
+        for name, one in found.rewards.items()
+    }
+    return replace(found, rewards=in_double)
+
+
+def with_mean(posterior: RewardPosterior, mean: Tensor) -> RewardPosterior:
+    """The posterior moved to other means; those of a Gaussian are exactly these, so that ties stay ties."""
+    if not isinstance(posterior, GaussianRewards):
+        return shifted(posterior, mean - posterior.mean)
+    return GaussianRewards(
+        mean,
+        posterior.variance,
+        posterior.group,
+        posterior.factor,
+        posterior.noise,
+        posterior.text_id,
+        posterior.basis_id,
+    )
 
 
 def prepare_pool(
@@ -216,20 +235,6 @@ def _studied(pool: ScoredPool) -> StudiedReward:
         ensemble=EnsembleFacts(pool.num_members, pool.ddof, "reward_within_variance" in pool.table.column_names)
         if pool.num_members
         else None,
-    )
-
-
-def _in_double(posterior: RewardPosterior) -> RewardPosterior:
-    if not isinstance(posterior, GaussianRewards):
-        return posterior
-    return GaussianRewards(
-        posterior.mean.double(),
-        posterior.variance,
-        posterior.group,
-        posterior.factor,
-        posterior.noise,
-        posterior.text_id,
-        posterior.basis_id,
     )
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from prudent.errors import DataError, UnsupportedError, UtilityError
-from prudent.rewards import GaussianRewards, MemberRewards, RewardPosterior
+from prudent.evaluation._study_pool import with_mean
+from prudent.rewards import MemberRewards, RewardPosterior
 from prudent.scoring import ScoredPool, utility_for
 from prudent.selection import shuffle_within_groups
 from prudent.utility import (
@@ -32,7 +33,6 @@ from prudent.utility import (
     Worst,
     combine,
     reward,
-    shifted,
 )
 
 __all__ = ["AnyUtility", "StudiedUtility", "is_affine", "shuffle_doubts", "studied_utilities"]
@@ -123,7 +123,7 @@ def shuffle_doubts(rewards: RewardSet, group: Tensor, generator: torch.Generator
     other = rewards[source]
 
     def moved(to: Mapping[str, RewardPosterior], by: Mapping[str, RewardPosterior]) -> dict[str, RewardPosterior]:
-        return {name: _with_mean(by[name], one.mean) for name, one in to.items()}
+        return {name: with_mean(by[name], one.mean) for name, one in to.items()}
 
     return replace(
         rewards,
@@ -206,18 +206,3 @@ def _without_center(utility: Utility) -> Utility:
     if isinstance(utility, Combined):
         return Combined(utility.combination, tuple(_without_center(part) for part in utility.parts))
     return utility
-
-
-def _with_mean(posterior: RewardPosterior, mean: Tensor) -> RewardPosterior:
-    """The posterior moved to other means; those of a Gaussian are exactly these, so that ties stay ties."""
-    if not isinstance(posterior, GaussianRewards):
-        return shifted(posterior, mean - posterior.mean)
-    return GaussianRewards(
-        mean,
-        posterior.variance,
-        posterior.group,
-        posterior.factor,
-        posterior.noise,
-        posterior.text_id,
-        posterior.basis_id,
-    )
