@@ -2,6 +2,7 @@
 
 from prudent.evaluation._best_of_n import best_of_n_study
 from prudent.evaluation._compare_utilities import UtilityComparison, UtilityFigures, compare_utilities
+from prudent.evaluation._curve_types import Band, Curve, Estimate, Outcome
 from prudent.evaluation._demo import DemoResult, run_demo
 from prudent.evaluation._evaluate import evaluate
 from prudent.evaluation._evaluation_types import (
@@ -17,14 +18,10 @@ from prudent.evaluation._evaluation_types import (
     read_evaluation,
 )
 from prudent.evaluation._study_types import (
-    Band,
     BestOfNStudy,
     Counts,
-    Curve,
     Disagreement,
     EnsembleFacts,
-    Estimate,
-    Outcome,
     Pick,
     PickedReward,
     Reliability,

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prudent.evaluation._curve_types import Curve
 from prudent.evaluation._study_pool import StudyPool
 from prudent.evaluation._study_statistics import Resamples
-from prudent.evaluation._study_types import Curve
 from prudent.selection import best_of_n_curve, best_of_n_kl, best_of_n_kl_with_ties
 
 __all__ = ["Drawer", "Drawn", "above_average", "group_mean", "shuffled_key"]

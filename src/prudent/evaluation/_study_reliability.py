@@ -6,10 +6,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prudent.evaluation._curve_types import Band, Estimate
 from prudent.evaluation._evaluation_types import COVERAGES
 from prudent.evaluation._study_pool import StudyPool
 from prudent.evaluation._study_statistics import Resamples
-from prudent.evaluation._study_types import Band, Estimate, Reliability
+from prudent.evaluation._study_types import Reliability
 from prudent.metrics import RiskCoverage, expected_calibration_error
 from prudent.metrics import reliability as reliability_table
 from prudent.rewards import from_arrow, index_groups, normal_greater

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from prudent.evaluation._study_types import Band, Estimate, Outcome
+from prudent.evaluation._curve_types import Band, Estimate, Outcome
 
 __all__ = ["Resamples", "log_spaced"]
 

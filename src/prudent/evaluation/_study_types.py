@@ -4,17 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from prudent.evaluation._curve_types import Band, Curve, Estimate
 from prudent.evaluation._trade_off_types import TradeOff
 
 __all__ = [
-    "Band",
     "BestOfNStudy",
     "Counts",
-    "Curve",
     "Disagreement",
     "EnsembleFacts",
-    "Estimate",
-    "Outcome",
     "Pick",
     "PickedReward",
     "Reliability",
@@ -24,132 +21,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 4
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with a percentile bootstrap interval over prompts, in the units of the number."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(data["value"], data["low"], data["high"])
-
-
-@dataclass(frozen=True)
-class Band:
-    """A curve over the study's `n_values` with pointwise percentile bootstrap bounds; three tuples of equal length."""
-
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    def at(self, index: int) -> Estimate:
-        """Value and bounds at one position of the grid (negative counts from the end)."""
-        return Estimate(self.value[index], self.low[index], self.high[index])
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, from lists or tuples."""
-        return cls(tuple(data["value"]), tuple(data["low"]), tuple(data["high"]))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a utility's gold curve does on one scale of gold: where it peaks, what it keeps, how it compares."""
-
-    peak_n: int
-    """The n of the grid with the highest mean gold (the smallest such n)."""
-    peak_n_low: int
-    peak_n_high: int
-    """Percentiles of the peak's n when prompts are resampled and the peak is searched anew."""
-    gain: Estimate
-    """Gold at the largest n minus gold at n = 1, paired over prompts."""
-    drop: Estimate
-    """Gold at the peak minus gold at the largest n, paired over prompts at the peak found (0 where it is the last)."""
-    drop_p_value: float | None
-    """One-sided bootstrap p-value of "no n of the grid beats the largest n", corrected for having searched all n.
-
-    None where there are too few prompts to say (fewer than 2).
-    """
-    kept: Estimate | None
-    """(gold(n_max) - gold(1)) / (gold(peak) - gold(1)), with the peak searched anew in each resample.
-
-    None where the curve does not rise above n = 1, or not in 95 % of the resamples.
-    """
-    versus: dict[str, Estimate]
-    """Gold at the largest n minus that of another curve, paired over prompts, by the other's part: `first` (the
-    study's first utility), `longest`, `shuffled` (the control made from the same utility) or `marginal` (the same
-    utility without its `center`). Curves that the study does not hold are absent."""
-    share_above_first: float | None
-    """Share of prompts whose gold at the largest n is above that of the first utility; equal ones count one half. None
-    for the first itself."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        for name in ("gain", "drop", "kept"):
-            values[name] = None if values[name] is None else Estimate.from_dict(values[name])
-        values["versus"] = {name: Estimate.from_dict(one) for name, one in values["versus"].items()}
-        return cls(**values)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One utility (or control) over the whole grid of n."""
-
-    key: str
-    """What `BestOfNStudy.curve` knows it by: the label given to a utility, or the utility as it is written; of
-    controls `shuffled: KEY`, `longest`, `random` or `oracle`."""
-    label: str
-    """What to call it in a picture."""
-    kind: str
-    """`utility` or `control`."""
-    utility: str | None
-    """The utility that picks, as it is written; None for controls without one."""
-    variance: str | None
-    """The variance that the utility reads, or the members that it comes from: `marginal`, `centered` (of the reward
-    minus a reference), or None where it reads none."""
-    beside: str | None
-    """Key of the same utility without its `center`, beside which this one is shown; None where there is none."""
-    kl: tuple[float, ...] | None
-    """KL divergence in nats between best-of-n and the policy, at each n; None for pools of several policies."""
-    bands: dict[str, Band]
-    """Expected value of the picked response: `gold` and its other scales, `proxy`, `variance`, `std`, `length`, those
-    that the file knows. `proxy` is the mean of the reward minus its average over the pool. Where there are several
-    rewards that is `proxy_NAME` of each, `proxy` the utility itself minus its average (absent for controls without
-    one), and there is no `variance` and no `std`."""
-    outcomes: dict[str, Outcome]
-    """For each scale of gold in `bands`."""
-
-    def rows(self, n_values: tuple[int, ...], scale: str = "gold") -> list[dict[str, float | int | None]]:
-        """One flat record for each n: `n`, `kl`, `gold`, `low`, `high`, `proxy`; None where there is none."""
-        gold, proxy = self.bands.get(scale), self.bands.get("proxy")
-        return [
-            {
-                "n": n,
-                "kl": None if self.kl is None else self.kl[i],
-                "gold": None if gold is None else gold.value[i],
-                "low": None if gold is None else gold.low[i],
-                "high": None if gold is None else gold.high[i],
-                "proxy": None if proxy is None else proxy.value[i],
-            }
-            for i, n in enumerate(n_values)
-        ]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        values["kl"] = None if values["kl"] is None else tuple(values["kl"])
-        values["bands"] = {name: Band.from_dict(band) for name, band in values["bands"].items()}
-        values["outcomes"] = {name: Outcome.from_dict(one) for name, one in values["outcomes"].items()}
-        return cls(**values)
 
 
 @dataclass(frozen=True)
