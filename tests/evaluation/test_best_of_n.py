@@ -282,7 +282,7 @@ def several(rng, **extra):
 def test_several_rewards_are_compared_one_by_one_and_together():
     table = several(np.random.default_rng(41))
     study = best_of_n_study(table, num_bootstrap=20)
-    keys = ["helpful alone", "harmless alone", "standardized sum", "all_of", "minimum"]
+    keys = ["helpful alone", "harmless alone", "standardized sum", "all_of, standardized", "all_of", "minimum"]
     assert [curve.key for curve in study.utilities] == keys
     assert study.curve("minimum").utility == "minimum(helpful | center, harmless | center) | mean"
     assert set(study.rewards) == {"helpful", "harmless"}

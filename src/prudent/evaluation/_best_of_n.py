@@ -64,7 +64,7 @@ def best_of_n_study(
             others are compared with the first. None: of a single reward its mean and the rules `lcb_std`, `lcb_var`
             and `entropic` with their defaults, `worst` where the rewards of each member of an ensemble are stored, and
             these after `center(mean)` where the variance against the references is stored; of several rewards each
-            alone, the sum of the standardized ones, `all_of` of them and the `minimum`.
+            alone, the sum of the standardized ones, `all_of` of them standardized and centered, and the `minimum`.
         n_values: Numbers of candidates; 1 is added where it lacks. None: log-spaced up to the smallest pool, pools
             smaller than half the median one left aside.
         one_policy: Whether a prompt's candidates are samples of one policy, so that a KL divergence exists. None:

@@ -171,6 +171,8 @@ def _of_several(rewards: RewardSet) -> dict[str, AnyUtility]:
     try:
         standardized.fit(rewards)
         found["standardized sum"] = standardized
+        parts = [one | Standardize() | LogSigmoid() for one in alone.values()]
+        found["all_of, standardized"] = combine(AllOf(), *parts) | Mean()
     except DataError:  # a single reference, as a canned one is, has no spread
         found["sum"] = combine(weighted, *centered) | Mean()
     return found | {

@@ -31,8 +31,8 @@ MODEL_FILES = (
     "vocab.*",
     "merges.txt",
 )
-"""Patterns of what a saved model consists of, and of what was learned from its rewards; one left over from another model
-would change what is loaded."""
+"""Patterns of what a saved model consists of, and of what was learned from its rewards; one left over from another
+model would change what is loaded."""
 
 
 @contextmanager
