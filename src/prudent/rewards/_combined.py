@@ -11,6 +11,7 @@ from prudent.errors import UnsupportedError
 from prudent.rewards._coupling import Coupling
 from prudent.rewards._drawn import DrawnRewards
 from prudent.rewards._elementwise import Elementwise, WeightedSum
+from prudent.rewards._independent import IndependentSum
 from prudent.rewards._marginal import DrawnMarginal, Marginal
 from prudent.rewards._members import MemberRewards
 from prudent.rewards._prob_best import members_prob_best, sampled_prob_best
@@ -166,7 +167,11 @@ class CombinedRewards(DrawnRewards):
         """The distribution of every single response, over the quasi-random draws or all combinations of members.
 
         Args:
-            include_noise: count the aleatoric part too; a number as correlation then covers it as well.
+            include_noise: count the aleatoric part too, which is independent between the parts.
+
+        Returns:
+            Expected exponentials, and so entropic risk, are exact for sums of independent parts and over all
+            combinations of members; otherwise refused where the draws do not reach what counts.
 
         Example:
             >>> import torch
@@ -177,7 +182,12 @@ class CombinedRewards(DrawnRewards):
         """
         count = len(self._coupling.normals(include_noise, self.num_samples, self.seed))
         rows = torch.arange(len(self), device=self.group.device)
-        return DrawnMarginal(partial(self._paths, include_noise=include_noise), count, rows)
+        paths, is_sample = partial(self._paths, include_noise=include_noise), not self._is_enumerated(include_noise)
+        if not isinstance(self.function.function, WeightedSum) or self.correlation != 0:
+            return DrawnMarginal(paths, count, rows, is_sample=is_sample)
+        parts = [part.marginal(include_noise=include_noise) for part in self.parts]
+        weights = self.function.function.weights
+        return IndependentSum(paths, count, rows, is_sample, parts, weights, self.function.neutral)
 
     def to_arrow(self) -> "pa.Table":
         """Not possible: a Python function is not data.

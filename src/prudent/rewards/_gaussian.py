@@ -208,7 +208,7 @@ class GaussianRewards:
             >>> marginal.log_expected_exp(-1.0).tolist()  # -mean + variance / 2
             [1.0]
         """
-        return NormalMixture(self.mean[:, None], self.variance + self.noise if include_noise else self.variance)
+        return NormalMixture(self.mean[:, None], self.variance, self.noise if include_noise else None)
 
     def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """P(r_i > r_j), accurate in the tails; a half where the two are equal for sure.

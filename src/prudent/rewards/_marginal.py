@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prudent.errors import UnsupportedError
 from prudent.rewards._rows import chunks, row_index
 from prudent.rewards._sigmoid import step
 
 __all__ = ["DrawnMarginal", "Marginal"]
+
+_LARGEST_SHARE = 0.05
 
 
 class Marginal(ABC):
@@ -25,12 +28,14 @@ class Marginal(ABC):
         num_members: M equally likely members that the distributions are mixtures of, whose nodes lie one after the
             other; 1 where there are none.
         num_nodes: Q, number of nodes.
-        is_discrete: the nodes are all the values there are, rather than a grid on a density.
+        is_discrete: the nodes are all the values there are, or draws, rather than a grid on a density.
+        is_sample: the nodes are draws of a distribution that has more values than that.
     """
 
     num_members: int
     num_nodes: int
     is_discrete: bool
+    is_sample: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -54,12 +59,21 @@ class Marginal(ABC):
         """Draws made from given standard normals, the same for every response.
 
         Args:
-            normals: [S, 2] float64. Where there are M members, the first column picks the one with number
-                floor(M Phi(z)); the second one stands for what is normal.
+            normals: [S, 2] or [S, 3] float64. Where there are M members, the first column picks the one with number
+                floor(M Phi(z)); the second one stands for what is normal, or, where there is a third one, for what is
+                epistemic in it: the third stands for the noise then.
 
         Returns:
             [S, N] float64.
         """
+
+    def points(self, z: Tensor) -> Tensor:
+        """Values at z [Z] standard deviations from each member: [M, Z, N].
+
+        Raises:
+            UnsupportedError: nothing is normal here.
+        """
+        raise UnsupportedError(f"{type(self).__name__} is not a function of normals")
 
     @property
     def mean(self) -> Tensor:
@@ -129,7 +143,7 @@ class Marginal(ABC):
         Returns:
             [N].
         """
-        bounds = torch.as_tensor(threshold, dtype=torch.float64, device=self.mean.device).expand(len(self))
+        bounds = torch.as_tensor(threshold, dtype=torch.float64).expand(len(self))
         return self._by_block(_share_above, bounds)
 
     def log_expected_exp(self, scale: float) -> Tensor:
@@ -139,11 +153,17 @@ class Marginal(ABC):
             scale: multiplier of the reward; negative for the pessimistic side.
 
         Returns:
-            [N], accurate also where scale is tiny and where exp(scale * r) would overflow.
+            [N], accurate also where scale is tiny, where exp(scale * r) would overflow and where what counts lies far
+            out in the tail.
+
+        Raises:
+            UnsupportedError: what counts lies where the draws, or the points of the grid, do not reach.
         """
 
         def of_block(block: Marginal) -> Tensor:
             values, weights = block.nodes()
+            if block.is_sample:
+                _check_draws_reach(scale * values)
             return log_mean_exp(values, weights, scale)
 
         return self._by_block(of_block)
@@ -192,6 +212,7 @@ class DrawnMarginal(Marginal):
             others.
         num_draws: S.
         rows: [N] row numbers of the responses.
+        is_sample: the draws are a sample; otherwise they are all the values there are, each as likely.
 
     Example:
         >>> import torch
@@ -204,17 +225,20 @@ class DrawnMarginal(Marginal):
     num_members = 1
     is_discrete = True
 
-    def __init__(self, paths: Callable[[Tensor], Tensor], num_draws: int, rows: Tensor) -> None:
+    def __init__(
+        self, paths: Callable[[Tensor], Tensor], num_draws: int, rows: Tensor, *, is_sample: bool = False
+    ) -> None:
         self._paths = paths
         self._rows = rows
         self.num_nodes = num_draws
+        self.is_sample = is_sample
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: slice | Tensor) -> "DrawnMarginal":
         rows = block_or_rows(index, len(self), self._rows.device)
-        return DrawnMarginal(self._paths, self.num_nodes, self._rows[rows])
+        return DrawnMarginal(self._paths, self.num_nodes, self._rows[rows], is_sample=self.is_sample)
 
     def nodes(self) -> tuple[Tensor, Tensor]:
         """The draws [S, N] and equal weights [S]."""
@@ -307,4 +331,16 @@ def _quantile(values: Tensor, weights: Tensor, level: float, *, smooth: bool) ->
 def _share_above(block: Marginal, threshold: Tensor) -> Tensor:
     """P(r > threshold) [n] from the nodes."""
     values, weights = block.nodes()
-    return _average(step(values - threshold), weights)
+    return _average(step(values - threshold.to(values)), weights)
+
+
+def _check_draws_reach(exponents: Tensor) -> None:
+    """Raise UnsupportedError where one of the draws [S, N] has much of the weight: what lies beyond it would count."""
+    largest = torch.softmax(exponents, 0).amax(0)
+    beyond = largest > _LARGEST_SHARE
+    if bool(beyond.any()):
+        raise UnsupportedError(
+            f"E exp(a t) of {int(beyond.sum())} of {len(beyond)} responses rests on one draw in {len(exponents)}, with "
+            f"{float(largest[beyond].amax()):.0%} of its weight: take a smaller risk aversion, apply the rule to each "
+            "part before they are combined, or take the rule quantile or cvar"
+        )

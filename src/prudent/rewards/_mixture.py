@@ -7,12 +7,10 @@ from torch import Tensor
 
 from prudent.rewards._marginal import Marginal, block_or_rows, check_level, log_average, log_mean_exp, pick
 from prudent.rewards._sigmoid import expected_log_sigmoid, log_expected_sigmoid, normal_greater
+from prudent.rewards._tails import normal_grid
 
 __all__ = ["NormalMixture"]
 
-_REACH = 8.0
-_STEP = 0.1
-_STEP_OF_MEMBERS = 0.25
 _ITERATIONS = 120
 
 
@@ -27,6 +25,7 @@ class NormalMixture(Marginal):
     Args:
         members: [N, M] the members' means; M = 1 for a Gaussian.
         variance: [N] of what is normal, >= 0; None for zeros.
+        noise: [N] more variance of what is normal, whose draws can be told apart; None for zeros.
 
     Example:
         >>> import torch
@@ -37,16 +36,15 @@ class NormalMixture(Marginal):
         [0.5]
     """
 
-    def __init__(self, members: Tensor, variance: Tensor | None = None) -> None:
+    def __init__(self, members: Tensor, variance: Tensor | None = None, noise: Tensor | None = None) -> None:
         self._members = members.double()
-        self._variance = self._members.new_zeros(len(members)) if variance is None else variance.double()
+        zeros = self._members.new_zeros(len(members))
+        self._epistemic = zeros if variance is None else variance.double()
+        self._noise = zeros if noise is None else noise.double()
+        self._variance = self._epistemic + self._noise
         self.num_members = members.shape[1]
         self.is_discrete = not bool((self._variance > 0).any())
-        self._z = self._members.new_zeros(1)
-        if not self.is_discrete:
-            step = _STEP if self.num_members == 1 else _STEP_OF_MEMBERS
-            count = round(_REACH / step)
-            self._z = torch.arange(-count, count + 1, device=members.device, dtype=torch.float64) * step
+        self._z = self._members.new_zeros(1) if self.is_discrete else normal_grid(self.num_members).to(self._members)
         self.num_nodes = self.num_members * len(self._z)
 
     def __len__(self) -> int:
@@ -54,7 +52,7 @@ class NormalMixture(Marginal):
 
     def __getitem__(self, index: slice | Tensor) -> "NormalMixture":
         rows = block_or_rows(index, len(self), self._members.device)
-        part = NormalMixture(self._members[rows], self._variance[rows])
+        part = NormalMixture(self._members[rows], self._epistemic[rows], self._noise[rows])
         # a grid like that of the whole, so that no response depends on the others
         part.is_discrete, part._z, part.num_nodes = self.is_discrete, self._z, self.num_nodes
         return part
@@ -63,13 +61,19 @@ class NormalMixture(Marginal):
         """Points [M * Z, N], member by member, and weights [M * Z]."""
         weight = torch.exp(-0.5 * self._z.square())
         weights = (weight / weight.sum() / self.num_members).repeat(self.num_members)
-        values = self._members[:, :, None] + self._variance.sqrt()[:, None, None] * self._z
-        return values.reshape(len(self), self.num_nodes).T, weights
+        return self.points(self._z).flatten(0, 1), weights
+
+    def points(self, z: Tensor) -> Tensor:
+        """See `Marginal.points`."""
+        return self._members.T[:, None] + z.to(self._members)[:, None] * self._variance.sqrt()
 
     def draws(self, normals: Tensor) -> Tensor:
         """See `Marginal.draws`."""
         normals = normals.to(self._members)
-        return self._members.T[pick(normals, self.num_members)] + normals[:, 1:] * self._variance.sqrt()
+        members = self._members.T[pick(normals, self.num_members)]
+        if normals.shape[1] == 2:
+            return members + normals[:, 1:] * self._variance.sqrt()
+        return members + normals[:, 1:2] * self._epistemic.sqrt() + normals[:, 2:] * self._noise.sqrt()
 
     @property
     def mean(self) -> Tensor:

@@ -1,11 +1,13 @@
 """Marginals of a function of a reward."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from prudent.rewards._marginal import Marginal, block_or_rows, check_level
+from prudent.rewards._tails import log_expected_exp
 
 __all__ = ["PushedMarginal", "apply_elementwise"]
 
@@ -45,7 +47,8 @@ class PushedMarginal(Marginal):
         self._function = function
         self._parameters = parameters
         self._increasing = increasing
-        self.num_members, self.num_nodes, self.is_discrete = base.num_members, base.num_nodes, base.is_discrete
+        self.num_members, self.num_nodes = base.num_members, base.num_nodes
+        self.is_discrete, self.is_sample = base.is_discrete, base.is_sample
 
     def __len__(self) -> int:
         return len(self._base)
@@ -66,6 +69,17 @@ class PushedMarginal(Marginal):
         """The base's draws, moved."""
         return self._apply(self._base.draws(normals))
 
+    def points(self, z: Tensor) -> Tensor:
+        """The base's points, moved."""
+        values = self._base.points(z)
+        return self._apply(values.flatten(0, 1)).reshape(values.shape)
+
+    def log_expected_exp(self, scale: float) -> Tensor:
+        """See `Marginal.log_expected_exp`; the function is taken not to turn between points half an octave apart."""
+        if self.is_discrete:
+            return super().log_expected_exp(scale)
+        return self._by_block(partial(log_expected_exp, scale=scale))
+
     def quantile(self, level: float) -> Tensor:
         """See `Marginal.quantile`."""
         check_level(level)
@@ -82,15 +96,15 @@ class PushedMarginal(Marginal):
 
     def _inverted(self, threshold: Tensor) -> Tensor:
         """P(t > threshold) [n], by where the function passes it."""
-        threshold = threshold.to(self._base.mean.device)
+        ends = self._base.quantile(_OUTER), self._base.quantile(1 - _OUTER)
+        threshold = threshold.to(ends[0])
         # where the function comes to equal the threshold, and where it leaves it: what lies between is tied
-        reached = self._passes(lambda values: values >= threshold)
-        left = self._passes(lambda values: values > threshold)
+        reached = self._passes(lambda values: values >= threshold, *ends)
+        left = self._passes(lambda values: values > threshold, *ends)
         return 0.5 * (self._base.prob_above(reached) + self._base.prob_above(left))
 
-    def _passes(self, beyond: Callable[[Tensor], Tensor]) -> Tensor:
-        """The smallest r [n] from where on the function is `beyond`."""
-        low, high = self._base.quantile(_OUTER), self._base.quantile(1 - _OUTER)
+    def _passes(self, beyond: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+        """The smallest r [n] between two bounds from where on the function is `beyond`."""
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             passed = beyond(self._apply(middle[None])[0])

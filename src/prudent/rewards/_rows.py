@@ -60,16 +60,21 @@ def group_vector(group: Tensor | None, length: int, device: torch.device) -> Ten
 
 def row_index(index: slice | Tensor, length: int, device: torch.device) -> Tensor:
     """Integer row numbers [n] for a slice, an integer tensor or a boolean tensor [length]."""
-    rows = torch.arange(length, device=device)
     if isinstance(index, slice):
-        return rows[index]
+        start, stop, step = index.indices(length)
+        return torch.arange(start, max(start, stop) if step > 0 else min(start, stop), step, device=device)
     if not isinstance(index, Tensor):
         raise TypeError(f"index with a slice or a tensor, not {type(index).__name__}")
     if index.dim() != 1 or index.dtype.is_floating_point:
         raise ValueError(f"index must be a vector of integers or booleans, got {list(index.shape)} {index.dtype}")
+    index = index.to(device)
     if index.dtype == torch.bool:
         check_vector("a boolean index", index, length)
-    return rows[index.to(device)]
+        return index.nonzero()[:, 0]
+    outside = (index < -length) | (index >= length)
+    if bool(outside.any()):
+        raise IndexError(f"index {int(index[outside][0])} is out of range for {length} responses")
+    return torch.where(index < 0, index + length, index).long()
 
 
 def chunks(length: int, width: int) -> Iterator[slice]:
