@@ -327,7 +327,7 @@ def test_several_rewards_without_references_are_summed_as_they_are():
 
 def test_the_doubts_between_rewards_are_not_shuffled():
     table = several(np.random.default_rng(47))
-    texts = ["ensemble(helpful, harmless) | lcb_std", "minimum(helpful, harmless) | lcb_std"]
+    texts = ["ensemble(helpful, harmless) | lcb_std", "weighted(helpful, harmless, weights=[1, 1]) | lcb_std"]
     study = best_of_n_study(table, utilities=texts, num_bootstrap=20)
     assert [curve.key for curve in study.curves if curve.key.startswith("shuffled")] == [f"shuffled: {texts[1]}"]
 

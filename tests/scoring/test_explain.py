@@ -91,8 +91,9 @@ def test_arguments_of_a_combination_stay():
     found = explain(pool, "weighted(helpful, harmless, weights=[1, 3])", 3)
     assert [step.step for step in found.steps] == ["helpful", "harmless", "weighted(a, b, weights=[1, 3])", "c | mean"]
     assert found.winners == (1,)
-    smallest = explain(pool, "minimum(helpful, harmless)", 3)
-    assert "`harmless` decided (1 ± 0 against -5 ± 0), though `helpful` speaks for the other." in smallest.why
+    smallest = explain(pool, "minimum(helpful | center(at=0), harmless | center(at=0))", 3)
+    parts = [f"`{name} | center(at=0)`" for name in ("harmless", "helpful")]
+    assert f"{parts[0]} decided (1 ± 0 against -5 ± 0), though {parts[1]} speaks for the other." in smallest.why
 
 
 def test_ties_and_rows_that_are_not_scored():

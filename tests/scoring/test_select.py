@@ -65,7 +65,11 @@ def test_parts_of_posteriors_are_told_by_their_mean_and_parts_of_one_reward_by_t
         pick = json.loads(line)
         assert pick["utility"] == pytest.approx(pick["utility_helpful"] + pick["utility_harmless"], rel=1e-6)
         assert pick["utility_helpful"] < 0
-    select(pool, tmp_path / "twice.jsonl", utility="minimum(helpful | mean, helpful | lcb_std)")
+    select(
+        pool,
+        tmp_path / "twice.jsonl",
+        utility="minimum(helpful | center(at=0) | mean, helpful | center(at=0) | lcb_std)",
+    )
     pick = json.loads((tmp_path / "twice.jsonl").read_text().splitlines()[0])
     assert pick["utility"] == pick["utility_helpful_2"] < pick["utility_helpful_1"]
     select(pool, tmp_path / "one.jsonl", utility="helpful | lcb_std")
@@ -76,7 +80,7 @@ def test_a_reward_that_is_missing_leaves_the_response_without_a_utility() -> Non
     mean = column(two_rewards(), "harmless_reward_mean").copy()
     mean[[0, 7]] = np.nan
     pool = two_rewards(harmless_reward_mean=mean)
-    both = "minimum(helpful, harmless) | mean"
+    both = "minimum(helpful | center(at=0), harmless | center(at=0)) | mean"
     with pytest.raises(DataError, match=r"2 responses have no utility under .* \(rows \[0, 7\]\)"):
         select(pool, utility=both)
     assert select(pool, utility=both, exclude_unscored=True).num_excluded == 2

@@ -285,13 +285,16 @@ def test_a_variance_that_is_not_there(tmp_path):
     without = ScoredPool(pool.table.set_column(place, "harmless_reward_variance", nothing), "half.parquet")
     with pytest.raises(DataError, match=r"half\.parquet has no variances of 'harmless'"):
         utility_for(without, "harmless | lcb_std")
-    for utility in ("product(helpful | center, harmless | center)", "minimum(helpful | lcb_std, harmless | cvar)"):
+    for utility in (
+        "product(helpful | center, harmless | center)",
+        "weighted(helpful | lcb_std, harmless | cvar, weights=[1, 1])",
+    ):
         with pytest.raises(DataError, match=r"no variances of 'harmless'"):
             utility_for(without, utility)
     # between the parts of an ensemble there is a variance, and a mean needs none
     for utility in (
         "helpful | lcb_std",
         "ensemble(helpful, harmless) | lcb_std",
-        "minimum(helpful | lcb_std, harmless | mean)",
+        "weighted(helpful | lcb_std, harmless | mean, weights=[1, 1])",
     ):
         assert values(without, utility).isfinite().all()

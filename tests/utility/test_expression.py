@@ -109,7 +109,7 @@ def test_who_reads_the_contrast_variance():
         "center(mean, of=all)": 3.0,
         "center(at=0)": 3.0,
         "standardize": 1 / scale,
-        "standardize(all)": 3 / scale,
+        "standardize(all)": 1 / scale,
     }.items():
         last = parse_utility(written).fit(rewards).trace(rewards)[1]
         assert last.label == written

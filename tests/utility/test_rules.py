@@ -273,10 +273,9 @@ def test_scales() -> None:
     assert len(Mean.takes) == 5
     assert Cvar().gives("log_probability") == "log_probability"
     assert ProbBest().gives("reward") == ProbabilityGood().gives("centered") == "probability"
-    assert ProbabilityAbove().gives("reward") == "probability"
+    assert ProbabilityAbove().gives("centered") == "probability"
     assert LogProbabilityGood().gives("centered") == "log_probability"
-    assert ProbabilityGood.takes == LogProbabilityGood.takes == ("centered",)
-    assert ProbabilityAbove.takes == ("reward", "centered")
+    assert ProbabilityGood.takes == LogProbabilityGood.takes == ProbabilityAbove.takes == ("centered",)
 
 
 def test_rules_of_float32_rewards_keep_their_type() -> None:

@@ -77,15 +77,50 @@ def test_standardize_is_affine() -> None:
     rewards = gaussian()
     found = through(Standardize(), rewards)
     assert isinstance(found, GaussianRewards)
-    centered = rewards.center(torch.ones(8, dtype=torch.bool))
+    same = (GROUP[:, None] == GROUP).double()
+    subtract = torch.eye(8).double() - same / same.sum(1, keepdim=True)
+    covariance = subtract @ rewards.covariance() @ subtract.T
     std = torch.tensor([rewards.mean[prompt == GROUP].numpy().std(ddof=1) for prompt in GROUP])
-    torch.testing.assert_close(found.mean, centered.mean / std)
-    torch.testing.assert_close(found.variance, centered.variance / std**2)
-    torch.testing.assert_close(found.covariance(), centered.covariance() / (std[:, None] * std))
+    torch.testing.assert_close(found.mean, subtract @ rewards.mean / std)
+    torch.testing.assert_close(found.variance, covariance.diagonal() / std**2)
+    torch.testing.assert_close(found.covariance(), covariance / (std[:, None] * std))
     torch.testing.assert_close(found.noise, 0.5 / std**2)
-    pooled = through(Standardize(of="all"), rewards)
-    sample = rewards.mean.numpy()
-    np.testing.assert_allclose(pooled.mean.numpy(), (sample - sample.mean()) / sample.std(ddof=1), atol=1e-12)
+
+
+def test_one_standard_deviation_for_all_knows_no_levels() -> None:
+    """The pooled within-prompt standard deviation of the one-way analysis of variance."""
+    level = torch.where(GROUP == 2, 400.0, -10.0).double()
+    plain, moved = through(Standardize(of="all"), gaussian()), through(Standardize(of="all"), gaussian(level))
+    samples = [gaussian().mean[prompt == GROUP].numpy() for prompt in (2, 4)]
+    pooled = np.sqrt(sum(((one - one.mean()) ** 2).sum() for one in samples) / (8 - 2))
+    centered = np.select([GROUP == 2, GROUP == 4], [gaussian().mean.numpy() - one.mean() for one in samples])
+    np.testing.assert_allclose(plain.mean.numpy(), centered / pooled, atol=1e-12)
+    torch.testing.assert_close(moved.mean, plain.mean)
+    torch.testing.assert_close(moved.variance, plain.variance)
+    one_each = gaussian()[:2]
+    with pytest.raises(DataError, match="no prompt has reference rewards that differ"):
+        Standardize(of="all").init(one_each)
+
+
+def test_references_that_differ_by_rounding_alone_have_no_spread() -> None:
+    mean = 300 + torch.tensor([0.0, 3e-5, 0.0, -3e-5])
+    rewards = GaussianRewards(mean, torch.ones(4))
+    for transform in (Standardize(), Standardize(of="all"), QuantileRank(fit="normal")):
+        with pytest.raises(DataError, match=r"are all the same|that differ"):
+            transform.init(rewards)
+    Standardize().init(GaussianRewards(mean - 300, torch.ones(4)))
+
+
+def test_ranks_among_many_references_are_those_of_few_levels() -> None:
+    """Against the empirical distribution of all of them; the state stays small."""
+    few, many = values(7, 256), values(8, 5000)
+    rewards = values(9, 200)
+    state = QuantileRank().init(sure(torch.cat([few, many]), (torch.arange(5256) >= 256).long()))
+    assert state.per_prompt["levels"].shape == (2, 256)
+    for prompt, sample in enumerate((few, many)):
+        found = QuantileRank().apply(sure(rewards, torch.full((200,), prompt)), state).mean
+        below = np.interp(rewards, sample.sort().values, np.arange(len(sample)) / (len(sample) - 1))
+        np.testing.assert_allclose(found.numpy(), below, atol=1e-9 if prompt == 0 else 1 / 255)
 
 
 def test_standardized_members_keep_their_disagreement() -> None:

@@ -15,6 +15,7 @@ from prudent.utility import (
     Temperature,
     Utility,
     Weighted,
+    chain,
     combine,
     parse_utility,
     reward,
@@ -52,6 +53,19 @@ def test_text_and_python_say_the_same():
         ('a | center(canned="if")', 'a | center(canned="if")'),
         ("a | center(canned=none)", "a | center"),
         ("a|entropic(1e-3)", "a | entropic(0.001)"),
+        ("a | clip(0, inf)", "a | clip(0)"),
+        ("a | clip(-inf, 0)", "a | clip(high=0)"),
+        ("ensemble(a, ddof=0) | lcb_var", "ensemble(a, ddof=0) | lcb_var"),
+        ("a\r|\r\nmean", "a | mean"),
+        ('a | center(canned="inf")', 'a | center(canned="inf")'),
+        ('a | center(canned="\ufb01ne")', 'a | center(canned="\ufb01ne")'),
+        ('a | center(canned="über")', 'a | center(canned="über")'),
+        ('a | center(canned="(# no")', 'a | center(canned="(# no")'),
+        ("weighted(a | mean, a | lcb_std, weights=[1, 2])", "weighted(a | mean, a | lcb_std, weights=[1, 2])"),
+        (
+            "weighted(a | center, a, correlation=0.5, weights=[1, 2])".replace("a,", "a | center(mean),"),
+            "weighted(a | center, a | center(mean), weights=[1, 2], correlation=0.5)",
+        ),
         ("a|temperature(0.1234567890123)", "a | temperature(0.1234567890123)"),
         ('a | center(canned="say \\"no\\", é 😀")', 'a | center(canned="say \\"no\\", é 😀")'),
     ],
@@ -60,6 +74,30 @@ def test_one_written_form(text: str, written: str):
     utility = parse_utility(text)
     assert str(utility) == written
     assert parse_utility(written) == utility
+
+
+@pytest.mark.parametrize(
+    "text", ["half \ud800 of a pair", "\udfff", "\x7f\x00\u2028 \r\n", "\ufb01ne", "ﬁ", "\\ud800", "😀"]
+)
+def test_any_canned_text_is_read_back(text: str):
+    utility = reward("a") | Center(canned=text)
+    str(utility).encode()
+    assert parse_utility(str(utility)) == utility
+
+
+@pytest.mark.parametrize(
+    "name", ["mean", "my reward", "center", "all_of", "", "if", "\ufb01ne", "1st", "true", "inf", "centre"]
+)
+def test_names_that_cannot_be_written(name: str):
+    with pytest.raises(ValueError, match="a reward cannot be called"):
+        reward(name)
+
+
+def test_chains_are_steps_one_after_the_other():
+    assert reward() | chain(Center(), LogSigmoid()) | Mean() == parse_utility("center | log_sigmoid | mean")
+    for other in (3, AllOf(), Center):
+        with pytest.raises(TypeError):
+            reward() | other  # type: ignore[operator]
 
 
 def test_a_utility_is_returned_as_it_is():
@@ -85,6 +123,27 @@ ERRORS = [
     ("a, b", "several utilities where one is meant", "a, b"),
     ("a | all_of(b)", "all_of is a combination", "all_of"),
     ("all_of", "all_of combines several utilities", "all_of"),
+    ("a) | (mean", "this was never opened", ") | (mean"),
+    ("a # | lcb_std(1)", "a utility has no comments", "# | lcb"),
+    ("a\r|\rbogus", "no step or combination 'bogus'", "bogus"),
+    (f"lcb_std(1{'0' * 400})", "num_std of lcb_std is too large", "1000"),
+    (f"lcb_std(1{'0' * 5000})", "the utility cannot be read", None),
+    ("center(0.85)", "statistic of center must be quantile or mean; did you mean q=0.85?", "0.85"),
+    ("center(q=0.5, at=3)", "at=3.0 is a constant, which q=0.5 contradicts", "0.5"),
+    ("center(fit=normal, q=2)", "center: q must lie between 0 and 1", "2)"),
+    ("cvar(level=2, include_noise=true)", "level must be above 0 and below 1", "2,"),
+    ("lcb_std(include_noise=true, num_std=-1)", "num_std must be finite", "-1"),
+    ("entropic(1, kl_coef=0.5)", "entropic takes risk_aversion or kl_coef", "1,"),
+    ("lcb_std(inf)", "num_std must be finite", "inf"),
+    ("clip(3, -inf)", "low must be below high", "3"),
+    ("lcb_std(-true)", "must be a number, a word", "-true"),
+    ("ensemble(a) | worst", "ensemble needs several parts", "ensemble"),
+    ("minimum(a, b)", "part 1 of minimum is a reward, not a centered reward: center it first", "a, b"),
+    ("minimum(a | mean, b | mean)", "center it first before the risk rule", "a | mean"),
+    ("a | probability_above(1)", "takes a centered reward, and is given a reward; center it first", "probability"),
+    ("weighted(a, b | center(at=0), weights=[1, 2])", "part 2 of weighted", "b |"),
+    ("weighted(b, a, b, weights=[1, 2, 3])", "part 3 of weighted reads 'b', as a part before it does", "b, weights"),
+    ("product(a | center, a | center(mean))", "part 2 of product reads 'a'", "a | center(mean)"),
     ("all_of()", "all_of needs the utilities that it combines", "all_of"),
     ("all_of(a | center, b | center | log_sigmoid)", "part 1 of all_of", "a | center"),
     ("all_of(a | center | log_sigmoid, b | center | log_sigmoid, weight=[1])", "did you mean weights?", "weight="),
@@ -142,7 +201,9 @@ CENTERED = st.builds(
 )
 
 
-@given(st.lists(CENTERED, min_size=1, max_size=3), st.floats(0, 5), st.booleans())
+@given(
+    st.lists(CENTERED, min_size=1, max_size=3, unique_by=lambda one: one.reward_names), st.floats(0, 5), st.booleans()
+)
 def test_what_is_written_is_read_back(parts: list[Utility], num_std: float, both: bool):
     if both:
         utility = combine(AllOf(), *(part | LogSigmoid() for part in parts)) | LcbStd(num_std)

@@ -26,9 +26,7 @@ from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.utility import (
     ONLY,
     Center,
-    Combined,
     FittedUtility,
-    Piped,
     PromptFeatures,
     RewardSet,
     TransformState,
@@ -39,7 +37,6 @@ from prudent.utility import (
 __all__ = [
     "Model",
     "fit_utility",
-    "needs_variance_of",
     "prompts_of",
     "saved_utility",
     "utility_for",
@@ -138,7 +135,7 @@ def fit_utility(
         models = model if isinstance(model, Mapping) else {rewards.resolve(ONLY): model}
         features = _features(models, pool, rewards, ids, texts, tokens_per_batch, progress)
         rewards = replace(rewards, features=features)
-    fitted = _with_factors(expression.fit(rewards), rewards)
+    fitted = expression.fit(rewards)
     keys = prompt_keys(texts)
     first = np.unique(keys.numpy(), return_index=True)[1]
     names = {name: rewards.resolve(name) for name in expression.reward_names}
@@ -175,22 +172,6 @@ def with_canned(fitted: FittedUtility, rewards: RewardSet) -> FittedUtility:
     return FittedUtility(fitted.utility, {**fitted.states, **fresh})
 
 
-def _with_factors(fitted: FittedUtility, rewards: RewardSet) -> FittedUtility:
-    """A fitted utility that also knows the factor rows of each prompt's reference, where rewards were stored with them.
-
-    In a pool the variance of the contrast is stored, and the factor not read; of texts to come it must be worked out.
-    """
-    if not rewards.against_references:
-        return fitted
-    states = dict(fitted.states)
-    for path, other in fitted.utility.fit(replace(rewards, against_references={})).states.items():
-        if "factor" in other.per_prompt:
-            per_prompt = {**states[path].per_prompt, "factor": other.per_prompt["factor"]}
-            shared = {**states[path].shared, "basis": other.shared["basis"]}
-            states[path] = TransformState(other.prompts, per_prompt, shared)
-    return FittedUtility(fitted.utility, states)
-
-
 def saved_utility(utility: str | Path | Utility | SavedUtility) -> SavedUtility | None:
     if isinstance(utility, SavedUtility):
         return utility
@@ -215,32 +196,10 @@ def _parsed(utility: str | Utility, pool: ScoredPool) -> Utility:
     return expression
 
 
-def needs_variance_of(utility: Utility, *, is_read: bool = False) -> set[str]:
-    """Names of the rewards whose variance must be known for a utility to mean what it says.
-
-    An ensemble brings a variance of its own, that between its parts.
-
-    Args:
-        utility: walked from its end.
-        is_read: what follows reads the variance.
-
-    Example:
-        >>> sorted(needs_variance_of(parse_utility("minimum(a | lcb_std, b | mean, ensemble(c, d) | lcb_std)")))
-        ['a']
-    """
-    if isinstance(utility, Piped):
-        return needs_variance_of(utility.source, is_read=is_read or getattr(utility.step, "reads_variance", False))
-    if isinstance(utility, Combined):
-        is_read = utility.combination.name != "ensemble" and (is_read or utility.combination.reads_variance)
-        return set().union(*(needs_variance_of(part, is_read=is_read) for part in utility.parts))
-    return set(utility.reward_names) if is_read else set()
-
-
 def _check_variances(pool: ScoredPool, rewards: RewardSet, utility: Utility) -> None:
-    needed = needs_variance_of(utility)
     for name in utility.reward_names:
         resolved = rewards.resolve(name)
-        if name in needed and not pool.reward(resolved).has_variance:
+        if name in utility.needs_variance_of and not pool.reward(resolved).has_variance:
             which = "" if len(pool.reward_names) == 1 else f" of {name!r}"
             raise DataError(
                 f"{pool.source} has no variances{which}, which {utility} needs; fit a posterior and score again"

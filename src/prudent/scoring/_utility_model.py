@@ -18,7 +18,7 @@ from prudent.scoring._saved_utility import SavedUtility
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.scoring._shard_scorer import ShardScorer, score_shard
 from prudent.scoring._shards import Slice
-from prudent.scoring._utilities import Model, fit_utility, needs_variance_of, prompts_of, saved_utility, with_canned
+from prudent.scoring._utilities import Model, fit_utility, prompts_of, saved_utility, with_canned
 from prudent.utility import (
     ONLY,
     Center,
@@ -59,8 +59,10 @@ class UtilityModel:
     (`of=all`); from features of the prompt (`of=learned`), which are read then; or from a canned response, which is
     read along with the others, so that the variance is that of the contrast with it. With the reference of a prompt
     the variance of a Gaussian is that of the contrast with it where the utility was fitted on responses scored with
-    `--factor`, and otherwise the reward's own. Give `references` for the contrast with the average of the prompt's
-    reference set, as a scored file has it.
+    `--factor`, to the precision of what is stored. Otherwise it is the reward's own, since a contrast needs both sides:
+    values of rules that read it then differ from those that `select` gives the same responses, where the variance of
+    the contrast with the average of the prompt's reference set is stored. Give `references` for the values that
+    `select` gives.
 
     Args:
         model: the model of the only reward, or models by the names in the utility; a posterior beside a model is used.
@@ -104,9 +106,8 @@ class UtilityModel:
         self._tokens_per_batch = tokens_per_batch
         expression = self._saved.utility
         rewards = {name: self._resolved(name) for name in expression.reward_names}
-        uncertain = needs_variance_of(expression)
         for name, resolved in rewards.items():
-            if name in uncertain and not self._scorers[resolved].has_variance:
+            if name in expression.needs_variance_of and not self._scorers[resolved].has_variance:
                 raise DataError(f"the model of {name!r} has no posterior, which {expression} needs; fit one first")
             self._saved.check_basis(name, self._scorers[resolved].basis_id)
         centers = [(node, step) for node, step in transforms_of(expression) if isinstance(step, Center)]

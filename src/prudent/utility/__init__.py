@@ -13,6 +13,7 @@ from prudent.utility._expression import Combined, Piped, Utility, combine, rewar
 from prudent.utility._fitted import FittedUtility, TracedStep
 from prudent.utility._good import LogProbabilityGood, ProbabilityAbove, ProbabilityGood
 from prudent.utility._learned import LearnedError, learned_error
+from prudent.utility._names import RESERVED_NAMES
 from prudent.utility._rank import QuantileRank
 from prudent.utility._reference import choose_references
 from prudent.utility._reward_set import ONLY, RewardSet
@@ -30,7 +31,7 @@ from prudent.utility._rules import (
     Worst,
 )
 from prudent.utility._shapes import TRANSFORMS, Clip, LogSigmoid, Sigmoid, Standardize, Temperature
-from prudent.utility._spec import RESERVED_NAMES, parse_utility
+from prudent.utility._spec import parse_utility
 from prudent.utility._strength import matched_risk_aversion
 from prudent.utility._transform import PromptFeatures, Transform, TransformState, chain
 

@@ -9,6 +9,8 @@ from prudent.rewards import GaussianRewards, MemberRewards, RewardPosterior, Tra
 
 __all__ = ["Shift", "affine", "shifted"]
 
+_ROWS = 4096
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -17,12 +19,14 @@ class Shift:
     Attributes:
         mean: [N] float64.
         members: [N, M] what each member of an ensemble subtracts from its own rewards; None: `mean` from all.
-        factor: [N, K] factor rows of what is subtracted, in the basis of the posterior; None: it is taken as known.
+        factor: [B, K] factor rows of what is subtracted, in the basis of the posterior; None: it is taken as known.
+        place: [N] the row in `factor` of what is subtracted from each.
     """
 
     mean: Tensor
     members: Tensor | None = None
     factor: Tensor | None = None
+    place: Tensor | None = None
 
 
 def affine(posterior: RewardPosterior, shift: Shift | None = None, scale: Tensor | float = 1.0) -> RewardPosterior:
@@ -45,7 +49,7 @@ def affine(posterior: RewardPosterior, shift: Shift | None = None, scale: Tensor
     if shift is None:
         shift = Shift(torch.zeros_like(scale))
     if isinstance(posterior, GaussianRewards):
-        variance, factor = _spread(posterior.variance, posterior.factor, shift.factor, scale)
+        variance, factor = _spread(posterior.variance, posterior.factor, shift, scale)
         return GaussianRewards(
             ((posterior.mean - shift.mean) * scale).to(posterior.mean),
             variance,
@@ -59,7 +63,7 @@ def affine(posterior: RewardPosterior, shift: Shift | None = None, scale: Tensor
         subtracted = shift.mean[:, None] if shift.members is None else shift.members
         within, factor = posterior.within_variance, posterior.within_factor
         if within is not None:
-            within, factor = _spread(within, factor, shift.factor, scale)
+            within, factor = _spread(within, factor, shift, scale)
         return MemberRewards(
             ((posterior.members - subtracted) * scale[:, None]).to(posterior.members),
             posterior.group,
@@ -92,17 +96,23 @@ def shift_and_scale(draws: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return ((draws - shift) * scale).to(draws)
 
 
-def _spread(
-    variance: Tensor, factor: Tensor | None, subtracted: Tensor | None, scale: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Variance and factor of the scaled difference."""
+def _spread(variance: Tensor, factor: Tensor | None, shift: Shift, scale: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Variance and factor of the scaled difference, in the type of the variance."""
+    known = _times(variance, scale.square())
     if factor is None:
-        return _times(variance, scale.square()), None
-    factor = factor.to(variance.dtype)
-    if subtracted is None:
-        return _times(variance, scale.square()), factor * scale.to(factor)[:, None]
-    factor = (factor - subtracted.to(factor)) * scale.to(factor)[:, None]
-    return factor.square().sum(1), factor
+        return known, None
+    out = factor.new_empty(factor.shape, dtype=variance.dtype)
+    squares = torch.empty_like(variance)
+    scale = scale.to(variance.dtype)[:, None]
+    # copies of a wide factor are held for some rows at a time
+    for start in range(0, len(factor), _ROWS):
+        rows = slice(start, start + _ROWS)
+        out[rows] = factor[rows]
+        if shift.factor is not None and shift.place is not None:
+            out[rows] -= shift.factor[shift.place[rows]].to(out)
+        out[rows] *= scale[rows]
+        squares[rows] = out[rows].square().sum(1)
+    return known if shift.factor is None else squares, out
 
 
 def _times(values: Tensor, scale: Tensor) -> Tensor:

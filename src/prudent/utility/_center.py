@@ -47,9 +47,14 @@ class Center:
     order statistics that an empirical quantile lies between, *their ranking taken as known* at the posterior means; a
     normal fit counts as its mean, *its spread taken as known*. Each member of an ensemble subtracts the statistic of
     its own rewards, as it ranks them itself; a factor within members is treated as that of a Gaussian. A variance from
-    a factor that is a projection is right on average only; scoring stores exact ones. Without a factor the variance
-    stays as it is, which is right where it already is that of a contrast (as scoring stores it), and otherwise takes
-    the reference as known; so do `at` and `of="learned"`. The noise stays as it is.
+    a factor that is a projection is right on average only.
+
+    Without a factor the variance stays as it is. In a scored file that is right for the mean of a prompt's references
+    and for a canned response, since the exact variance of that contrast is stored, and read instead of the reward's
+    own. For a quantile without a factor *the contrast with the mean of the references stands in* for that with the
+    order statistics; with the factor in the file it is computed. Where no contrast is stored, and for `at`, `of="all"`
+    without a factor and `of="learned"`, the variance is the reward's own: the reference counts as known. The noise
+    stays as it is.
 
     Reference responses that are not scored are left out.
 

@@ -164,7 +164,7 @@ class Weighted(ByResponse):
 
 @dataclass(frozen=True)
 class Minimum(ByResponse):
-    """The worst property. Its level matters: of rewards as they are, known only up to a constant, center each first.
+    """The worst property. Levels matter, and a reward is known only up to a constant, so its parts are centered.
 
     Attributes:
         correlation: as in `AllOf`.
@@ -191,6 +191,12 @@ class Minimum(ByResponse):
 
     def _check_parts(self, scales: Sequence[Scale], values: bool) -> None:
         check_alike(self.name, scales)
+        if scales[0] == "reward":
+            before = " before the risk rule" if values else ""
+            raise ValueError(
+                f"part 1 of minimum is a reward, not a centered reward: center it first{before} (levels of rewards are "
+                "arbitrary)"
+            )
 
     def _of_parts(self, num_parts: int) -> Callable[[Tensor], Tensor]:
         return _smallest
@@ -200,12 +206,14 @@ class Minimum(ByResponse):
 class Ensemble(OfOneProperty):
     """Several models of the same property as one ensemble, each a member at its mean.
 
-    Then `mean`, `worst`, and `lcb_var` (with ddof=0 the UWO of 2310.02743) say what it is worth. Members of parts that
-    are ensembles themselves become members of this one. A response that lacks a part is not scored. Center the parts
-    where their levels differ, or the spread of levels counts as doubt.
+    Then `mean`, `worst`, and `lcb_var` (with ddof=0 the UWO of 2310.02743) say what it is worth. That paper's variance
+    is between the members alone; that of parts with doubts of their own also holds the average of theirs. Members of
+    parts that are ensembles themselves become members of this one. A response that lacks a part is not scored. Rewards
+    must be centered, as parts or after the ensemble, for all rules but the mean: models differ in their levels, which
+    would decide which member is the worst and count as doubt.
 
     Attributes:
-        ddof: 0 or 1, of the variance between the members.
+        ddof: 0 or 1, of the variance between the members; 0 for a single part, which must be an ensemble to have any.
 
     Raises:
         ValueError: ddof is something else.
@@ -226,6 +234,14 @@ class Ensemble(OfOneProperty):
     def __post_init__(self) -> None:
         if self.ddof not in (0, 1):
             raise ValueError(f"ddof must be 0 or 1, got {self.ddof}")
+
+    def check(self, scales: Sequence[Scale], *, values: bool = False) -> None:
+        """See `Combination.check`."""
+        super().check(scales, values=values)
+        if len(scales) == 1 and self.ddof == 1:
+            raise ValueError(
+                "ensemble needs several parts; the members of one ensemble with ddof=0 are ensemble(a, ddof=0)"
+            )
 
     def combine(self, parts: Sequence[RewardPosterior], scales: Sequence[Scale]) -> MemberRewards:
         """See `Combination.combine`."""

@@ -12,6 +12,7 @@ References:
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from torch import Generator, Tensor
@@ -19,16 +20,19 @@ from torch import Generator, Tensor
 from prudent.rewards import RewardPosterior
 from prudent.utility._center import Center
 from prudent.utility._combination import Combination
+from prudent.utility._names import check_reward_name
+from prudent.utility._rank import QuantileRank
 from prudent.utility._reward_set import ONLY, RewardSet
 from prudent.utility._rule import UtilityRule
 from prudent.utility._rules import Mean, Thompson
-from prudent.utility._transform import Scale, Transform
+from prudent.utility._shapes import Standardize
+from prudent.utility._transform import Chain, Scale, Transform
 from prudent.utility._writing import Step, in_words, written, written_arguments
 
 if TYPE_CHECKING:
     from prudent.utility._fitted import FittedUtility
 
-__all__ = ["Combined", "Piped", "Reward", "Utility", "combine", "reward"]
+__all__ = ["Combined", "Piped", "Reward", "Utility", "combine", "is_contrast", "reward"]
 
 
 class Utility(ABC):
@@ -66,7 +70,11 @@ class Utility(ABC):
     def __str__(self) -> str:
         """The utility as it is written, in one form whoever wrote it."""
 
-    def __or__(self, step: Step) -> "Piped":
+    def __or__(self, step: Step | Chain) -> "Utility":
+        if isinstance(step, Chain):
+            return reduce(Piped, step.transforms, self)
+        if isinstance(step, type) or not isinstance(step, Transform | UtilityRule):
+            return NotImplemented
         return Piped(self, step)
 
     def __call__(self, rewards: RewardSet | RewardPosterior, generator: Generator | None = None) -> Tensor:
@@ -98,9 +106,25 @@ class Utility(ABC):
 
     @property
     def reads_variance(self) -> bool:
-        """Whether it needs the variance of a reward; otherwise rewards without one count as certain."""
+        """Whether a rule or a combination in it reads a variance, if only that between the parts of an ensemble."""
         by_precision = any(isinstance(node, Combined) and node.combination.reads_variance for node in self.nodes())
         return by_precision or any(rule.reads_variance for rule in self.rules)
+
+    @property
+    def needs_variance_of(self) -> frozenset[str]:
+        """Names of the rewards whose variance must be known for it to mean what it says; others may count as certain.
+
+        An ensemble of several rewards brings a variance of its own, that between them.
+        """
+        return frozenset(_needing_variance(self, is_read=False))
+
+    @property
+    def reads_contrast(self) -> bool:
+        """Whether it reads every reward as its difference to the references of the prompt, doubts included.
+
+        Their constant, which a pair likelihood does not identify, is then in no variance.
+        """
+        return all(_contrasts(self, is_contrasted=False))
 
     @property
     def draws(self) -> bool:
@@ -109,9 +133,13 @@ class Utility(ABC):
 
     @property
     def needs_members(self) -> bool:
-        """Whether it needs the rewards of each member of an ensemble."""
-        return any(rule.needs_members for rule in self.rules) and not any(
-            isinstance(node, Combined) and node.combination.name == "ensemble" for node in self.nodes()
+        """Whether it needs the rewards of each member of an ensemble, and does not make the members itself."""
+        return any(
+            isinstance(node, Piped)
+            and not isinstance(node.step, Transform)
+            and node.step.needs_members
+            and not _is_of_ensembles(node.source)
+            for node in self.nodes()
         )
 
     @property
@@ -145,9 +173,16 @@ class Utility(ABC):
 
 @dataclass(frozen=True)
 class Reward(Utility):
-    """A reward by its name."""
+    """A reward by its name.
+
+    Raises:
+        ValueError: a utility cannot have such a name in it.
+    """
 
     reward_name: str = ONLY
+
+    def __post_init__(self) -> None:
+        check_reward_name(self.reward_name)
 
     @property
     def scale(self) -> Scale:
@@ -230,6 +265,20 @@ class Combined(Utility):
                 " to all parts, or to the combination"
             )
         self.combination.check([part.scale for part in self.parts_], values=self.is_value)
+        if not self.is_value and getattr(self.combination, "correlation", None) == 0:
+            self._check_no_reward_twice()
+
+    def _check_no_reward_twice(self) -> None:
+        """Doubts of two functions of one reward are no independent doubts."""
+        before: set[str] = set()
+        for place, part in enumerate(self.parts_, 1):
+            shared = sorted(before & set(part.reward_names))
+            if shared:
+                raise ValueError(
+                    f"part {place} of {self.combination.name} reads {shared[0]!r}, as a part before it does, and they "
+                    "would count as independent: apply a rule to each part (such as mean), or say their correlation"
+                )
+            before |= set(part.reward_names)
 
     @property
     def scale(self) -> Scale:
@@ -251,11 +300,21 @@ class Combined(Utility):
         return f"{self.combination.name}({', '.join(inside)})"
 
 
+def is_contrast(step: Step) -> bool:
+    """Whether what a step makes of a reward is its difference to the references of its own prompt."""
+    if isinstance(step, Center):
+        return step.at is None and step.of == "prompt"
+    return isinstance(step, QuantileRank | Standardize)
+
+
 def reward(name: str = ONLY) -> Reward:
     """The reward of a name, the beginning of a utility.
 
     Args:
         name: what it is called in a scored file; by default the only one, whatever it is called.
+
+    Raises:
+        ValueError: it is no word, or means something else in a utility.
 
     Example:
         >>> from prudent.utility import Center, LogSigmoid
@@ -284,3 +343,31 @@ def combine(combination: Combination, *parts: Utility) -> Combined:
     if not parts:
         raise ValueError(f"{combination.name} needs at least one part")
     return Combined(combination, parts)
+
+
+def _needing_variance(utility: Utility, *, is_read: bool) -> Iterator[str]:
+    """Names in `Utility.needs_variance_of`; `is_read`: what follows reads the variance."""
+    if isinstance(utility, Piped):
+        is_read = is_read or (not isinstance(utility.step, Transform) and utility.step.reads_variance)
+    if isinstance(utility, Combined):
+        is_read = utility.combination.name != "ensemble" and (is_read or utility.combination.reads_variance)
+    if isinstance(utility, Reward) and is_read:
+        yield utility.reward_name
+    for part in utility.parts:
+        yield from _needing_variance(part, is_read=is_read)
+
+
+def _contrasts(utility: Utility, *, is_contrasted: bool) -> Iterator[bool]:
+    """Of every reward in a utility whether a later step makes it a contrast."""
+    if isinstance(utility, Reward):
+        yield is_contrasted
+    is_contrasted = is_contrasted or (isinstance(utility, Piped) and is_contrast(utility.step))
+    for part in utility.parts:
+        yield from _contrasts(part, is_contrasted=is_contrasted)
+
+
+def _is_of_ensembles(utility: Utility) -> bool:
+    """Whether every reward in it goes through an `ensemble`."""
+    if isinstance(utility, Combined) and utility.combination.name == "ensemble":
+        return True
+    return bool(utility.parts) and all(map(_is_of_ensembles, utility.parts))

@@ -1,20 +1,21 @@
 """Utilities that have learned their references, and the two walks over a utility: one that learns, one that applies."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch
 from torch import Generator, Tensor
 
 from prudent.errors import DataError
 from prudent.rewards import RewardPosterior
 from prudent.utility._center import Center
-from prudent.utility._expression import Combined, Piped, Reward, Utility
-from prudent.utility._rank import QuantileRank
+from prudent.utility._expression import Combined, Piped, Reward, Utility, is_contrast
+from prudent.utility._reading import AS_SCORED, Reading, keeps_factor, read, read_references, reading_below
 from prudent.utility._reward_set import RewardSet
 from prudent.utility._rules import Mean
-from prudent.utility._shapes import Standardize
+from prudent.utility._statistic import factor_of
 from prudent.utility._transform import PromptFeatures, Transform, TransformState
-from prudent.utility._writing import Step, written
+from prudent.utility._writing import written
 
 __all__ = ["FittedUtility", "TracedStep", "fit"]
 
@@ -66,7 +67,8 @@ class FittedUtility:
 
         Args:
             rewards: of N responses, under the names that the utility reads.
-            generator: source of randomness for rules that draw; seed 0 by default.
+            generator: source of randomness for rules that draw, which go on with it one after the other; seed 0 by
+                default.
 
         Returns:
             [N]; NaN where a response is not scored.
@@ -75,7 +77,7 @@ class FittedUtility:
             DataError: a reward is missing, or nothing is known of a prompt's references.
             UnsupportedError: a rule needs what the posterior does not have.
         """
-        return _Apply(_as_read(self.utility, rewards), self.states, generator, is_traced=False).value(self.utility)
+        return _Apply(RewardSet.of(rewards), self.states, generator, is_traced=False).value(self.utility)
 
     def trace(self, rewards: RewardSet | RewardPosterior, generator: Generator | None = None) -> tuple[TracedStep, ...]:
         """What every step makes of the responses, in the order of the calculation; the last is the value.
@@ -84,7 +86,7 @@ class FittedUtility:
             rewards: as for a call.
             generator: as for a call.
         """
-        run = _Apply(_as_read(self.utility, rewards), self.states, generator, is_traced=True)
+        run = _Apply(RewardSet.of(rewards), self.states, generator, is_traced=True)
         run.value(self.utility)
         return tuple(run.steps)
 
@@ -95,13 +97,7 @@ class FittedUtility:
 
 def fit(utility: Utility, rewards: RewardSet) -> FittedUtility:
     """Let a utility learn from the references of a set of rewards; see `Utility.fit`."""
-    return FittedUtility(utility, _Fit(_as_read(utility, rewards)).states(utility))
-
-
-def _as_read(utility: Utility, rewards: RewardSet | RewardPosterior) -> RewardSet:
-    """The rewards as a utility reads them: joint draws need the factor, which those against the references lack."""
-    found = RewardSet.of(rewards)
-    return replace(found, against_references={}) if utility.depends_on_pool or utility.draws else found
+    return FittedUtility(utility, _Fit(rewards).states(utility))
 
 
 class _Fit:
@@ -109,34 +105,50 @@ class _Fit:
 
     def __init__(self, rewards: RewardSet) -> None:
         self._rewards = rewards
+        self._of_references = {**rewards.rewards, **rewards.references}
 
     def states(self, utility: Utility) -> dict[str, TransformState]:
         self._states: dict[str, TransformState] = {}
-        for node in utility.nodes():
-            if isinstance(node, Reward):
-                self._rewards.resolve(node.reward_name)
-            if isinstance(node, Piped) and isinstance(node.step, Transform):
-                self._init(node, node.step)
+        self._learn(utility, AS_SCORED)
         return self._states
 
-    def _init(self, node: Piped, step: Transform) -> None:
-        if isinstance(step, Center):
-            _check_canned(node, step, self._rewards)
+    def _learn(self, node: Utility, reading: Reading) -> None:
+        if isinstance(node, Reward):
+            self._rewards.resolve(node.reward_name)
+        below = reading_below(node, reading, has_factor=self._has_factor(node))
+        for part in node.parts:
+            self._learn(part, below)
+        if isinstance(node, Piped) and isinstance(node.step, Transform) and str(node) not in self._states:
+            _check_canned(node, node.step, self._rewards)
+            self._states[str(node)] = self._state(node, node.step, below)
+
+    def _has_factor(self, node: Utility) -> bool:
+        """Whether the rewards of references that a step learns from have a factor."""
+        return isinstance(node, Piped) and keeps_factor(node.source, self._of_references, self._rewards)
+
+    def _state(self, node: Piped, step: Transform, reading: Reading) -> TransformState:
         if not step.needs_references:
-            self._states[str(node)] = TransformState()
-            return
-        references = self._references(node.source)
+            return TransformState()
+        features = _features(node.source, self._rewards)
+        references = self._references(node.source, reading)
         try:
-            self._states[str(node)] = step.init(references, _features(node.source, self._rewards))
+            state = step.init(references, features)
+            if is_contrast(step) and self._has_factor(node) and factor_of(references) is None:
+                # what is stored of a contrast has no factor; rewards to come may bring theirs
+                other = step.init(self._references(node.source, AS_SCORED), features)
+                per_prompt = {**state.per_prompt, "factor": other.per_prompt["factor"]}
+                state = TransformState(state.prompts, per_prompt, {**state.shared, "basis": other.shared["basis"]})
         except DataError as error:
             # a utility may have the same step on several rewards
             raise DataError(f"in '{node}': {error}") from None
+        return state
 
-    def _references(self, node: Utility) -> RewardPosterior:
+    def _references(self, node: Utility, reading: Reading) -> RewardPosterior:
         """Rewards of the reference responses, as they are at this place."""
         if isinstance(node, Reward):
-            return self._rewards.reference_rewards(self._rewards.resolve(node.reward_name))
-        parts = [self._references(part) for part in node.parts]
+            return read_references(self._rewards, self._rewards.resolve(node.reward_name), reading)
+        below = reading_below(node, reading, has_factor=self._has_factor(node))
+        parts = [self._references(part, below) for part in node.parts]
         if isinstance(node, Piped):
             assert isinstance(node.step, Transform)
             return node.step.apply(parts[0], self._states[str(node)], _features(node.source, self._rewards))
@@ -163,13 +175,14 @@ class _Apply:
     ) -> None:
         self._rewards = rewards
         self._states = states
-        self._generator = generator
+        # one for all rules, or several would draw the same numbers
+        self._generator = torch.Generator().manual_seed(0) if generator is None else generator
         self._is_traced = is_traced
         self.steps: list[TracedStep] = []
 
     def value(self, utility: Utility) -> Tensor:
         """Values [N], of a posterior its mean."""
-        found = self._walk(utility)
+        found = self._walk(utility, AS_SCORED)
         if isinstance(found, Tensor):
             return found
         value = Mean()(found, self._generator)
@@ -177,15 +190,19 @@ class _Apply:
             self.steps.append(TracedStep(f"{utility} | mean", "mean", value, None))
         return value
 
-    def _walk(self, node: Utility) -> RewardPosterior | Tensor:
-        found: RewardPosterior | Tensor
+    def _walk(self, node: Utility, reading: Reading) -> RewardPosterior | Tensor:
         if isinstance(node, Reward):
-            found = self._reward(node)
-        elif isinstance(node, Piped):
-            found = self._piped(node)
+            name = self._rewards.resolve(node.reward_name)
+            self._note(node, self._rewards.rewards[name])
+            return read(self._rewards, name, reading)
+        below = reading_below(node, reading, has_factor=self._has_factor(node))
+        parts = [self._walk(part, below) for part in node.parts]
+        found: RewardPosterior | Tensor
+        if isinstance(node, Piped):
+            found = self._piped(node, parts[0])
         else:
             assert isinstance(node, Combined)
-            parts, scales = [self._walk(part) for part in node.parts], [part.scale for part in node.parts]
+            scales = [part.scale for part in node.parts]
             if node.is_value:
                 found = node.combination.combine_values([part for part in parts if isinstance(part, Tensor)], scales)
             else:
@@ -193,16 +210,14 @@ class _Apply:
         self._note(node, found)
         return found
 
-    def _reward(self, node: Reward) -> RewardPosterior:
-        return self._rewards.rewards[self._rewards.resolve(node.reward_name)]
+    def _has_factor(self, node: Utility) -> bool:
+        """Whether what a step gets, and what it learned of the references, have factors."""
+        if not (isinstance(node, Piped) and isinstance(node.step, Transform)):
+            return False
+        is_learned = "factor" in self._states[str(node)].per_prompt
+        return is_learned and keeps_factor(node.source, self._rewards.rewards, self._rewards)
 
-    def _piped(self, node: Piped) -> RewardPosterior | Tensor:
-        if isinstance(node.source, Reward) and _is_contrast(node.step):
-            self._note(node.source, self._reward(node.source))
-            name = self._rewards.resolve(node.source.reward_name)
-            source: RewardPosterior | Tensor = self._rewards.against_references.get(name, self._rewards.rewards[name])
-        else:
-            source = self._walk(node.source)
+    def _piped(self, node: Piped, source: RewardPosterior | Tensor) -> RewardPosterior | Tensor:
         assert not isinstance(source, Tensor)
         if isinstance(node.step, Transform):
             return node.step.apply(source, self._states[str(node)], _features(node.source, self._rewards))
@@ -220,32 +235,31 @@ class _Apply:
             self.steps.append(TracedStep(str(node), label, found.mean, found.variance.sqrt()))
 
 
-def _is_contrast(step: Step) -> bool:
-    """Whether what a step makes of a reward is its difference to the references of its own prompt."""
-    if isinstance(step, Center):
-        return step.at is None and step.of != "all"
-    return isinstance(step, QuantileRank) or (isinstance(step, Standardize) and step.of == "prompt")
-
-
-def _check_canned(node: Piped, step: Center, rewards: RewardSet) -> None:
+def _check_canned(node: Piped, step: Transform, rewards: RewardSet) -> None:
     """A canned response must be the one that the rewards were scored against, and be asked for where it is."""
-    if not isinstance(node.source, Reward):
-        if step.canned is not None:
-            raise DataError("center(canned=...) must directly follow the reward that was scored against that text")
-        return
-    name = rewards.resolve(node.source.reward_name)
-    known = rewards.canned.get(name)
-    if step.canned is not None and step.canned != known:
-        was = "its own responses" if known is None else f"the canned response {known!r}"
-        raise DataError(
-            f"center(canned={step.canned!r}): the rewards {name!r} were scored against {was}; score the pool again "
-            f"with --canned {name}={step.canned!r}"
-        )
-    if step.canned is None and step.at is None and known is not None:
-        raise DataError(
-            f"the rewards {name!r} were scored against the canned response {known!r}: write "
-            f"center(canned={known!r}), or score the pool without it"
-        )
+    canned = step.canned if isinstance(step, Center) else None
+    source = node.source
+    while isinstance(source, Piped):
+        source = source.source
+    if canned is not None and not isinstance(source, Reward):
+        raise DataError("center(canned=...) must follow the reward that was scored against that text, not a sum")
+    for read_name in node.reward_names if step.needs_references else ():
+        name = rewards.resolve(read_name)
+        known = rewards.canned.get(name)
+        if canned is not None and canned != known:
+            was = "its own responses" if known is None else f"the canned response {known!r}"
+            raise DataError(
+                f"center(canned={canned!r}): the rewards {name!r} were scored against {was}; score the pool again "
+                f"with --canned {name}={canned!r}"
+            )
+        if canned is None and known is not None:
+            remedy = (
+                f"write center(canned={known!r}), or " if isinstance(step, Center) else f"{step.name} needs others: "
+            )
+            raise DataError(
+                f"the rewards {name!r} were scored against the canned response {known!r}: {remedy}score the pool "
+                "without it"
+            )
 
 
 def _features(source: Utility, rewards: RewardSet) -> PromptFeatures | None:

@@ -100,10 +100,10 @@ class LogProbabilityGood(RiskRule):
 
 @dataclass(frozen=True)
 class ProbabilityAbove(RiskRule):
-    """P(r > threshold): how sure it is that the reward is large enough, whatever it is beyond.
+    """P(r > threshold) of a centered reward: how sure it is that it is large enough, whatever it is beyond.
 
     Attributes:
-        threshold: in the units of the reward; of a centered reward 0 is the reference.
+        threshold: in the units of the reward; 0 is the reference.
         include_noise: count the aleatoric part besides the epistemic one.
 
     Raises:
@@ -120,7 +120,7 @@ class ProbabilityAbove(RiskRule):
     threshold: float = 0.0
     include_noise: bool = False
     name: ClassVar[str] = "probability_above"
-    takes: ClassVar[tuple[Scale, ...]] = ("reward", "centered")
+    takes: ClassVar[tuple[Scale, ...]] = ("centered",)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):

@@ -24,6 +24,8 @@ from prudent.utility._transform import PromptFeatures, Scale, TransformState
 
 __all__ = ["QuantileRank"]
 
+_MOST_LEVELS = 256
+
 
 @dataclass(frozen=True)
 class QuantileRank:
@@ -65,6 +67,8 @@ class QuantileRank:
 
     def init(self, references: RewardPosterior, features: PromptFeatures | None = None) -> TransformState:
         """Remember how the references of each prompt are spread.
+
+        Of more than 256 references to a prompt, 256 of their quantiles stand for them: ranks are then right to 1/255.
 
         Raises:
             DataError: no reference is scored; with a normal fit, those of a prompt do not differ.
@@ -115,10 +119,15 @@ def empirical_rank(draws: Tensor, levels: Tensor) -> Tensor:
 
 
 def _sorted_levels(values: Tensor, index: GroupIndex) -> Tensor:
-    """Values [R] of each prompt ascending, as [B, largest R of a prompt], +inf beyond the last."""
-    levels = values.new_full((len(index.ids), int(index.counts.max())), math.inf)
-    order = ascending_rows(values, index)
+    """Values [R] of each prompt ascending, or quantiles of many, as [B, Q] with the largest Q, +inf beyond the last."""
+    ascending = values[ascending_rows(values, index)]
+    kept = index.counts.clamp(max=_MOST_LEVELS)
+    levels = values.new_full((len(index.ids), int(kept.max())), math.inf)
     start = index.counts.cumsum(0) - index.counts
-    place = torch.arange(len(values), device=values.device) - torch.repeat_interleave(start, index.counts)
-    levels[index.position[order], place] = values[order]
+    row = torch.repeat_interleave(torch.arange(len(kept), device=values.device), kept)
+    column = torch.arange(len(row), device=values.device) - (kept.cumsum(0) - kept)[row]
+    place = column * ((index.counts - 1).double() / (kept - 1).clamp(min=1))[row]
+    low = place.floor().long()
+    high = torch.minimum(low + 1, index.counts[row] - 1)
+    levels[row, column] = torch.lerp(ascending[start[row] + low], ascending[start[row] + high], place - low)
     return levels

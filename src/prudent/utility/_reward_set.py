@@ -23,7 +23,8 @@ class RewardSet:
     Attributes:
         rewards: a posterior over the N responses for each name, all with the same prompt ids.
         against_references: where known: the same rewards with the variance of their contrast with the prompt's
-            reference responses, which leaves out what a pair likelihood does not identify. A `center` reads these.
+            reference responses, which leaves out what a pair likelihood does not identify. Steps that subtract the
+            prompt's references read these.
         is_reference: [N] booleans, the rows that are reference responses; None where it is not known.
         references: rewards of reference responses that are no rows here, by name: of a canned response for instance.
         canned: the text of the canned response that `references` holds the reward of, by name.
@@ -107,11 +108,22 @@ class RewardSet:
             )
         raise DataError(f"there is no reward {name!r} here; there is {', '.join(self.names)}")
 
-    def reference_rewards(self, name: str) -> RewardPosterior:
+    def version(self, name: str, *, contrast: bool) -> RewardPosterior:
+        """Rewards as they were scored, or, where it is known, with the variance of their contrast with the references.
+
+        Args:
+            name: as in `names`.
+            contrast: which of the two.
+        """
+        scored = self.rewards[name]
+        return self.against_references.get(name, scored) if contrast else scored
+
+    def reference_rewards(self, name: str, *, contrast: bool = False) -> RewardPosterior:
         """Rewards of the reference responses.
 
         Args:
             name: as in `names`.
+            contrast: as in `version`.
 
         Raises:
             DataError: it is not known which responses are references.
@@ -123,4 +135,4 @@ class RewardSet:
                 f"it is not known which responses are the references of {name!r}: score the pool with `prudent score`, "
                 "which marks them in a column is_reference, or write center(at=NUMBER)"
             )
-        return self.against_references.get(name, self.rewards[name])[self.is_reference]
+        return self.version(name, contrast=contrast)[self.is_reference]

@@ -1,7 +1,7 @@
 """What a risk rule is: the end of a utility, a map from a posterior over rewards to one number per response."""
 
 import math
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -14,6 +14,7 @@ ANY_SCALE: tuple[Scale, ...] = ("reward", "centered", "log_probability", "probab
 """Every kind of number there is."""
 
 
+@runtime_checkable
 class UtilityRule(Protocol):
     """A map from a posterior over N responses to N values, to be maximized; NaN in (not scored), NaN out."""
 

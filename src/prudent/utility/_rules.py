@@ -28,7 +28,7 @@ References:
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -133,9 +133,11 @@ class Entropic(RiskRule):
     """Entropic risk: -1/a log E exp(-a r), between the mean (a -> 0) and the worst case (a -> infinity).
 
     Mean - a/2 * variance on a Gaussian; exact over members too, of which a bimodal set makes it differ from that form.
+    The strength that a given risk_aversion has depends on the spread of rewards, unless these are standardized: after
+    `standardize` risk_aversion has no unit.
 
     Attributes:
-        risk_aversion: a > 0, in 1/logits.
+        risk_aversion: a > 0, in 1/logits; 1 by default.
         kl_coef: instead of it, the coefficient of the KL term that the rewards are to be optimized with, in logits:
             a = 1 / kl_coef, the adversary's KL priced like the policy's.
         include_noise: count the aleatoric part besides the epistemic one.
@@ -153,19 +155,20 @@ class Entropic(RiskRule):
         10.0
     """
 
-    risk_aversion: float = 1.0
+    risk_aversion: float | None = None
     kl_coef: float | None = None
     include_noise: bool = False
     name: ClassVar[str] = "entropic"
 
     def __post_init__(self) -> None:
-        check_not_negative("risk_aversion", self.risk_aversion)
-        if self.risk_aversion == 0:
-            raise ValueError("risk_aversion must be positive; the limit 0 is the rule 'mean'")
+        if self.risk_aversion is not None:
+            check_not_negative("risk_aversion", self.risk_aversion)
+            if self.risk_aversion == 0:
+                raise ValueError("risk_aversion must be positive; the limit 0 is the rule 'mean'")
         if self.kl_coef is not None:
             if not (math.isfinite(self.kl_coef) and self.kl_coef > 0):
                 raise ValueError(f"kl_coef must be positive and finite, got {self.kl_coef}")
-            if self.risk_aversion != 1:
+            if self.risk_aversion is not None:
                 raise ValueError("entropic takes risk_aversion or kl_coef, which is one over it, and not both")
         if self.strength > _LARGEST_AVERSION:
             raise ValueError(f"a risk aversion of {self.strength:g} is too large; its limit is the rule 'worst'")
@@ -173,7 +176,9 @@ class Entropic(RiskRule):
     @property
     def strength(self) -> float:
         """The risk aversion a, whichever way it was given."""
-        return self.risk_aversion if self.kl_coef is None else 1 / self.kl_coef
+        if self.kl_coef is not None:
+            return 1 / self.kl_coef
+        return 1.0 if self.risk_aversion is None else self.risk_aversion
 
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N]."""
@@ -298,9 +303,18 @@ class Thompson(RiskRule):
         return posterior.sample(1, generator)[0]
 
 
+@runtime_checkable
+class _OfMembers(Protocol):
+    """A posterior that is made from others and may be one of members."""
+
+    def as_members(self) -> MemberRewards | None: ...
+
+
 @dataclass(frozen=True)
 class Worst(RiskRule):
     """The smallest reward over the members of an ensemble (worst-case optimization), each member at its own mean.
+
+    What is a function of members alone has members too; a curved function of members with doubts of their own has none.
 
     Raises when called:
         UnsupportedError: the posterior has no members.
@@ -318,12 +332,16 @@ class Worst(RiskRule):
 
     def __call__(self, posterior: RewardPosterior, generator: Generator | None = None) -> Tensor:
         """Utilities [N]."""
-        if not isinstance(posterior, MemberRewards):
+        members: RewardPosterior | None = posterior
+        if isinstance(posterior, _OfMembers):
+            members = posterior.as_members()
+        if not isinstance(members, MemberRewards):
             raise UnsupportedError(
-                f"the rule worst needs the rewards of each member, which {type(posterior).__name__} does not have; "
-                "score with an ensemble, or take entropic with a large risk aversion"
+                f"the rule worst needs the rewards of each member, which {type(posterior).__name__} of these rewards "
+                "does not have; score with an ensemble, take worst before functions of members that have doubts of "
+                "their own, or take cvar with a small level"
             )
-        return posterior.worst
+        return members.worst
 
 
 RISK_RULES: tuple[type[UtilityRule], ...] = (

@@ -23,6 +23,7 @@ from prudent.utility._statistic import (
     by_prompt,
     mean_tensors,
     place_of,
+    pooled_spread,
     positive_spread,
     scored_rows,
     shift_from,
@@ -47,12 +48,15 @@ class _Stateless:
 class Standardize:
     """(r - mean) / std of the reference rewards (ddof 1), so that rewards of several models have one spread.
 
-    The mean is subtracted as `Center("mean")` does it, and the standard deviation, that of the posterior means, is
-    taken as known: Gaussians stay Gaussian. All members of an ensemble are divided by one standard deviation, that of
-    their average, so that what they disagree about stays.
+    The mean, of the prompt's own references, is subtracted as `Center("mean")` does it, and the standard deviation,
+    that of the posterior means, is taken as known: Gaussians stay Gaussian. All members of an ensemble are divided by
+    one standard deviation, that of their average, so that what they disagree about stays. The unit then is a standard
+    deviation of the base policy's rewards and no logit: sigma of it, in `log_sigmoid`, is no Bradley-Terry probability.
 
     Attributes:
-        of: "prompt", the references of the response's own prompt, or "all", those of all prompts together.
+        of: where the standard deviation is from. "prompt": the references of the response's own prompt. "all": those of
+            all prompts, each about the mean of its prompt, since levels of prompts mean nothing (divided by the number
+            of references less that of prompts).
 
     Raises:
         ValueError: another `of`.
@@ -87,10 +91,12 @@ class Standardize:
             DataError: no reference is scored, or those of a prompt do not differ; it is named.
         """
         scored = scored_rows(references, self.name)
-        index = by_prompt(scored, pooled=self.of == "all")
+        index = by_prompt(scored, pooled=False)
+        tensors = mean_tensors(scored, index)
+        if self.of == "all":
+            return as_state(tensors, index, False, scored, {"std": pooled_spread(scored, index, self.name)})
         remedy = "take the standard deviation over all prompts (of=all)"
-        std = positive_spread(scored, index, self.name, remedy if self.of == "prompt" else "give more references")
-        return as_state(mean_tensors(scored, index) | {"std": std}, index, self.of == "all", scored)
+        return as_state(tensors | {"std": positive_spread(scored, index, self.name, remedy)}, index, False, scored)
 
     def apply(
         self, posterior: RewardPosterior, state: TransformState, features: PromptFeatures | None = None
@@ -169,9 +175,11 @@ class LogSigmoid(_Stateless):
 
 @dataclass(frozen=True)
 class Sigmoid(_Stateless):
-    """sigma(r), of a centered reward the probability of being preferred to the reference; bounded on both sides (PAR).
+    """sigma(r), of a centered reward the probability of being preferred to the reference; bounded on both sides.
 
-    Its posterior mean is E sigma(r), which `probability_good` of the centered reward gives too.
+    Its posterior mean is E sigma(r), which `probability_good` of the centered reward gives too. PAR of 2502.18770
+    averages sigma(r - r_m) over reference responses m: that is this for one reference (`center(canned=...)`); for
+    several this is sigma of the difference from one level instead.
 
     Example:
         >>> import torch

@@ -6,30 +6,24 @@ and nothing is evaluated.
 
 import ast
 import difflib
-from collections.abc import Mapping
+import io
+import re
+import tokenize
 from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prudent.errors import UtilityError
 from prudent.utility._combination import Combination
-from prudent.utility._combine import COMBINATIONS
 from prudent.utility._expression import Combined, Piped, Reward, Utility
-from prudent.utility._rules import RISK_RULES
-from prudent.utility._shapes import TRANSFORMS
+from prudent.utility._names import COMBINATION_NAMES, SPELLINGS, STEP_NAMES
 from prudent.utility._writing import NAMED_VALUES, Step
 
-__all__ = ["RESERVED_NAMES", "parse_utility"]
+__all__ = ["parse_utility"]
 
-_STEPS: Mapping[str, type[Any]] = {
-    **{kind.name: kind for kind in TRANSFORMS},
-    **{str(kind.name): kind for kind in RISK_RULES},
-}
-_COMBINATIONS: Mapping[str, type[Any]] = {kind.name: kind for kind in COMBINATIONS}
-_SPELLINGS = {"centre": "center", "standardise": "standardize"}
-
-RESERVED_NAMES = frozenset([*_STEPS, *_COMBINATIONS, *_SPELLINGS, *NAMED_VALUES, "reward"])
-"""Names that a reward cannot have, since a utility means something else by them."""
+_BREAKS = re.compile("\r\n|\r|\n")
+"""Where Python begins a new line."""
+_LARGEST = 10**300
 
 
 def parse_utility(text: str | Utility) -> Utility:
@@ -38,8 +32,8 @@ def parse_utility(text: str | Utility) -> Utility:
     A reward by its name is piped through steps: `helpful | center(q=0.85) | log_sigmoid | lcb_std(1)`. A text that
     begins with a step means the only reward there is: `lcb_std(1)`. Combinations take utilities, then named arguments:
     `all_of(helpful | center | log_sigmoid, harmless | center | log_sigmoid, weights=[1, 2]) | mean`. Arguments are
-    numbers, words, quoted texts, `true`, `false`, or lists of numbers. Lines may be broken anywhere. A posterior at the
-    end counts by its mean.
+    numbers (`inf` is one), words, quoted texts, `true`, `false`, or lists of numbers. Lines may be broken anywhere. A
+    posterior at the end counts by its mean.
 
     Args:
         text: what to read; a utility is returned as it is.
@@ -69,12 +63,13 @@ class _Reader:
     """Reads one text."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._lines = text.split("\n")
+        self._lines = _BREAKS.split(text)
+        self._text = "\n".join(self._lines)
 
     def utility(self) -> Utility:
         if not self._text.strip():
             raise UtilityError("the utility is empty; 'mean' is the simplest")
+        self._check_tokens()
         try:
             # in parentheses lines may be broken anywhere
             tree = ast.parse(f"(\n{self._text}\n)", mode="eval").body
@@ -84,25 +79,43 @@ class _Reader:
             raise UtilityError(f"the utility cannot be read: {error}") from None
         return self._node(tree)
 
+    def _check_tokens(self) -> None:
+        """Refuse what the parentheses around the text would hide: one closed too early, and comments."""
+        depth = 0
+        try:
+            for token in tokenize.generate_tokens(io.StringIO(f"(\n{self._text}\n)").readline):
+                line, column = token.start
+                if token.type == tokenize.COMMENT:
+                    raise self._pointed("a utility has no comments", self._lines[line - 2], column)
+                if token.type == tokenize.OP:
+                    depth += (token.string in "([{") - (token.string in ")]}")
+                    if depth == 0 and line - 2 < len(self._lines):
+                        raise self._pointed("this was never opened", self._lines[line - 2], column)
+        except (tokenize.TokenError, SyntaxError, ValueError):
+            return  # the parser says what is wrong
+
     def _node(self, node: ast.expr) -> Utility:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
             return self._piped(node)
         if isinstance(node, ast.Name):
             name = _spelled(node.id)
-            if name in _STEPS:
+            if name in STEP_NAMES:
                 return self._after(Reward(), node)
-            if name in _COMBINATIONS:
+            if name in COMBINATION_NAMES:
                 raise self._error(f"{name} combines several utilities: write {name}(a, b)", node)
             if node.id in NAMED_VALUES:
                 raise self._error(f"{node.id} is not the name of a reward", node)
-            return Reward(node.id)
+            try:
+                return Reward(node.id)
+            except ValueError as error:
+                raise self._error(str(error), node) from None
         if isinstance(node, ast.Call):
             name = self._called(node)
-            if name in _COMBINATIONS:
+            if name in COMBINATION_NAMES:
                 return self._combined(name, node)
-            if name in _STEPS:
+            if name in STEP_NAMES:
                 return self._after(Reward(), node)
-            raise self._unknown(name, node, (*_STEPS, *_COMBINATIONS))
+            raise self._unknown(name, node, (*STEP_NAMES, *COMBINATION_NAMES))
         if isinstance(node, ast.BinOp):
             raise self._error(
                 "rewards are combined by name, such as weighted(a, b, weights=[1, 2]) or all_of(a, b), not by "
@@ -130,11 +143,11 @@ class _Reader:
             name, arguments, keywords = self._called(node), node.args, node.keywords
         else:
             raise self._error("what follows | must be a step, such as lcb_std(1)", node)
-        if name in _COMBINATIONS:
+        if name in COMBINATION_NAMES:
             raise self._error(f"{name} is a combination, which takes the utilities as arguments: {name}(a, b)", node)
-        if name not in _STEPS:
-            raise self._unknown(name, node, tuple(_STEPS))
-        kind = _STEPS[name]
+        if name not in STEP_NAMES:
+            raise self._unknown(name, node, tuple(STEP_NAMES))
+        kind = STEP_NAMES[name]
         names = [one.name for one in fields(kind)]
         if len(arguments) > len(names):
             raise self._error(
@@ -145,7 +158,7 @@ class _Reader:
         return step
 
     def _combined(self, name: str, node: ast.Call) -> Utility:
-        kind = _COMBINATIONS[name]
+        kind = COMBINATION_NAMES[name]
         if not node.args:
             raise self._error(f"{name} needs the utilities that it combines: {name}(a, b)", node)
         parts = tuple(self._node(one) for one in node.args)
@@ -180,37 +193,32 @@ class _Reader:
         for name, value in given:
             if name in values:
                 raise self._error(f"{kind.name} is given {name} twice", value)
-            values[name] = self._value(f"{name} of {kind.name}", value, hints[name])
+            values[name] = self._value(name, kind, value, hints)
         try:
             return kind(**values)
         except ValueError as error:
-            raise self._error(str(error), dict(given).get(next(iter(values), ""), node)) from None
+            # the message names an argument: point at that one, or at the only one
+            named = [value for name, value in given if re.search(rf"\b{name}\b", str(error))]
+            raise self._error(str(error), next(iter(named or [value for _, value in given]), node)) from None
         except TypeError:
             lacking = [one.name for one in fields(kind) if one.name not in values and _is_needed(kind, one.name)]
             raise self._error(f"{kind.name} needs {', '.join(lacking)}", node) from None
 
-    def _value(self, what: str, node: ast.expr, hint: Any) -> Any:
+    def _value(self, name: str, kind: type[Any], node: ast.expr, hints: dict[str, Any]) -> Any:
+        what = f"{name} of {kind.name}"
         value = self._literal(what, node)
-        allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        allowed = _kinds_of_values(hints[name])
         for one in allowed:
-            if get_origin(one) is Literal:
-                if isinstance(value, str) and value in get_args(one):
-                    return value
-            elif get_origin(one) is tuple:
-                if isinstance(value, tuple):
-                    return value
-            elif one is float:
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    return float(value)
-            elif one is int:
-                if isinstance(value, int) and not isinstance(value, bool):
-                    return value
-            elif one is type(None):
-                if value is None:
-                    return None
-            elif isinstance(value, one):
-                return value
-        raise self._error(f"{what} must be {' or '.join(map(_kind_of_value, allowed))}", node)
+            if _is_of_kind(value, one):
+                return float(value) if one is float else value
+        others = [
+            one.name
+            for one in fields(kind)
+            if isinstance(value, float)
+            and any(_is_of_kind(value, other) for other in _kinds_of_values(hints[one.name]))
+        ]
+        guess = f"; did you mean {others[0]}={value:g}?" if others else ""
+        raise self._error(f"{what} must be {' or '.join(map(_kind_of_value, allowed))}{guess}", node)
 
     def _literal(self, what: str, node: ast.expr) -> Any:
         if isinstance(node, ast.Name):
@@ -221,12 +229,13 @@ class _Reader:
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise self._error(f"{what}: a list holds numbers", one)
             return tuple(float(value) for value in found)
-        sign = 1
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            sign, node = -1, node.operand
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-            return sign * node.value
-        if sign == 1 and isinstance(node, ast.Constant) and isinstance(node.value, str | bool | None):
+            value = self._literal(what, node.operand)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return -value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
+            if isinstance(node.value, int) and abs(node.value) > _LARGEST:
+                raise self._error(f"{what} is too large", node)
             return node.value
         raise self._error(f"{what} must be a number, a word or a list of numbers", node)
 
@@ -250,7 +259,21 @@ class _Reader:
 
 
 def _spelled(name: str) -> str:
-    return _SPELLINGS.get(name, name)
+    return SPELLINGS.get(name, name)
+
+
+def _kinds_of_values(hint: Any) -> tuple[Any, ...]:
+    """The types that an argument may have."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _is_of_kind(value: object, kind: Any) -> bool:
+    """Whether a value is of a type; whole numbers are numbers too, and true and false are none."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def _guess(name: str, known: tuple[str, ...] | list[str]) -> str:

@@ -1,7 +1,6 @@
 """Statistics of the reference rewards of each prompt, and what they subtract from rewards to come."""
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,8 +17,10 @@ __all__ = [
     "average",
     "basis_digest",
     "by_prompt",
+    "factor_of",
     "mean_tensors",
     "place_of",
+    "pooled_spread",
     "positive_spread",
     "quantile_tensors",
     "scored_rows",
@@ -27,6 +28,10 @@ __all__ = [
     "spread",
     "take",
 ]
+
+
+_ROUNDING = 1e-6
+"""Of rewards in single precision, relative to their size."""
 
 
 def scored_rows(references: RewardPosterior, what: str) -> RewardPosterior:
@@ -78,7 +83,7 @@ def _weighted(references: RewardPosterior, statistic: Callable[[Tensor, Tensor],
         average `reference` then is; and `factor` [B, K], where there is one, of the statistic with the responses ranked
         at their posterior means. All float64.
     """
-    mean, factor = references.mean.double(), _factor(references)
+    mean, factor = references.mean.double(), factor_of(references)
     found = {}
     if isinstance(references, MemberRewards):
         members = references.members.double()
@@ -132,12 +137,12 @@ def positive_spread(references: RewardPosterior, index: GroupIndex, what: str, r
     """Standard deviation (ddof 1) [B] of the posterior means of each prompt's references.
 
     Raises:
-        DataError: those of a prompt do not differ.
+        DataError: those of a prompt do not differ, or by rounding alone.
     """
     values = references.mean.double()
     std = spread(values, index, what, remedy)
-    first = torch.full_like(std, math.inf).scatter_reduce_(0, index.position, values, "amin")
-    differs = index.sum((values != first[index.position]).double()) > 0
+    size = torch.zeros_like(std).scatter_reduce_(0, index.position, values.abs(), "amax")
+    differs = std > _ROUNDING * size
     if not bool(differs.all()):
         raise DataError(
             f"{what}: the reference rewards of prompt {int(index.ids[~differs][0])} are all the same "
@@ -146,15 +151,35 @@ def positive_spread(references: RewardPosterior, index: GroupIndex, what: str, r
     return std
 
 
+def pooled_spread(references: RewardPosterior, index: GroupIndex, what: str) -> Tensor:
+    """Standard deviation [1] of the posterior means about the mean of their prompt, over all prompts.
+
+    The sum of squares is divided by the number of references less that of prompts.
+
+    Raises:
+        DataError: no prompt has references that differ.
+    """
+    values = references.mean.double()
+    deviation = values - average(values, index)[index.position]
+    std = (deviation.square().sum() / max(1, len(values) - len(index.ids))).sqrt()
+    if not bool(std > _ROUNDING * values.square().mean().sqrt()):
+        raise DataError(f"{what}: no prompt has reference rewards that differ; give more references")
+    return std[None]
+
+
 def as_state(
-    tensors: Mapping[str, Tensor], index: GroupIndex, pooled: bool, references: RewardPosterior
+    tensors: Mapping[str, Tensor],
+    index: GroupIndex,
+    pooled: bool,
+    references: RewardPosterior,
+    shared: Mapping[str, Tensor] | None = None,
 ) -> TransformState:
-    """The state that remembers tensors [B, ...] of each prompt, or of all prompts together."""
+    """The state that remembers tensors [B, ...] of each prompt, or [1, ...] of all together; `shared` is of all too."""
     tensors = {name: values.cpu() for name, values in tensors.items()}
-    basis = {"basis": basis_digest(references)}
+    both = {name: values.cpu() for name, values in (shared or {}).items()} | {"basis": basis_digest(references)}
     if pooled:
-        return TransformState(shared=tensors | basis)
-    return TransformState(index.ids.cpu(), tensors, basis)
+        return TransformState(shared=tensors | both)
+    return TransformState(index.ids.cpu(), tensors, both)
 
 
 def place_of(posterior: RewardPosterior, state: TransformState, what: str) -> Tensor:
@@ -177,9 +202,10 @@ def place_of(posterior: RewardPosterior, state: TransformState, what: str) -> Te
 
 
 def take(state: TransformState, name: str, place: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Rows [N, ...] of a tensor of a state at `place` [N], on its device; NaN past the last row."""
-    values = (state.shared if "reference" in state.shared else state.per_prompt)[name].to(place.device, dtype)
-    return torch.cat([values, values.new_full((1, *values.shape[1:]), torch.nan)])[place]
+    """Rows [N, ...] of a tensor of a state at `place` [N], on its device; NaN past the last row of a prompt's own."""
+    if name in state.shared:
+        return state.shared[name].to(place.device, dtype)[torch.zeros_like(place)]
+    return _with_unknown(state.per_prompt[name].to(place.device, dtype))[place]
 
 
 def shift_from(posterior: RewardPosterior, state: TransformState, place: Tensor) -> Shift:
@@ -194,15 +220,16 @@ def shift_from(posterior: RewardPosterior, state: TransformState, place: Tensor)
         PosteriorError: members or factors that do not mean the same as those of the references.
     """
     known = {**state.shared, **state.per_prompt}
-    members, factor = None, None
+    members, factor, row = None, None, None
     if "members" in known and isinstance(posterior, MemberRewards):
         _check_same("members", posterior, posterior.members, known)
         members = take(state, "members", place)
-    own = _factor(posterior)
+    own = factor_of(posterior)
     if "factor" in known and own is not None:
         _check_same("factor", posterior, own, known)
-        factor = take(state, "factor", place, posterior.mean.dtype)
-    return Shift(take(state, "reference", place), members, factor)
+        factor = _with_unknown(known["factor"].to(place.device, posterior.mean.dtype))
+        row = torch.zeros_like(place) if "factor" in state.shared else place
+    return Shift(take(state, "reference", place), members, factor, row)
 
 
 def basis_digest(posterior: RewardPosterior) -> Tensor:
@@ -214,10 +241,16 @@ def basis_digest(posterior: RewardPosterior) -> Tensor:
     return torch.tensor(int.from_bytes(digest, "little", signed=True))
 
 
-def _factor(posterior: RewardPosterior) -> Tensor | None:
+def factor_of(posterior: RewardPosterior) -> Tensor | None:
+    """The factor of a Gaussian, or within members; None where there is none."""
     if isinstance(posterior, GaussianRewards):
         return posterior.factor
     return posterior.within_factor if isinstance(posterior, MemberRewards) else None
+
+
+def _with_unknown(values: Tensor) -> Tensor:
+    """Rows and one more of NaN, for responses that are not scored."""
+    return torch.cat([values, values.new_full((1, *values.shape[1:]), torch.nan)])
 
 
 def _check_same(name: str, posterior: RewardPosterior, own: Tensor, known: Mapping[str, Tensor]) -> None:

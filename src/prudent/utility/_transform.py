@@ -90,7 +90,7 @@ class TransformState:
             raise DataError(
                 f"{what} has no reference responses for prompt {int(group[unknown][0])} "
                 f"({len(torch.unique(group[unknown]))} such prompts): fit the utility on responses to these prompts "
-                "too, or take one reference for all (of=all) or a learned one (of=learned)"
+                "too, or center on one reference for all, center(of=all), or on a learned one, center(of=learned)"
             )
         return place
 

@@ -2,6 +2,7 @@
 
 import json
 import keyword
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -14,7 +15,7 @@ __all__ = ["NAMED_VALUES", "Step", "in_words", "written", "written_arguments"]
 Step = Transform | UtilityRule
 """What a utility can be piped through: a transform, or the risk rule that turns the posterior into a number."""
 
-NAMED_VALUES = {"true": True, "false": False, "none": None}
+NAMED_VALUES = {"true": True, "false": False, "none": None, "inf": math.inf}
 """Words that stand for a value that is no text."""
 
 
@@ -41,8 +42,13 @@ def _literal(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        is_word = value.isidentifier() and not keyword.iskeyword(value) and value not in NAMED_VALUES
-        return value if is_word else json.dumps(value, ensure_ascii=False)
+        # Python reads letters outside ASCII as others that look alike
+        is_word = value.isascii() and value.isidentifier() and not keyword.iskeyword(value)
+        if is_word and value not in NAMED_VALUES:
+            return value
+        # half of a pair of UTF-16, which no text in UTF-8 can hold
+        quoted = json.dumps(value, ensure_ascii=False)
+        return "".join(f"\\u{ord(one):04x}" if "\ud800" <= one <= "\udfff" else one for one in quoted)
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
