@@ -10,7 +10,7 @@ from prudent.errors import DataError
 from prudent.rewards import RewardPosterior
 from prudent.utility._center import Center
 from prudent.utility._expression import Combined, Piped, Reward, Utility, is_contrast
-from prudent.utility._reading import AS_SCORED, Reading, keeps_factor, read, read_references, reading_below
+from prudent.utility._reading import AS_SCORED, WITH_FACTOR, Reading, keeps_factor, read, read_references, reading_below
 from prudent.utility._reward_set import RewardSet
 from prudent.utility._rules import Mean
 from prudent.utility._statistic import factor_of
@@ -135,7 +135,7 @@ class _Fit:
             state = step.init(references, features)
             if is_contrast(step) and self._has_factor(node) and factor_of(references) is None:
                 # what is stored of a contrast has no factor; rewards to come may bring theirs
-                other = step.init(self._references(node.source, AS_SCORED), features)
+                other = step.init(self._references(node.source, WITH_FACTOR), features)
                 per_prompt = {**state.per_prompt, "factor": other.per_prompt["factor"]}
                 state = TransformState(state.prompts, per_prompt, {**state.shared, "basis": other.shared["basis"]})
         except DataError as error:

@@ -19,7 +19,7 @@ from prudent.utility._shapes import Standardize, Temperature
 from prudent.utility._statistic import factor_of
 from prudent.utility._transform import Transform
 
-__all__ = ["AS_SCORED", "Reading", "keeps_factor", "read", "read_references", "reading_below"]
+__all__ = ["AS_SCORED", "WITH_FACTOR", "Reading", "keeps_factor", "read", "read_references", "reading_below"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Reading:
 
 AS_SCORED = Reading()
 """At the end of a utility."""
+WITH_FACTOR = Reading("factor")
+"""Below a step that makes the contrast from factors."""
 
 
 def reading_below(node: Utility, reading: Reading, *, has_factor: bool) -> Reading:
