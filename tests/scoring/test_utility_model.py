@@ -127,6 +127,35 @@ def test_the_factor_of_references_gives_the_contrast_without_their_texts(scorers
     assert torch.allclose(found.value.double(), expected[2].mean[ROWS], rtol=0.01, atol=3e-3)
 
 
+@pytest.mark.parametrize(
+    "utility", ["center | lcb_std", "center(q=0.4) | log_sigmoid | cvar", "temperature(2) | center(mean) | lcb_std"]
+)
+def test_a_text_is_worth_the_same_wherever_it_is_read(scorers, files, utility, tmp_path):
+    """By select of the file, by the saved utility alone, and with the texts of the references at hand."""
+    pool = files["one"]
+    expected = utility_for(pool, utility)(pool.reward_set())[ROWS].double()
+    save_utility(fit_utility(pool, utility), tmp_path)
+    assert torch.equal(utility_for(pool, tmp_path)(pool.reward_set())[ROWS].double(), expected)
+    for references in (None, pool):
+        found = UtilityModel(scorers["helpful"], tmp_path, references=references)(*texts(ROWS)).value.double()
+        # the factor is stored in half precision
+        assert torch.allclose(found, expected, rtol=0.01, atol=3e-3)
+    without = UtilityModel(scorers["helpful"], utility, references=pool)(*texts(ROWS)).value.double()
+    assert torch.allclose(without, expected, rtol=0.01, atol=3e-3)
+
+
+def test_without_a_factor_the_references_are_needed_for_the_same_values(scorers, files, tmp_path):
+    pool, utility = files["plain"], "helpful | center | lcb_std"
+    expected = utility_for(pool, utility)(pool.reward_set())[ROWS].double()
+    save_utility(fit_utility(pool, utility), tmp_path)
+    found = UtilityModel(scorers, tmp_path, references=pool)(*texts(ROWS)).value.double()
+    assert torch.allclose(found, expected, atol=1e-4)
+    # the level alone is stored, and the variance is the reward's own
+    alone = UtilityModel(scorers, tmp_path)(*texts(ROWS))
+    own = pool.reward_set().rewards["helpful"].variance.sqrt()[ROWS].double()
+    assert torch.allclose(alone.steps[1].std.double(), own, atol=1e-4)
+
+
 @pytest.mark.parametrize("utility", ["prob_best", "thompson", "center | log_sigmoid | prob_best", "center | thompson"])
 def test_joint_draws_are_those_of_the_whole_pool(files, utility, tmp_path):
     select(files["one"], tmp_path / "picks.jsonl", utility=utility, seed=3)

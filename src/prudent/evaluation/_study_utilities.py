@@ -96,14 +96,9 @@ def studied_utilities(
                 f"the utility {one} depends on the other candidates, so it has no unbiased best-of-n curve; "
                 "see what it picks with `prudent select --curve`, which draws subsets"
             )
-    keys = {one.name: key for key, one in fitted.items()}
+    keys, rewards = {one.name: key for key, one in fitted.items()}, pool.reward_set()
     return tuple(
-        StudiedUtility(
-            key,
-            one,
-            variance=None if not _reads_doubts(one.utility) else "centered" if one.utility.centers else "marginal",
-            beside=_key_of_marginal(one.utility, keys),
-        )
+        StudiedUtility(key, one, _variance(one.utility, rewards), _key_of_marginal(one.utility, rewards, keys))
         for key, one in fitted.items()
     )
 
@@ -191,9 +186,23 @@ def _reads_doubts(utility: Utility) -> bool:
     return utility.reads_variance or utility.needs_members
 
 
-def _key_of_marginal(utility: Utility, keys: Mapping[str, str]) -> str | None:
+def _variance(utility: Utility, rewards: RewardSet) -> str | None:
+    """Which variance it reads: `centered` where every reward is read as its contrast with the references."""
+    if not _reads_doubts(utility):
+        return None
+    names = map(rewards.resolve, utility.reward_names)
+    is_known = all(name in rewards.against_references or _makes_contrasts(rewards.rewards[name]) for name in names)
+    return "centered" if utility.reads_contrast and is_known else "marginal"
+
+
+def _makes_contrasts(posterior: RewardPosterior) -> bool:
+    """Whether the variance of a contrast follows from the posterior itself: by its members, or by a factor."""
+    return isinstance(posterior, MemberRewards) or getattr(posterior, "factor", None) is not None
+
+
+def _key_of_marginal(utility: Utility, rewards: RewardSet, keys: Mapping[str, str]) -> str | None:
     """The key of the same utility without its `center`, among those of others by their text."""
-    if not (_reads_doubts(utility) and utility.centers):
+    if not (utility.centers and _variance(utility, rewards) == "centered"):
         return None
     try:
         return keys.get(str(_without_center(utility)))
