@@ -33,10 +33,10 @@ def soft_any(parts: Tensor) -> Tensor:
     return torch.log1p(-(1 - parts.exp()).prod(0))
 
 
-def members(seed: int, count: int, *, level: float = 0.0, noise: Tensor | None = None) -> MemberRewards:
+def members(seed: int, count: int, *, level: float = 0.0, noise: Tensor | None = None, ddof: int = 1) -> MemberRewards:
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(5, count, generator=generator, dtype=torch.float64) + level
-    return MemberRewards(draws, GROUP, noise=noise)
+    return MemberRewards(draws, GROUP, ddof, noise=noise)
 
 
 def gaussian(seed: int, *, noise: Tensor | None = None) -> GaussianRewards:
@@ -64,16 +64,12 @@ def enumerated(function: Callable[[Tensor], Tensor], parts: list[MemberRewards])
 
 @pytest.mark.parametrize("function", [WeightedSum((1.0, 2.0)), soft_any, smallest])
 def test_independent_members_are_enumerated(function: Callable[[Tensor], Tensor]) -> None:
-    bases = [members(0, 3), members(1, 4)]
+    bases = [members(0, 3, ddof=0), members(1, 4, ddof=0)]
     rewards = CombinedRewards([lsc(base) for base in bases], Elementwise(function))
     assert isinstance(rewards, RewardPosterior)
     exact = enumerated(function, bases)
     torch.testing.assert_close(rewards.mean, exact.mean(0))
-    if isinstance(function, WeightedSum):
-        a, b = (F.logsigmoid(base.members).var(1) for base in bases)
-        torch.testing.assert_close(rewards.variance, a + 4 * b)
-    else:
-        torch.testing.assert_close(rewards.variance, exact.var(0, correction=0))
+    torch.testing.assert_close(rewards.variance, exact.var(0, correction=0))
     i, j = torch.tensor([[0], [4]]), torch.tensor([1, 2, 4])
     difference = exact[:, i.expand(2, 3)] - exact[:, j.expand(2, 3)]
     mean, variance = rewards.contrast(i, j)
@@ -133,7 +129,9 @@ def test_members_that_belong_together(function: Callable[[Tensor], Tensor]) -> N
     assert same is not None
     torch.testing.assert_close(same.members, exact)
     torch.testing.assert_close(rewards.mean, exact.mean(1))
-    torch.testing.assert_close(rewards.contrast(0, 2)[1], (exact[0] - exact[2]).var(correction=0))
+    torch.testing.assert_close(rewards.contrast(0, 2)[1], (exact[0] - exact[2]).var())
+    torch.testing.assert_close(rewards.variance, same.variance)
+    torch.testing.assert_close(rewards.covariance(), same.covariance())
     torch.testing.assert_close(rewards.prob_best(), same.prob_best())
     torch.testing.assert_close(rewards.marginal().quantile(0.01), exact.amin(1))
 
@@ -316,3 +314,62 @@ def test_what_cannot_be_combined() -> None:
     bare = GaussianRewards(a.mean, a.variance, GROUP)
     with pytest.raises(UnsupportedError, match="factor"):
         CombinedRewards([bare, a], SUM).sample(2)
+
+
+def test_noise_of_correlated_parts_is_independent() -> None:
+    """Var of a sum with doubts 1, correlation 1/2 and noises 4 is 1 + 1 + 2 / 2 + 4 + 4."""
+    one, noise = torch.ones(1, dtype=torch.float64), torch.full((1,), 4.0, dtype=torch.float64)
+    parts = [GaussianRewards(torch.zeros(1).double(), one, noise=noise) for _ in range(2)]
+    for part in (lambda p: p, lambda p: TransformedRewards(p, torch.clone, increasing=True)):
+        rewards = CombinedRewards([part(p) for p in parts], Elementwise(WeightedSum((1.0, 1.0))), correlation=0.5)
+        assert rewards.variance.item() == pytest.approx(3, rel=0.01)
+        assert (rewards.variance + rewards.noise).item() == pytest.approx(11, rel=0.01)
+        assert rewards.marginal(include_noise=True).variance.item() == pytest.approx(11, rel=0.02)
+    # the smaller of two normals of correlation rho and variance v: variance v (1 - (1 - rho) / pi)
+    least = CombinedRewards(parts, Elementwise(smallest), correlation=0.5)
+    truth = 5 * (1 - (1 - 0.5 / 5) / math.pi)
+    assert least.marginal(include_noise=True).variance.item() == pytest.approx(truth, rel=0.02)
+    assert (least.variance + least.noise).item() == pytest.approx(truth, rel=0.02)
+
+
+def test_an_ensemble_that_lacks_a_member_counts_as_missing() -> None:
+    partial = MemberRewards(torch.tensor([[math.nan, -6.0], [0.0, 2.0]]))
+    full = MemberRewards(torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
+    for part in (partial, TransformedRewards(partial, torch.clone, increasing=True)):
+        least = CombinedRewards([part, full], Elementwise(smallest, 0.0))
+        assert least.mean.tolist() == [0.0, 0.5]
+        assert least.marginal().quantile(0.3).tolist() == [0.0, 0.0]
+        assert (least.sample(20)[:, 0] == 0).all()
+        total = CombinedRewards([part, full], Elementwise(WeightedSum((1.0, 1.0)), 0.0))
+        assert total.marginal().mean.tolist() == total.mean.tolist() == [1.0, 2.0]
+        unscored = CombinedRewards([part, full], Elementwise(smallest))
+        assert unscored.sample(20).isnan().all(0).tolist() == [True, False]
+
+
+def test_members_are_named_by_what_was_done_to_them() -> None:
+    parts = [MemberRewards(torch.zeros(1, 2), basis_id=name) for name in ("a", "b")]
+    functions = (Elementwise(WeightedSum((1.0, 2.0))), Elementwise(WeightedSum((2.0, 1.0))), Elementwise(smallest),
+                 Elementwise(smallest, 0.5))  # fmt: skip
+    made = [CombinedRewards(parts, function, correlation="members").as_members() for function in functions]
+    names = {one.basis_id for one in made if one is not None}
+    assert len(names) == len(functions)
+    assert "smallest, missing 0.5, of a, b" in names
+    with pytest.raises(ValueError, match="different basis_id"):
+        concatenate([made[0], made[1]])
+
+
+def test_probabilities_of_being_best_go_prompt_by_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    rewards = CombinedRewards([members(0, 3), members(1, 4)], Elementwise(smallest))
+    expected = rewards.prob_best()
+    largest = []
+    paths = CombinedRewards._paths
+
+    def watched(self: CombinedRewards, rows: slice | Tensor, include_noise: bool) -> Tensor:
+        found = paths(self, rows, include_noise)
+        largest.append(found.shape[1])
+        return found
+
+    _ = rewards.mean
+    monkeypatch.setattr(CombinedRewards, "_paths", watched)
+    assert torch.equal(rewards.prob_best(), expected)
+    assert max(largest) == 3

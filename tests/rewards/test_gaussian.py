@@ -275,3 +275,12 @@ def test_plain_integers_are_row_numbers() -> None:
         assert rewards.prob_greater(0, 1) == rewards.prob_greater(*rows)
         assert rewards.contrast(0, 1) == rewards.contrast(*rows)
         assert rewards.prob_preferred(0, 1) > 0.5
+
+
+def test_a_scored_response_has_a_variance() -> None:
+    unknown, mean = torch.tensor([1.0, math.nan]), torch.tensor([0.0, 1.0])
+    with pytest.raises(ValueError, match="variance is NaN in row 1, whose mean is not"):
+        GaussianRewards(mean, unknown)
+    with pytest.raises(ValueError, match="noise is NaN in row 1"):
+        GaussianRewards(mean, torch.ones(2), noise=unknown)
+    assert GaussianRewards(unknown, unknown).variance.isnan().tolist() == [False, True]

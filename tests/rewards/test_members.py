@@ -83,3 +83,33 @@ def test_wrong_input_is_named() -> None:
     with pytest.raises(ValueError, match="infinite in row 1"):
         MemberRewards(torch.tensor([[0.0, 1.0], [math.inf, 1.0]]))
     assert MemberRewards(torch.zeros(3, 1), ddof=0).variance.tolist() == [0, 0, 0]
+
+
+def test_a_bad_response_does_not_make_good_ones_tie() -> None:
+    members = torch.tensor([[10.0, 10.0], [11.0, 11.0], [-50.0, -50.0]])
+    assert MemberRewards(members).prob_best().tolist() == [0, 1, 0]
+    assert MemberRewards(torch.nn.functional.logsigmoid(members)).prob_best().tolist() == [0, 1, 0]
+    # the last bits of a matrix product
+    near = torch.tensor([[10.0], [torch.nextafter(torch.tensor(10.0), torch.tensor(11.0))], [-1e6]])
+    assert MemberRewards(near, ddof=0).prob_best().tolist() == [0.5, 0.5, 0]
+    assert MemberRewards(near[:1], ddof=0).prob_best().tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [slice(None), slice(1, 3), slice(3, 1), slice(None, None, 2), slice(-2, None), slice(0, 0),
+     torch.tensor([4, 0, 0]), torch.tensor([-1, -5]), torch.tensor([], dtype=torch.int64),
+     torch.tensor([True, False, True, False, False]), torch.tensor([3], dtype=torch.int32)],
+)  # fmt: skip
+def test_rows_are_those_that_a_tensor_has(index: slice | torch.Tensor) -> None:
+    members = torch.arange(10.0).reshape(5, 2)
+    assert torch.equal(MemberRewards(members)[index].members, members[index])
+
+
+def test_rows_that_there_are_not() -> None:
+    rewards = MemberRewards(torch.zeros(5, 2))
+    for row in (5, -6):
+        with pytest.raises(IndexError, match=f"index {row} is out of range for 5 responses"):
+            rewards[torch.tensor([1, row])]
+    with pytest.raises(ValueError, match="a boolean index must have shape"):
+        rewards[torch.tensor([True])]

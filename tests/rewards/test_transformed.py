@@ -52,17 +52,6 @@ def test_affine_function_scales_the_moments() -> None:
     torch.testing.assert_close(rewards.covariance(), covariance, atol=0.3, rtol=0.05)
 
 
-def test_exact_moments_are_used_where_given() -> None:
-    base = gaussian()
-    rewards = TransformedRewards(base, torch.neg, moments=lambda b: (-b.mean, b.variance))
-    assert torch.equal(rewards.mean, -base.mean)
-    assert torch.equal(rewards.variance, base.variance)
-    assert torch.equal(rewards[2:].mean, -base.mean[2:])
-    wrong = TransformedRewards(base, torch.neg, moments=lambda b: (b.mean[:2], b.variance))
-    with pytest.raises(ValueError, match="mean from moments"):
-        _ = wrong.mean
-
-
 def test_log_sigmoid_centered_against_quadrature() -> None:
     base, reference = gaussian(), torch.linspace(-1, 1, 6).double()
     rewards = TransformedRewards(base, lsc, parameters=(reference,))
@@ -114,8 +103,8 @@ def test_the_identity_keeps_the_moments_of_members(ddof: int, within: bool) -> N
     variance = torch.rand(5, generator=torch.Generator().manual_seed(5)) if within else None
     base = MemberRewards(members, ddof=ddof, within_variance=variance)
     same = TransformedRewards(base, lambda r: r)
-    torch.testing.assert_close(same.mean, base.mean)
-    torch.testing.assert_close(same.variance, base.variance)
+    torch.testing.assert_close(same.mean, base.mean.double())
+    torch.testing.assert_close(same.variance, base.variance.double())
 
 
 def test_parameters_may_be_rows() -> None:
@@ -195,3 +184,35 @@ def test_what_it_cannot_do_is_named() -> None:
         TransformedRewards(gaussian(), lambda r: r[:, :1]).sample(2)
     with pytest.raises(ValueError, match="num_samples"):
         TransformedRewards(gaussian(), torch.neg, num_samples=1)
+
+
+def test_members_moved_one_by_one() -> None:
+    base = MemberRewards(torch.tensor([[1.0, 3.0, 2.0], [0.0, 4.0, -1.0]]), ddof=0, basis_id="seeds")
+    rewards = TransformedRewards(base, lsc, parameters=(torch.tensor([2.0, 0.0]),), increasing=True)
+    moved = rewards.as_members()
+    assert moved is not None
+    torch.testing.assert_close(moved.worst, F.logsigmoid(base.worst.double() - torch.tensor([2.0, 0.0])))
+    torch.testing.assert_close(moved.mean, rewards.mean)
+    torch.testing.assert_close(moved.variance, rewards.variance)
+    assert moved.basis_id == "lsc of seeds"
+    twice = TransformedRewards(rewards, torch.exp, increasing=True).as_members()
+    assert twice is not None
+    torch.testing.assert_close(twice.worst, moved.worst.exp())
+    noisy = MemberRewards(base.members, noise=torch.ones(2))
+    with_noise = TransformedRewards(noisy, lsc, parameters=(torch.zeros(2),), increasing=True)
+    found = with_noise.as_members()
+    assert found is not None
+    torch.testing.assert_close(found.noise, with_noise.noise.double())
+    for unsure in (gaussian(), MemberRewards(base.members, within_variance=torch.ones(2))):
+        assert TransformedRewards(unsure, torch.sigmoid, increasing=True).as_members() is None
+
+
+def test_a_function_that_flattens_out_still_tells_rewards_apart() -> None:
+    rewards = GaussianRewards(
+        torch.tensor([90.0, 110.0, 150.0, 300.0]), torch.full((4,), 1e-4), factor=torch.zeros(4, 1)
+    )
+    flat = TransformedRewards(rewards, F.logsigmoid, increasing=True)
+    truth = [-np.exp(-x + 5e-5) for x in (90.0, 110.0, 150.0, 300.0)]
+    np.testing.assert_allclose(flat.mean, truth, rtol=1e-6)
+    assert flat.prob_best(8).tolist() == [0, 0, 0, 1]
+    assert (flat.sample(1)[0].diff() > 0).all()

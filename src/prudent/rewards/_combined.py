@@ -10,13 +10,14 @@ from torch import Generator, Tensor
 from prudent.errors import UnsupportedError
 from prudent.rewards._coupling import Coupling
 from prudent.rewards._drawn import DrawnRewards
-from prudent.rewards._elementwise import Elementwise, WeightedSum
+from prudent.rewards._elementwise import Elementwise, WeightedSum, function_name
 from prudent.rewards._independent import IndependentSum
 from prudent.rewards._marginal import DrawnMarginal, Marginal
 from prudent.rewards._members import MemberRewards
-from prudent.rewards._prob_best import members_prob_best, sampled_prob_best
+from prudent.rewards._prob_best import drawn_prob_best, sampled_prob_best
 from prudent.rewards._protocol import RewardPosterior
 from prudent.rewards._rows import chunks, default_generator, row_index
+from prudent.rewards._spread import DrawSpread, Picked, sample_picked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,15 +130,7 @@ class CombinedRewards(DrawnRewards):
             >>> CombinedRewards(parts, Elementwise(WeightedSum((1.0, 2.0)))).sample(2).tolist()
             [[8.0], [8.0]]
         """
-        self._coupling.check_joint(include_noise)
-        generator = default_generator(generator)
-        state = generator.get_state()
-        draws = []
-        for part in self.parts:
-            if self.correlation == "members":
-                generator.set_state(state)  # the same member of every part
-            draws.append(part.sample(num_samples, generator, include_noise=include_noise))
-        return self.function(torch.stack(draws))
+        return self._sample_picked(num_samples, default_generator(generator), include_noise)[0]
 
     def prob_best(self, num_samples: int = 1024, generator: Generator | None = None) -> Tensor:
         """Probability of being the best response of its prompt.
@@ -161,7 +154,7 @@ class CombinedRewards(DrawnRewards):
         """
         if not self._is_enumerated(include_noise=False):
             return sampled_prob_best(self, num_samples, generator)
-        return members_prob_best(self._draws(slice(None)).T, self.group)
+        return drawn_prob_best(self.mean.isnan(), self.group, lambda rows: self._paths(rows, include_noise=False))
 
     def marginal(self, *, include_noise: bool = False) -> Marginal:
         """The distribution of every single response, over the quasi-random draws or all combinations of members.
@@ -215,11 +208,14 @@ class CombinedRewards(DrawnRewards):
             return None
         roots = [root for root in self._coupling.roots if isinstance(root, MemberRewards)]
         names = [root.basis_id for root in roots]
+        neutral = "" if self.function.neutral is None else f", missing {self.function.neutral:g},"
         return MemberRewards(
             self._paths(slice(None), include_noise=False).T,
             self.group,
-            max(root.ddof for root in roots),
-            None if None in names else f"combined {', '.join(map(str, names))}",
+            self._coupling.ddof,
+            None
+            if None in names
+            else f"{function_name(self.function.function)}{neutral} of {', '.join(map(str, names))}",
         )
 
     def _part_paths(self, rows: slice | Tensor, include_noise: bool) -> Tensor:
@@ -231,16 +227,30 @@ class CombinedRewards(DrawnRewards):
     def _paths(self, rows: slice | Tensor, include_noise: bool) -> Tensor:
         return self.function(self._part_paths(rows, include_noise))
 
-    def _draws(self, rows: slice | Tensor, include_noise: bool = False) -> Tensor:
-        if self._is_enumerated(include_noise):
-            return self._paths(rows, include_noise)  # a member is a joint draw
-        generator = torch.Generator().manual_seed(self.seed)
-        return self._of([part[rows] for part in self.parts]).sample(
-            self.num_samples, generator, include_noise=include_noise
-        )
+    def _sample_picked(
+        self, num_samples: int, generator: Generator, include_noise: bool
+    ) -> tuple[Tensor, tuple[Picked, ...]]:
+        """Joint draws, and the members they are of."""
+        self._coupling.check_joint(include_noise)
+        state = generator.get_state()
+        found = []
+        for part in self.parts:
+            if self.correlation == "members":
+                generator.set_state(state)  # the same member of every part
+            found.append(sample_picked(part, num_samples, generator, include_noise))
+        draws = self.function(torch.stack([draws for draws, _ in found]))
+        return draws, self._coupling.of_members([picked for _, picked in found])
 
-    def _ddof(self, include_noise: bool = False) -> int:
-        return 0 if self._is_enumerated(include_noise) else 1
+    def _draws(self, rows: slice | Tensor, include_noise: bool = False) -> tuple[Tensor, DrawSpread]:
+        if self._is_enumerated(include_noise):
+            return self._paths(rows, include_noise), self._single_spread(include_noise)  # a member is a joint draw
+        generator = torch.Generator().manual_seed(self.seed)
+        parts = self._of([part[rows] for part in self.parts])
+        draws, picked = parts._sample_picked(self.num_samples, generator, include_noise)
+        return draws, DrawSpread(1, picked)
+
+    def _single_spread(self, include_noise: bool = False) -> DrawSpread:
+        return self._coupling.spread(include_noise, self.num_samples, self.seed)
 
     def _is_enumerated(self, include_noise: bool) -> bool:
         """Whether the draws are all there are, each as likely."""
@@ -259,40 +269,57 @@ class CombinedRewards(DrawnRewards):
         """Mean and variance [N]."""
         if isinstance(self.function.function, WeightedSum):
             return self._moments_of_sum(self.function.function.weights, include_noise)
+        spread = self._single_spread(include_noise)
+        # one block of draws at a time: all of them together would fill the memory
         out = [
-            (paths.mean(0), paths.var(0, correction=0))
+            (paths.mean(0), spread.variance(paths))
             for paths in (self._paths(rows, include_noise) for rows in self._chunks())
         ]
         return self._joined([mean for mean, _ in out]), self._joined([variance for _, variance in out])
 
     def _moments_of_sum(self, weights: tuple[float, ...], include_noise: bool) -> tuple[Tensor, Tensor]:
-        members = self.as_members()
-        if members is not None:
-            return members.mean, members.variance
-        means = torch.stack([part.mean for part in self.parts])
-        variances = torch.stack([part.variance + part.noise if include_noise else part.variance for part in self.parts])
-        if self.function.neutral is not None:
-            variances = variances.masked_fill(means.isnan(), 0)
-        square = WeightedSum(tuple(w * w for w in weights))
-        variance = square(variances)
-        if self.correlation != 0:
-            # what the parts share, over the draws
-            together = []
-            for rows in self._chunks():
-                paths = self._part_paths(rows, include_noise=False)
-                if self.function.neutral is not None:
-                    paths = paths.masked_fill(paths.isnan(), self.function.neutral)
-                whole = self.function.function(paths).var(0, correction=0)
-                together.append(whole - square(paths.var(1, correction=0)))
-            variance = (variance + self._joined(together)).clamp(min=0)
+        means = torch.stack([part.mean.double() for part in self.parts])
         mean = self.function(means)
+        if self.correlation == "members":
+            variance = self._variance_of_members(weights, include_noise)
+        else:
+            variances = torch.stack(
+                [(part.variance + part.noise if include_noise else part.variance).double() for part in self.parts]
+            )
+            if self.function.neutral is not None:
+                variances = variances.masked_fill(means.isnan(), 0)
+            variance = WeightedSum(tuple(w * w for w in weights))(variances)
+        if self.correlation not in (0, "members"):
+            variance = (variance + self._shared(weights)).clamp(min=0)
         return mean, variance.masked_fill(mean.isnan(), torch.nan)
+
+    def _variance_of_members(self, weights: tuple[float, ...], include_noise: bool) -> Tensor:
+        """Variance [N] of a sum of parts whose members belong together: between the sums, and within the parts."""
+        within = torch.zeros(len(self), dtype=torch.float64, device=self.group.device)
+        between = within[:, None]
+        for part, weight in zip(self.parts, weights, strict=True):
+            marginal = part.marginal(include_noise=include_noise)
+            means, rest = marginal.member_means, marginal.variance - marginal.variance_between
+            if self.function.neutral is not None:
+                means, rest = means.nan_to_num(0.0), rest.nan_to_num(0.0)
+            between, within = between + weight * means, within + weight * weight * rest
+        return between.var(1, correction=self._coupling.ddof) + within
+
+    def _shared(self, weights: tuple[float, ...]) -> Tensor:
+        """What the parts share adds this [N] to the variance of their sum, over the draws; their noise is apart."""
+        square = WeightedSum(tuple(w * w for w in weights))
+        out = []
+        for rows in self._chunks():
+            paths = self._part_paths(rows, include_noise=False)
+            if self.function.neutral is not None:
+                paths = paths.masked_fill(paths.isnan(), self.function.neutral)
+            out.append(self.function.function(paths).var(0, correction=0) - square(paths.var(1, correction=0)))
+        return self._joined(out)
 
     def _chunks(self) -> Iterator[slice]:
         # a function holds several matrices of draws at a time, and is quicker on small ones
         return chunks(len(self), 8 * self.num_samples * len(self.parts))
 
     def _joined(self, values: Sequence[Tensor]) -> Tensor:
-        """Chunks of [N] in one, in the type of the parts."""
-        like = torch.stack([part.mean[:1] for part in self.parts])
-        return torch.cat([like.new_empty(0), *(one.to(like) for one in values)])
+        """Chunks of [N] in one."""
+        return torch.cat([torch.empty(0, dtype=torch.float64, device=self.group.device), *values])

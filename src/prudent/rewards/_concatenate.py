@@ -164,14 +164,13 @@ def _join_members(posteriors: Sequence[MemberRewards]) -> MemberRewards:
 
 def _join_transformed(posteriors: Sequence[TransformedRewards]) -> TransformedRewards:
     first = posteriors[0]
-    for name in ("function", "moments", "increasing", "num_samples", "seed"):
+    for name in ("function", "increasing", "num_samples", "seed"):
         _same(name, [getattr(p, name) for p in posteriors])
     _same("shapes of parameters", [[parameter.shape[1:] for parameter in p.parameters] for p in posteriors])
     return TransformedRewards(
         concatenate([p.base for p in posteriors]),
         first.function,
         parameters=tuple(torch.cat(parts) for parts in zip(*(p.parameters for p in posteriors), strict=True)),
-        moments=first.moments,
         increasing=first.increasing,
         num_samples=first.num_samples,
         seed=first.seed,

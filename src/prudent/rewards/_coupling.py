@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from prudent.errors import UnsupportedError
+from prudent.rewards._drawn import DrawnRewards
 from prudent.rewards._gaussian import GaussianRewards
+from prudent.rewards._marginal import pick
 from prudent.rewards._members import MemberRewards
 from prudent.rewards._protocol import RewardPosterior
+from prudent.rewards._spread import DrawSpread, Picked
 from prudent.rewards._transformed import TransformedRewards
 
 __all__ = ["Coupling"]
@@ -69,19 +72,40 @@ class Coupling:
             seed: of the scrambling.
 
         Returns:
-            [S, P, 2] float64: a normal that picks the part's member, and what is normal in the part.
+            [S, P, 2] float64: a normal that picks the part's member, and what is normal in the part; where a number is
+            the correlation and noise counts [S, P, 3], with the noise by itself: it is independent between the parts.
         """
         picked = self.combinations(include_noise, num_samples)
         if picked is not None:
             middle = torch.special.ndtri((picked.double() + 0.5) / torch.tensor(self._counts))
             return torch.stack([middle, torch.zeros_like(middle)], -1)
-        normal, member = _sobol_normals(num_samples, 2 * len(self.roots), seed).chunk(2, 1)
+        is_number = self.correlation not in (0, "members")
+        columns = 3 if is_number and include_noise else 2
+        normal, member, *noise = _sobol_normals(num_samples, columns * len(self.roots), seed).chunk(columns, 1)
         if self.correlation == "members":
             member = member[:, :1].expand_as(member)
-        elif self.correlation > 0:
+        elif is_number:
             covariance = torch.full((len(self.roots), len(self.roots)), self.correlation, dtype=normal.dtype)
             normal = normal @ torch.linalg.cholesky(covariance.fill_diagonal_(1)).T
-        return torch.stack([member, normal], -1)
+        return torch.stack([member, normal, *noise], -1)
+
+    def spread(self, include_noise: bool, num_samples: int, seed: int) -> DrawSpread:
+        """How a function of the draws of `normals` varies: its ensembles keep their ddof."""
+        normals = self.normals(include_noise, num_samples, seed)
+        picked = [_picked(root, normals[:, place], include_noise) for place, root in enumerate(self.roots)]
+        return DrawSpread(0, self.of_members(picked))
+
+    def of_members(self, picked: Sequence[tuple[Picked, ...]]) -> tuple[Picked, ...]:
+        """The members that each part has in some draws, once where they belong together."""
+        if self.correlation != "members":
+            return tuple(one for part in picked for one in part)
+        first = picked[0][0]
+        return (Picked(first.which, first.count, self.ddof),)
+
+    @property
+    def ddof(self) -> int:
+        """Of the variance between members that belong together."""
+        return max(root.ddof for root in self.roots if isinstance(root, MemberRewards))
 
     def check_joint(self, include_noise: bool) -> None:
         """Raise UnsupportedError where it is not known how the parts of two responses go together."""
@@ -125,6 +149,18 @@ class Coupling:
                     f"part {place} has {count} members and part 1 has {self._counts[0]}, so they do not belong "
                     "together: take correlation=0"
                 )
+
+
+def _picked(root: RewardPosterior, normals: Tensor, include_noise: bool) -> tuple[Picked, ...]:
+    """The members that draws of a part have that are made from normals [S, 2]."""
+    if isinstance(root, MemberRewards):
+        count = root.members.shape[1]
+        return (Picked(pick(normals, count), count, root.ddof),)
+    spread = root._single_spread(include_noise) if isinstance(root, DrawnRewards) else None
+    if spread is None or not spread.picked:
+        return ()
+    path = pick(normals, len(spread.picked[0].which))
+    return tuple(Picked(one.which[path], one.count, one.ddof) for one in spread.picked)
 
 
 def _root(part: RewardPosterior) -> RewardPosterior:

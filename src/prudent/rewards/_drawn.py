@@ -6,8 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from prudent.rewards._members import MemberRewards
 from prudent.rewards._rows import chunks, row_index, row_pairs
 from prudent.rewards._sigmoid import step
+from prudent.rewards._spread import DrawSpread
 
 __all__ = ["DrawnRewards"]
 
@@ -45,12 +47,16 @@ class DrawnRewards(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def _draws(self, rows: slice | Tensor, include_noise: bool = False) -> Tensor:
-        """The fixed joint draws [S, n] of some rows; where there are only so many, all of them."""
+    def as_members(self) -> MemberRewards | None:
+        """The same as members, where which member it is is all that is random; None otherwise."""
 
     @abstractmethod
-    def _ddof(self, include_noise: bool = False) -> int:
-        """What is subtracted from the number of draws in a variance."""
+    def _draws(self, rows: slice | Tensor, include_noise: bool = False) -> tuple[Tensor, DrawSpread]:
+        """The fixed joint draws [S, n] of some rows, where there are only so many all of them, and how they vary."""
+
+    @abstractmethod
+    def _single_spread(self, include_noise: bool = False) -> DrawSpread | None:
+        """How the nodes of `marginal` vary, where those are draws; None where they are not."""
 
     def contrast(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and variance of t_i - t_j over the draws.
@@ -73,9 +79,8 @@ class DrawnRewards(ABC):
             >>> [x.item() for x in rewards.contrast(torch.tensor(0), torch.tensor(1))]
             [-3.0, 32.0]
         """
-        ddof = self._ddof(include_noise)
-        mean = self._over_pairs(i, j, include_noise, lambda d: d.mean(0))
-        return mean, self._over_pairs(i, j, include_noise, lambda d: d.var(0, correction=ddof))
+        mean = self._over_pairs(i, j, include_noise, lambda d, _: d.mean(0))
+        return mean, self._over_pairs(i, j, include_noise, lambda d, spread: spread.variance(d))
 
     def covariance(self, index: Tensor | None = None, *, include_noise: bool = False) -> Tensor:
         """Covariance matrix [n, n] over the draws.
@@ -97,9 +102,8 @@ class DrawnRewards(ABC):
             [[32.0]]
         """
         rows = row_index(slice(None) if index is None else index, len(self), self.group.device)
-        draws = self._draws(rows, include_noise)
-        deviation = draws - draws.mean(0)
-        return deviation.T @ deviation / (len(draws) - self._ddof(include_noise))
+        draws, spread = self._draws(rows, include_noise)
+        return spread.covariance(draws)
 
     def prob_greater(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """Share of the draws in which t_i > t_j, ties counting a half.
@@ -122,7 +126,7 @@ class DrawnRewards(ABC):
             >>> rewards.prob_greater(torch.tensor(0), torch.tensor(1)).item()
             0.5
         """
-        return self._over_pairs(i, j, include_noise, lambda d: step(d).mean(0))
+        return self._over_pairs(i, j, include_noise, lambda d, _: step(d).mean(0))
 
     def prob_preferred(self, i: Tensor | int, j: Tensor | int, *, include_noise: bool = False) -> Tensor:
         """Average of sigma(t_i - t_j) over the draws.
@@ -145,10 +149,10 @@ class DrawnRewards(ABC):
             >>> rewards.prob_preferred(torch.tensor(0), torch.tensor(0)).item()
             0.5
         """
-        return self._over_pairs(i, j, include_noise, lambda d: torch.sigmoid(d.double()).mean(0))
+        return self._over_pairs(i, j, include_noise, lambda d, _: torch.sigmoid(d.double()).mean(0))
 
     def _over_pairs(
-        self, i: Tensor | int, j: Tensor | int, include_noise: bool, statistic: Callable[[Tensor], Tensor]
+        self, i: Tensor | int, j: Tensor | int, include_noise: bool, statistic: Callable[[Tensor, DrawSpread], Tensor]
     ) -> Tensor:
         """A statistic over the first axis of the drawn differences [S, P], for index tensors that broadcast."""
         i, j = row_pairs(i, j, self.group.device)
@@ -156,7 +160,7 @@ class DrawnRewards(ABC):
         out = []
         for part in chunks(len(i), self.num_samples):
             rows, where = torch.unique(torch.cat([i[part], j[part]]), return_inverse=True)
-            draws = self._draws(rows, include_noise)
+            draws, spread = self._draws(rows, include_noise)
             first, second = where.chunk(2)
-            out.append(statistic(draws[:, first] - draws[:, second]))
+            out.append(statistic(draws[:, first] - draws[:, second], spread))
         return torch.cat(out).reshape(shape) if out else self.mean.new_empty(shape)

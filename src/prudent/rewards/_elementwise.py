@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Elementwise", "WeightedSum"]
+__all__ = ["Elementwise", "WeightedSum", "function_name"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,8 @@ class Elementwise:
             return self.function(parts)
         missing = parts.isnan()
         return self.function(parts.masked_fill(missing, self.neutral)).masked_fill(missing.all(0), torch.nan)
+
+
+def function_name(function: Callable[..., Tensor]) -> str:
+    """What tells a function from others: its own name, or what a dataclass of functions holds."""
+    return getattr(function, "__qualname__", None) or repr(function)

@@ -11,7 +11,16 @@ from prudent.rewards._groups import index_groups
 from prudent.rewards._mixture import NormalMixture
 from prudent.rewards._noise import noise_covariance, noise_draws, noise_of_contrast
 from prudent.rewards._prob_best import sampled_prob_best
-from prudent.rewards._rows import check_moments, check_vector, chunks, draw_normal, group_vector, row_index, row_pairs
+from prudent.rewards._rows import (
+    check_known,
+    check_moments,
+    check_vector,
+    chunks,
+    draw_normal,
+    group_vector,
+    row_index,
+    row_pairs,
+)
 from prudent.rewards._sigmoid import expected_sigmoid, normal_greater
 
 if TYPE_CHECKING:
@@ -38,7 +47,7 @@ class GaussianRewards:
         basis_id: name of what the factor's columns mean. Factors with different ids cannot be mixed.
 
     Raises:
-        ValueError: shapes do not agree, or a variance is negative or infinite.
+        ValueError: shapes do not agree, or a variance is negative, infinite or, of a scored response, NaN.
 
     Example:
         >>> import torch
@@ -68,12 +77,14 @@ class GaussianRewards:
             raise ValueError(f"mean is infinite in row {int(self.mean.isinf().nonzero()[0])}; use NaN for not scored")
         check_moments("variance", variance, size)
         self.variance = variance.to(self.mean)
+        check_known("variance", self.variance, self.mean)
         self.group = group_vector(group, size, device)
         if noise is None:
             self.noise = torch.zeros_like(self.mean)
         else:
             check_moments("noise", noise, size)
             self.noise = noise.to(self.mean)
+            check_known("noise", self.noise, self.mean)
         if factor is not None and (factor.dim() != 2 or len(factor) != size or not factor.is_floating_point()):
             raise ValueError(f"factor must be floating [{size}, K], got {list(factor.shape)} {factor.dtype}")
         self.factor = None if factor is None else factor.to(device)

@@ -90,6 +90,11 @@ class Marginal(ABC):
         """[N] the part of `variance` that lies between the members (ddof 0); zeros where there are none."""
         return self._moments[2]
 
+    @property
+    def member_means(self) -> Tensor:
+        """[N, M] mean within each member."""
+        return self._by_block(_block_member_means)
+
     def quantile(self, level: float) -> Tensor:
         """The smallest value that at least a share `level` of the distribution lies at or below.
 
@@ -302,11 +307,18 @@ def _block_moments(block: Marginal) -> Tensor:
     variance = _average((values - mean).square(), weights)
     between = torch.zeros_like(mean)
     if block.num_members > 1:
-        shape = len(mean), block.num_members, block.num_nodes // block.num_members
-        parts = (_by_response(values) * weights).reshape(shape)
-        members = parts.sum(2) * block.num_members
-        between = (members - mean[:, None]).square().mean(1)
+        between = (_member_means(block, values, weights) - mean[:, None]).square().mean(1)
     return torch.stack([mean, variance, between], 1)
+
+
+def _block_member_means(block: Marginal) -> Tensor:
+    """[n, M] mean within each member."""
+    return _member_means(block, *block.nodes())
+
+
+def _member_means(block: Marginal, values: Tensor, weights: Tensor) -> Tensor:
+    shape = values.shape[1], block.num_members, block.num_nodes // block.num_members
+    return (_by_response(values) * weights).reshape(shape).sum(2) * block.num_members
 
 
 def _quantile(values: Tensor, weights: Tensor, level: float, *, smooth: bool) -> Tensor:

@@ -10,6 +10,7 @@ from prudent.rewards._mixture import NormalMixture
 from prudent.rewards._prob_best import members_prob_best, sampled_prob_best
 from prudent.rewards._rows import default_generator, group_vector, row_index, row_pairs
 from prudent.rewards._sigmoid import expected_sigmoid, normal_greater, step
+from prudent.rewards._spread import Picked
 from prudent.rewards._within import WithinMembers
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class MemberRewards:
 
     Args:
         members: [N, M] rewards in logits, float32 or float64 (others become float32). A NaN anywhere in a
-            row: not scored.
+            row: not scored, and the row becomes NaN as a whole.
         group: [N] integer prompt ids; by default all responses answer one prompt.
         ddof: 0 or 1, the delta degrees of freedom of the variance between the members.
         basis_id: name of the ensemble. Members of different ensembles cannot be mixed.
@@ -82,6 +83,9 @@ class MemberRewards:
         members = members if members.dtype == torch.float64 else members.float()
         if bool(members.isinf().any()):
             raise ValueError(f"members are infinite in row {int(members.isinf().nonzero()[0, 0])}")
+        missing = members.isnan().any(1, keepdim=True)
+        if bool(missing.any()):  # no draw may have what the others lack
+            members = members.masked_fill(missing, torch.nan)
         self.members = members
         self.group = group_vector(group, len(members), members.device)
         self.ddof = ddof
@@ -214,12 +218,7 @@ class MemberRewards:
         """
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-        generator = default_generator(generator)
-        pick = torch.randint(self.members.shape[1], (num_samples,), generator=generator, device=generator.device)
-        draws = self.members.T[pick.to(self.members.device)]
-        if self.is_members_alone(include_noise):
-            return draws
-        return draws + self._within.joint("sample").sample(num_samples, generator, include_noise=include_noise)
+        return self._sample_picked(num_samples, default_generator(generator), include_noise)[0]
 
     def marginal(self, *, include_noise: bool = False) -> NormalMixture:
         """The distribution of every single response: equally likely members, with normal doubt of their own or none.
@@ -339,6 +338,17 @@ class MemberRewards:
             self.ddof,
             self.basis_id,
         )
+
+    def _sample_picked(
+        self, num_samples: int, generator: Generator, include_noise: bool
+    ) -> tuple[Tensor, tuple[Picked, ...]]:
+        """Joint draws, and the members they are of."""
+        count = self.members.shape[1]
+        which = torch.randint(count, (num_samples,), generator=generator, device=generator.device)
+        draws = self.members.T[which.to(self.members.device)]
+        if not self.is_members_alone(include_noise):
+            draws = draws + self._within.joint("sample").sample(num_samples, generator, include_noise=include_noise)
+        return draws, (Picked(which, count, self.ddof),)
 
     def _differences(self, i: Tensor | int, j: Tensor | int) -> Tensor:
         i, j = row_pairs(i, j, self.members.device)

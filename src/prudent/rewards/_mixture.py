@@ -90,6 +90,11 @@ class NormalMixture(Marginal):
         """[N] variance between the members (ddof 0)."""
         return (self._members - self.mean[:, None]).square().mean(1)
 
+    @property
+    def member_means(self) -> Tensor:
+        """[N, M] the members."""
+        return self._members
+
     def quantile(self, level: float) -> Tensor:
         """See `Marginal.quantile`; of several members by solving for it in the exact distribution function."""
         check_level(level)

@@ -9,7 +9,7 @@ from prudent.rewards._groups import index_groups
 from prudent.rewards._protocol import RewardPosterior
 from prudent.rewards._rows import chunks, default_generator
 
-__all__ = ["members_prob_best", "prob_best_from_samples", "sampled_prob_best"]
+__all__ = ["drawn_prob_best", "members_prob_best", "prob_best_from_samples", "sampled_prob_best"]
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -38,6 +38,11 @@ def members_prob_best(members: Tensor, group: Tensor) -> Tensor:
     return _by_prompt(members.isnan().any(1), group, blocks)
 
 
+def drawn_prob_best(missing: Tensor, group: Tensor, draws: Callable[[Tensor], Tensor]) -> Tensor:
+    """Share of the draws [S, n] of a prompt's rows that each response wins: [N] float64; NaN where it is missing."""
+    return _by_prompt(missing, group, lambda rows: iter([draws(rows)]))
+
+
 def _by_prompt(missing: Tensor, group: Tensor, blocks: Callable[[Tensor], Iterator[Tensor]]) -> Tensor:
     """Shares of the draws that `blocks` has of the rows of each prompt, those left out that were not scored."""
     out = torch.full((len(missing),), torch.nan, dtype=torch.float64, device=missing.device)
@@ -53,9 +58,11 @@ def prob_best_from_samples(blocks: Iterable[Tensor]) -> Tensor:
     wins: Tensor | None = None
     total = 0
     for samples in blocks:
-        # identical responses may differ in the last bits of a matrix product: they tie all the same
-        slack = 8 * torch.finfo(samples.dtype).eps * samples.abs().amax(1, keepdim=True)
-        best = samples >= samples.amax(1, keepdim=True) - slack
+        # identical responses may differ in the last bits of a matrix product: they tie all the same. How far apart the
+        # best two are compares with their own size: a bad response must not make good ones tie
+        best_two = samples.topk(min(2, samples.shape[1]), 1).values
+        slack = 8 * torch.finfo(samples.dtype).eps * best_two.abs().amax(1, keepdim=True)
+        best = samples >= best_two[:, :1] - slack
         share = best.double().div_(best.sum(1, keepdim=True)).sum(0)
         wins = share if wins is None else wins + share
         total += len(samples)

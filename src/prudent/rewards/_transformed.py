@@ -9,11 +9,13 @@ from torch import Generator, Tensor
 
 from prudent.errors import UnsupportedError
 from prudent.rewards._drawn import DrawnRewards
+from prudent.rewards._elementwise import function_name
 from prudent.rewards._members import MemberRewards
 from prudent.rewards._prob_best import members_prob_best, sampled_prob_best
 from prudent.rewards._protocol import RewardPosterior
 from prudent.rewards._pushed import PushedMarginal, apply_elementwise
-from prudent.rewards._rows import check_vector, row_index
+from prudent.rewards._rows import default_generator, row_index
+from prudent.rewards._spread import DrawSpread, Picked, sample_picked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,17 +26,17 @@ __all__ = ["TransformedRewards"]
 class TransformedRewards(DrawnRewards):
     """Rewards t = function(r) for a base posterior over r; not Gaussian even where the base is.
 
-    Moments come from `moments` where it is given. Otherwise they, like everything about single responses, are those of
-    the base's `marginal`, moved: exact over members, which keep their ddof, and by quadrature for what is normal.
+    Moments, like everything about single responses, are those of the base's `marginal`, moved: exact over members,
+    which keep their ddof, and by quadrature for what is normal. They are float64, in which a function that flattens
+    out still tells rewards apart.
     Comparisons of responses come from `num_samples` joint draws of the base with a fixed seed (over members that are
     sure of themselves: all of them), so that they are repeatable and a slice has the figures of its rows.
 
     Args:
         base: the posterior of r.
-        function: maps draws [S, N] and the parameters to transformed draws [S, N], element by element: what it does to
-            one response must not depend on the others. Draws may be float64 where the base is float32.
+        function: maps draws [S, N], float64, and the parameters to transformed draws [S, N], element by element: what
+            it does to one response must not depend on the others.
         parameters: [N] or [N, R], what belongs to the responses (a reference reward, say); sliced along with them.
-        moments: maps the base and the parameters to the exact mean [N] and epistemic variance [N].
         increasing: the function never falls as r grows, which makes quantiles and probabilities of single responses
             those of the base, moved.
         num_samples: S, number of draws behind comparisons; the relative error of a std is about sqrt(1 / (2 S)).
@@ -58,7 +60,6 @@ class TransformedRewards(DrawnRewards):
         function: Callable[..., Tensor],
         *,
         parameters: tuple[Tensor, ...] = (),
-        moments: Callable[..., tuple[Tensor, Tensor]] | None = None,
         increasing: bool = False,
         num_samples: int = 1024,
         seed: int = 0,
@@ -74,7 +75,6 @@ class TransformedRewards(DrawnRewards):
         self.base = base
         self.function = function
         self.parameters = parameters
-        self.moments = moments
         self.increasing = increasing
         self.num_samples = num_samples
         self.seed = seed
@@ -104,7 +104,6 @@ class TransformedRewards(DrawnRewards):
             self.base[rows],
             self.function,
             parameters=tuple(parameter[rows] for parameter in self.parameters),
-            moments=self.moments,
             increasing=self.increasing,
             num_samples=self.num_samples,
             seed=self.seed,
@@ -130,8 +129,7 @@ class TransformedRewards(DrawnRewards):
             >>> TransformedRewards(MemberRewards(torch.tensor([[2.0, 2.0]])), torch.square).sample(2).tolist()
             [[4.0], [4.0]]
         """
-        draws = self.base.sample(num_samples, generator, include_noise=include_noise)
-        return apply_elementwise(self.function, draws, self.parameters)
+        return self._sample_picked(num_samples, default_generator(generator), include_noise)[0]
 
     def marginal(self, *, include_noise: bool = False) -> PushedMarginal:
         """The distribution of every single response: that of the base, moved; no factor is needed.
@@ -175,7 +173,7 @@ class TransformedRewards(DrawnRewards):
         root = self._root
         if not (isinstance(root, MemberRewards) and root.is_discrete):
             return sampled_prob_best(self, num_samples, generator)
-        return members_prob_best(self._draws(slice(None)).T, self.group)
+        return members_prob_best(self._draws(slice(None))[0].T, self.group)
 
     def to_arrow(self) -> "pa.Table":
         """Not possible: a Python function is not data.
@@ -188,38 +186,67 @@ class TransformedRewards(DrawnRewards):
             "write base.to_arrow() and transform again after from_arrow"
         )
 
-    def _ddof(self, include_noise: bool = False) -> int:
+    def as_members(self) -> MemberRewards | None:
+        """The same as members, each moved, where the base's are sure of themselves; None otherwise.
+
+        The noise stays what it adds to the variance.
+
+        Example:
+            >>> import torch
+            >>> from prudent.rewards import MemberRewards
+            >>> rewards = TransformedRewards(MemberRewards(torch.tensor([[1.0, 3.0]])), torch.square, increasing=True)
+            >>> rewards.as_members().worst.tolist()
+            [1.0]
+        """
         base = self.base
-        if isinstance(base, DrawnRewards):
-            return base._ddof(include_noise)
-        return base.ddof if isinstance(base, MemberRewards) and base.is_members_alone(include_noise) else 1
+        members = base.as_members() if isinstance(base, DrawnRewards) else base
+        if not isinstance(members, MemberRewards) or not members.is_discrete:
+            return None
+        name = members.basis_id
+        return MemberRewards(
+            apply_elementwise(self.function, members.members.T.double(), self.parameters).T,
+            self.group,
+            members.ddof,
+            None if name is None else f"{function_name(self.function)} of {name}",
+            noise=self.noise,
+            text_id=members.text_id,
+        )
+
+    def _single_spread(self, include_noise: bool = False) -> DrawSpread | None:
+        root = self._root
+        return root._single_spread(include_noise) if isinstance(root, DrawnRewards) else None
 
     @cached_property
     def _mean_and_variance(self) -> tuple[Tensor, Tensor]:
-        if self.moments is not None:
-            mean, variance = self.moments(self.base, *self.parameters)
-            check_vector("the mean from moments", mean, len(self))
-            check_vector("the variance from moments", variance, len(self))
-            return mean, variance
-        marginal, root = self.marginal(), self._root
-        mean, variance = marginal.mean, marginal.variance
+        marginal, root, spread = self.marginal(), self._root, self._single_spread()
+        if spread is not None:
+            return marginal.mean, marginal._by_block(lambda block: spread.variance(block.nodes()[0]))
+        variance = marginal.variance
         if isinstance(root, MemberRewards) and root.ddof:
             variance = variance + marginal.variance_between / (root.members.shape[1] - root.ddof)
-        return mean.to(self.base.mean), variance.to(self.base.mean)
+        return marginal.mean, variance
 
     @property
     def _root(self) -> RewardPosterior:
         """What this is a function of, in the end."""
         return self.base._root if isinstance(self.base, TransformedRewards) else self.base
 
-    def _draws(self, rows: slice | Tensor, include_noise: bool = False) -> Tensor:
-        """The fixed joint draws [S, n] of some rows; of bare members all."""
+    def _sample_picked(
+        self, num_samples: int, generator: Generator, include_noise: bool
+    ) -> tuple[Tensor, tuple[Picked, ...]]:
+        """Joint draws, and the members they are of."""
+        draws, picked = sample_picked(self.base, num_samples, generator, include_noise)
+        return apply_elementwise(self.function, draws.double(), self.parameters), picked
+
+    def _draws(self, rows: slice | Tensor, include_noise: bool = False) -> tuple[Tensor, DrawSpread]:
         base, parameters = self.base, tuple(parameter[rows] for parameter in self.parameters)
         if isinstance(base, DrawnRewards):
-            draws = base._draws(rows, include_noise)
+            draws, spread = base._draws(rows, include_noise)
         elif isinstance(base, MemberRewards) and base.is_members_alone(include_noise):
-            draws = base.members[rows].T
+            draws, count = base.members[rows].T, base.members.shape[1]
+            spread = DrawSpread(0, (Picked(torch.arange(count), count, base.ddof),))
         else:
             generator = torch.Generator().manual_seed(self.seed)
-            draws = base[rows].sample(self.num_samples, generator, include_noise=include_noise)
-        return apply_elementwise(self.function, draws, parameters)
+            draws, picked = sample_picked(base[rows], self.num_samples, generator, include_noise)
+            spread = DrawSpread(1, picked)
+        return apply_elementwise(self.function, draws.double(), parameters), spread
