@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from prudent.errors import DataError
 from prudent.evaluation._study_utilities import studied_utilities
 from prudent.scoring import ScoredPool
 
@@ -29,6 +30,13 @@ def pool(stored: bool) -> ScoredPool:
         columns["reward_reference"] = np.array([mean[(group == one) & is_reference].mean() for one in group])
         columns["reward_centered_variance"] = rng.uniform(0, 1, 12)
     return ScoredPool(pa.table(columns))
+
+
+def test_a_reward_that_no_utility_can_name():
+    columns = {f"{name}_reward_{kind}": [1.0, 2.0] for name in ("a", "my model") for kind in ("mean", "variance")}
+    odd = ScoredPool(pa.table({"prompt_id": [0, 0], **columns}), "odd.parquet")
+    with pytest.raises(DataError, match=r"odd\.parquet: a reward cannot be called 'my model'.*rename the columns"):
+        studied_utilities(odd, None)
 
 
 @pytest.mark.parametrize("stored", [True, False])

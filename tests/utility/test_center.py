@@ -351,7 +351,19 @@ def test_a_chain_fits_each_on_what_came_before() -> None:
 
 
 def centered_on_all(rewards: GaussianRewards) -> Tensor:
-    return rewards.center(torch.ones(len(rewards), dtype=torch.bool)).mean
+    same = (rewards.group[:, None] == rewards.group).to(rewards.mean)
+    return rewards.mean - same @ rewards.mean / same.sum(1)
+
+
+def test_many_rows_at_a_time_and_a_factor_in_half_precision() -> None:
+    group, factor = torch.arange(9001) % 3, values(0, 9001, 4).half()
+    rewards = GaussianRewards(values(1, 9001).float(), torch.ones(9001), group, factor, basis_id="basis")
+    found = Center("mean").apply(rewards, Center("mean").init(rewards))
+    assert isinstance(found, GaussianRewards)
+    rows = factor.double()
+    average = torch.stack([rows[group == prompt].mean(0) for prompt in range(3)])
+    torch.testing.assert_close(found.factor, (rows - average[group]).float())
+    torch.testing.assert_close(found.variance, (rows - average[group]).square().sum(1).float())
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,10 @@ def is_affine(utility: Utility) -> bool:
 def _default_utilities(pool: ScoredPool) -> dict[str, AnyUtility]:
     rewards = pool.reward_set()
     if len(rewards.names) > 1:
-        return _of_several(rewards)
+        try:
+            return _of_several(rewards)
+        except ValueError as error:  # of columns made elsewhere
+            raise DataError(f"{pool.source}: {error}; rename the columns of that reward") from None
     (name,) = rewards.names
     rules: list[UtilityRule] = [LcbStd(), LcbVar(), Entropic()] if pool.has_variance else []
     if isinstance(rewards.rewards[name], MemberRewards):

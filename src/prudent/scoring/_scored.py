@@ -99,8 +99,8 @@ class ScoredPool:
     def reward_set(self) -> RewardSet:
         """All rewards by name, with what utilities must know of the reference responses.
 
-        A reward whose variance is not known counts as certain here (see `Utility.reads_variance` for which utilities
-        that will do). Where rows of reference sets are gone it is not known which responses are references.
+        A reward whose variance is not known counts as certain here (see `Utility.needs_variance_of` for which
+        utilities that will do). Where rows of reference sets are gone it is not known which responses are references.
         """
         pools = {name: self.reward(name) for name in self.reward_names}
         canned = {name: text for name, pool in pools.items() if (text := pool.canned) is not None}
