@@ -167,6 +167,16 @@ def test_a_canned_response_is_scored_beside_the_others_and_serves_any_prompt(tmp
         values(make_pool(TEXTS), tmp_path)
 
 
+@pytest.mark.parametrize("utility", ["center | lcb_std", "center(of=all) | mean", "standardize | lcb_std"])
+def test_references_do_not_go_with_a_pool_scored_against_a_canned_response(utility, tmp_path):
+    own, canned = make_pool(TEXTS), canned_pool(TEXTS, "Sorry.")
+    saved = fit_utility(own, utility, tmp_path)
+    for how in ({"utility": saved}, {"utility": tmp_path}, {"utility": utility, "references": own}):
+        with pytest.raises(DataError, match=r"scored against the canned response 'Sorry\.'.*without --canned"):
+            values(canned, **how)
+    assert values(canned, fit_utility(own, "center(at=1) | lcb_std")).isfinite().all()
+
+
 def test_what_is_said_of_the_fit(tmp_path):
     pool = make_pool(TEXTS)
     saved = fit_utility(pool, "center(mean) | lcb_std")

@@ -62,10 +62,14 @@ def utility_for(
         references: other responses of the base policy to the same prompts, scored by the same models, all of which
             then are the references; by default those that the pool itself marks.
 
+    Of a saved utility, or with `references`, the mean is relative to those references, while the variance that a pool
+    stores of the contrast is that with the pool's own reference set; the two agree where the sets are the same.
+
     Raises:
         UtilityError: the text is not a utility.
         DataError: the pool lacks a reward, a variance, or references that the utility needs; or a saved utility was
-            fitted for another model, or comes with references of its own.
+            fitted for another model, or comes with references of its own; or the pool was scored against a canned
+            response, and the references are responses.
     """
     if isinstance(utility, FittedUtility):
         return utility
@@ -84,6 +88,7 @@ def utility_for(
     _check_variances(pool, rewards, saved.utility)
     for name in saved.utility.reward_names:
         saved.check_basis(name, pool.reward(rewards.resolve(name)).basis_id)
+    _check_own_references(pool, rewards, saved.utility)
     if not any(state.per_prompt for state in saved.fitted.states.values()):
         return saved.fitted
     return with_canned(saved.under(*prompts_of(pool)), rewards)
@@ -114,7 +119,8 @@ def fit_utility(
         progress: show a bar while prompts are read.
 
     Returns:
-        The utility, its prompts known by their text; of several prompts with the same text the first one counts.
+        The utility, its prompts known by their text; of several prompts with the same text the first one counts. It
+        holds levels, no variances: that of a contrast comes with the responses that it is used for, see `utility_for`.
 
     Raises:
         UtilityError: the text is not a utility.
@@ -204,6 +210,21 @@ def _check_variances(pool: ScoredPool, rewards: RewardSet, utility: Utility) -> 
             raise DataError(
                 f"{pool.source} has no variances{which}, which {utility} needs; fit a posterior and score again"
             )
+
+
+def _check_own_references(pool: ScoredPool, rewards: RewardSet, utility: Utility) -> None:
+    """Refuse a level of responses beside the variance of the contrast with a canned response."""
+    for node, step in transforms_of(utility):
+        if not step.needs_references or (isinstance(step, Center) and step.canned is not None):
+            continue
+        for name in node.reward_names:
+            canned = rewards.canned.get(rewards.resolve(name))
+            if canned is not None:
+                raise DataError(
+                    f"{pool.source} was scored against the canned response {canned!r}, and `{node}` was fitted on "
+                    "responses: score the pool again without --canned, or take a utility with "
+                    f"center(canned={canned!r})"
+                )
 
 
 def prompts_of(pool: ScoredPool) -> tuple[Tensor, list[str]]:
