@@ -206,6 +206,7 @@ def test_increasing_functions_move_quantiles_and_probabilities_exactly() -> None
     torch.testing.assert_close(
         steps.prob_above(1.0), 0.5 * (base.prob_above(1.0) + base.prob_above(2.0)), atol=1e-9, rtol=0
     )
+    assert "_moments" not in vars(steps) | vars(clipped)  # probabilities need no moments
     twice = PushedMarginal(PushedMarginal(base, torch.sigmoid, increasing=True), torch.log, increasing=True)
     torch.testing.assert_close(twice.quantile(0.6), F.logsigmoid(base.quantile(0.6)))
     torch.testing.assert_close(twice.prob_above(-0.4), base.prob_above(math.log(1 / (math.exp(0.4) - 1))))

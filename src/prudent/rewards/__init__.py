@@ -17,6 +17,7 @@ from prudent.rewards._members import MemberRewards
 from prudent.rewards._mixture import NormalMixture
 from prudent.rewards._protocol import RewardPosterior
 from prudent.rewards._pushed import PushedMarginal
+from prudent.rewards._same import check_same_responses
 from prudent.rewards._sigmoid import (
     expected_log_sigmoid,
     expected_sigmoid,
@@ -39,6 +40,7 @@ __all__ = [
     "RewardPosterior",
     "TransformedRewards",
     "WeightedSum",
+    "check_same_responses",
     "concatenate",
     "expected_log_sigmoid",
     "expected_sigmoid",

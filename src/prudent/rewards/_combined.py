@@ -17,6 +17,7 @@ from prudent.rewards._members import MemberRewards
 from prudent.rewards._prob_best import drawn_prob_best, sampled_prob_best
 from prudent.rewards._protocol import RewardPosterior
 from prudent.rewards._rows import chunks, default_generator, row_index
+from prudent.rewards._same import check_same_responses
 from prudent.rewards._spread import DrawSpread, Picked, sample_picked
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class CombinedRewards(DrawnRewards):
     responses come from `num_samples` quasi-random draws (scrambled Sobol points, the same ones for every response, so
     that responses are compared with little noise), or from all combinations of members where the parts are ensembles
     of members that are sure of themselves and there are no more combinations than that. Comparisons of responses come
-    from joint draws of the parts.
+    from joint draws of the parts. Variances and covariances divide what lies between the M members of an ensemble by
+    M - ddof, as the ensemble does; `marginal`, samples and probabilities are of the members at hand.
 
     Args:
         parts: posteriors over the same responses, with the same `group`.
@@ -70,11 +72,7 @@ class CombinedRewards(DrawnRewards):
         num_samples: int = 1024,
         seed: int = 0,
     ) -> None:
-        if not parts:
-            raise ValueError("nothing to combine")
-        for place, part in enumerate(parts[1:], 2):
-            if len(part) != len(parts[0]) or bool((part.group != parts[0].group).any()):
-                raise ValueError(f"part {place} is of other responses than part 1: their prompt ids differ")
+        check_same_responses(parts)
         if isinstance(function.function, WeightedSum) and len(function.function.weights) != len(parts):
             raise ValueError(f"{len(function.function.weights)} weights are given for {len(parts)} parts")
         if num_samples < 2:

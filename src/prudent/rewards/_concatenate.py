@@ -166,7 +166,12 @@ def _join_transformed(posteriors: Sequence[TransformedRewards]) -> TransformedRe
     first = posteriors[0]
     for name in ("function", "increasing", "num_samples", "seed"):
         _same(name, [getattr(p, name) for p in posteriors])
-    _same("shapes of parameters", [[parameter.shape[1:] for parameter in p.parameters] for p in posteriors])
+    shapes = [[tuple(parameter.shape[1:]) for parameter in p.parameters] for p in posteriors]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            "cannot concatenate transformed posteriors with different shapes of parameters (as ranks among different "
+            "numbers of references have): concatenate first, then transform"
+        )
     return TransformedRewards(
         concatenate([p.base for p in posteriors]),
         first.function,

@@ -57,7 +57,8 @@ def calibrated_strength(
         gold: [N] true rewards.
         group: [N] integer prompt ids.
         n: candidates that picks will be made from; every subset of n of a prompt's candidates counts.
-        strengths: at least one, for instance [0, 0.5, 1, 2, 4]; 0 is then the rule without caution.
+        strengths: at least one, for instance [0, 0.5, 1, 2, 4]. 0 is no caution for rules that are a mean minus a
+            multiple of something; `entropic` takes positive ones alone: a small one, 0.01 say, comes close to the mean.
         nan: "error" to refuse responses that are not scored, "exclude" to leave them out.
 
     Returns:

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from prudent.errors import UnsupportedError
-from prudent.rewards import CombinedRewards, Elementwise, GaussianRewards, MemberRewards, RewardPosterior, WeightedSum
+from prudent.rewards import (
+    CombinedRewards,
+    Elementwise,
+    GaussianRewards,
+    MemberRewards,
+    RewardPosterior,
+    WeightedSum,
+    check_same_responses,
+)
 
 __all__ = ["combine_rewards", "ensemble_rewards", "fuse_rewards"]
 
@@ -52,7 +60,7 @@ def ensemble_rewards(parts: Sequence[RewardPosterior], ddof: int) -> MemberRewar
         ValueError: parts of different responses.
         UnsupportedError: parts with different numbers of members, or fewer than ddof + 1 members in all.
     """
-    _check_same(parts)
+    check_same_responses(parts)
     members = [part.members if isinstance(part, MemberRewards) else part.mean[:, None] for part in parts]
     for place, one in enumerate(members[1:], 2):
         if one.shape[1] != members[0].shape[1]:
@@ -93,7 +101,7 @@ def fuse_rewards(parts: Sequence[RewardPosterior], correlation: float) -> Gaussi
     Raises:
         ValueError: parts of different responses.
     """
-    _check_same(parts)
+    check_same_responses(parts)
     std = torch.stack([part.variance for part in parts]).double().sqrt()
     smallest = std.amin(0)
     certain = smallest == 0
@@ -164,14 +172,6 @@ def _joint_factor(parts: Sequence[GaussianRewards], weight: Tensor) -> Tensor | 
 
 def _all_gaussian(parts: Sequence[RewardPosterior]) -> TypeGuard[Sequence[GaussianRewards]]:
     return all(isinstance(part, GaussianRewards) for part in parts)
-
-
-def _check_same(parts: Sequence[RewardPosterior]) -> None:
-    if not parts:
-        raise ValueError("nothing to combine")
-    for place, part in enumerate(parts[1:], 2):
-        if len(part) != len(parts[0]) or bool((part.group != parts[0].group).any()):
-            raise ValueError(f"part {place} is of other responses than part 1: their prompt ids differ")
 
 
 def _within(part: RewardPosterior) -> Tensor:
