@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from prudent.errors import DataError, UnsupportedError
-from prudent.rewards import GaussianRewards, MemberRewards, RewardPosterior
-from prudent.utility import PromptFeatures, RewardSet, Worst, parse_utility
+from prudent.rewards import GaussianRewards, MemberRewards
+from prudent.utility import PromptFeatures, RewardSet, parse_utility
 
 GROUP = torch.arange(12) // 6
 IS_REFERENCE = torch.arange(12) % 6 < 4
@@ -215,27 +216,18 @@ def test_whose_variance_and_members_must_be_known():
     assert not parse_utility("ensemble(a | center, b | center) | temperature(2) | worst").needs_members
 
 
-class _Curved:
-    """A posterior that is one of members, under another type."""
-
-    def __init__(self, base: MemberRewards, known: bool) -> None:
-        self.base, self.known = base, known
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.base, name)
-
-    def as_members(self) -> MemberRewards | None:
-        return self.base if self.known else None
-
-
-def test_worst_of_what_has_members():
-    members = MemberRewards(draws(5, 12, 3), GROUP)
-    posterior: RewardPosterior = _Curved(members, True)  # type: ignore[assignment]
-    assert torch.equal(Worst()(posterior), members.members.amin(1))
-    with pytest.raises(UnsupportedError, match="worst needs the rewards of each member"):
-        Worst()(_Curved(members, False))  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedError, match="worst needs the rewards of each member"):
-        Worst()(gaussian(0, True))
+def test_worst_of_functions_of_members():
+    """An increasing function of the worst member is the worst of the function."""
+    members = draws(5, 12, 3)
+    rewards = RewardSet({"reward": MemberRewards(members, GROUP)}, {}, IS_REFERENCE)
+    contrasts = CONTRAST @ members
+    torch.testing.assert_close(value("center(mean) | log_sigmoid | worst", rewards), F.logsigmoid(contrasts.amin(1)))
+    torch.testing.assert_close(value("clip(0) | temperature(2) | worst", rewards), members.amin(1).clamp(min=0) / 2)
+    within = MemberRewards(members, GROUP, within_variance=torch.ones(12).double())
+    for posterior in (within, gaussian(0, True)):
+        with pytest.raises(UnsupportedError, match=r"worst needs the rewards of each member.*cvar with a small level"):
+            parse_utility("center(at=0) | log_sigmoid | worst")(posterior)
+    assert torch.equal(parse_utility("worst")(within), members.amin(1))
 
 
 @pytest.mark.parametrize("step", ["quantile_rank", "standardize", "standardize(of=all)", "center", "center(of=all)"])
