@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from prudent.errors import ModelError
 from prudent.models import RewardModel
 from prudent.training import TrainingConfig, TrainingResult, train
+from prudent.training._run import model_identity
 from prudent.training._trainer import PairTrainer
 
 Pairs = list[dict[str, Any]]
@@ -224,17 +225,20 @@ def test_finished_run_returns_its_result_without_training(
         train(base, pairs[1:], output, config=CONFIG, progress=False)
 
 
-def test_overwrite_deletes_the_old_model_and_its_posterior_but_no_strange_file(
+def test_overwrite_deletes_the_old_model_and_what_was_learned_of_it_but_no_strange_file(
     whole: tuple[Path, TrainingResult], tiny_models: Callable[..., Path], pairs: Pairs, tmp_path: Path
 ) -> None:
     output = tmp_path / "rm"
     shutil.copytree(whole[0], output)
-    (output / "posterior.safetensors").touch()
-    (output / "posterior_config.json").touch()
+    identity = model_identity(output)
+    later = ["posterior.safetensors", "posterior_config.json", "utility.safetensors", "utility.yaml"]
+    for name in later:
+        (output / name).touch()
+    assert model_identity(output) == identity
     base = tiny_models("llama", head=False)
     config = TrainingConfig(max_steps=1, lora=False)
     train(base, pairs, output, config=config, overwrite=True, progress=False)
-    assert not (output / "posterior.safetensors").exists()
+    assert not [name for name in later if (output / name).exists()]
     assert not (output / "adapter_config.json").exists()
     (output / "notes.md").write_text("mine")
     with pytest.raises(ModelError, match=r"something else \(notes\.md\)"):

@@ -8,7 +8,7 @@ from prudent.models._loading import add_lora
 from prudent.models._manifest import manifest_changes, read_manifest, write_manifest
 from prudent.models._progress import progress_bar, progress_within
 from prudent.models._reward_model import RewardModel
-from prudent.models._saving import atomic_file, atomic_folder
+from prudent.models._saving import MODEL_FILES, atomic_file, atomic_folder
 from prudent.models._shared import SharedLayers, load_reward_models, rewards_of_each
 from prudent.models._template import (
     Message,
@@ -20,6 +20,7 @@ from prudent.models._template import (
 )
 
 __all__ = [
+    "MODEL_FILES",
     "Batch",
     "EncodedTexts",
     "Message",

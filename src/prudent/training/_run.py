@@ -19,7 +19,7 @@ from shutil import disk_usage, rmtree
 from typing import Any
 
 from prudent.errors import ModelError
-from prudent.models import RewardModel
+from prudent.models import MODEL_FILES, RewardModel
 from prudent.training._config import HARMLESS, TrainingConfig
 
 __all__ = [
@@ -37,7 +37,9 @@ _RESULT_NAME = "training_result.json"
 _MARK_NAME = "complete.json"
 _CONFIG_NAMES = ("config.json", "adapter_config.json")
 # What a trained and fitted model folder consists of; overwriting deletes these and nothing else.
-_MODEL_FILES = ("*.json", "*.json.tmp", "*.safetensors", "*.jinja", "*.model", "README.md", "vocab.txt", "merges.txt")
+_RUN_FILES = (*MODEL_FILES, "*.json", "*.json.tmp", "*.safetensors", "*.jinja", "*.model", "README.md")
+# What may come to lie beside the weights of a model, and is none of them.
+_LEARNED_LATER = ("posterior.safetensors", "utility.safetensors")
 _EDGE_BYTES = 2**20
 
 
@@ -93,7 +95,7 @@ class RunFolder:
         """
         if not (self.output / _RESULT_NAME).exists() and not self._run_file.exists():
             return
-        made = {path for pattern in _MODEL_FILES for path in self.output.glob(pattern)}
+        made = {path for pattern in _RUN_FILES for path in self.output.glob(pattern)}
         self._refuse([path for path in self.output.iterdir() if path not in {*made, self.checkpoints, self._partial}])
         # The marks go first, so that a folder half deleted is not taken for a whole one; run.json, by which a deletion
         # cut short can be repeated, goes last.
@@ -217,7 +219,7 @@ def model_identity(model: str | Path | RewardModel) -> str:
     for path in sorted(folder.iterdir()):
         if path.name in _CONFIG_NAMES:
             digest.update(path.read_bytes())
-        elif path.suffix in (".safetensors", ".bin") and path.name != "posterior.safetensors":
+        elif path.suffix in (".safetensors", ".bin") and path.name not in _LEARNED_LATER:
             size = path.stat().st_size
             digest.update(f"{path.name} {size}".encode())
             with path.open("rb") as weights:
