@@ -6,10 +6,11 @@ response.
 """
 
 from prudent.utility._affine import shifted
+from prudent.utility._building import combine, reward
 from prudent.utility._center import Center
 from prudent.utility._combination import Combination
 from prudent.utility._combine import COMBINATIONS, AllOf, AnyOf, Ensemble, Minimum, Product, Weighted
-from prudent.utility._expression import Combined, Piped, Utility, combine, reward
+from prudent.utility._expression import Combined, Piped, Utility
 from prudent.utility._fitted import FittedUtility, TracedStep
 from prudent.utility._good import LogProbabilityGood, ProbabilityAbove, ProbabilityGood
 from prudent.utility._learned import LearnedError, learned_error

@@ -78,8 +78,7 @@ class ByResponse(ABC):
         correlation: of the parts of one response. 0: independent. A number below 1: that of the normals behind the
             parts. "members": the parts are ensembles, and member m of each belongs together (one seed, one resample).
         missing: what becomes of a response that lacks a part. "unscored": it has no value. "neutral": the part counts
-            as being exactly at its reference (log 1/2, 1/2 or 0), with no variance, where another part is there. With
-            `center(q=0.85)` that is better than most responses are, so a missing score pays: take `center(q=0.5)`.
+            as being exactly at its reference (log 1/2, 1/2 or 0), with no variance, where another part is there.
     """
 
     name: ClassVar[str]

@@ -46,7 +46,8 @@ class AllOf(ByResponse):
         correlation: of the parts' posteriors; the judgments themselves are taken as independent given the rewards. 0:
             independent, as two models are but not two functions of one reward. A number below 1: that of the normals
             behind Gaussian parts. "members": member m of every part belongs together (one seed, one resample).
-        missing: "unscored", or "neutral": log 1/2.
+        missing: "unscored", or "neutral": log 1/2, as good as the reference. With `center(q=0.85)` that is better than
+            most responses are, and a missing score pays: take `center(q=0.5)`.
 
     Raises:
         ValueError: a parameter is out of range.

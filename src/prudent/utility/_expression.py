@@ -32,7 +32,7 @@ from prudent.utility._writing import Step, in_words, written, written_arguments
 if TYPE_CHECKING:
     from prudent.utility._fitted import FittedUtility
 
-__all__ = ["Combined", "Piped", "Reward", "Utility", "combine", "is_contrast", "reward"]
+__all__ = ["Combined", "Piped", "Reward", "Utility", "is_contrast"]
 
 
 class Utility(ABC):
@@ -44,7 +44,7 @@ class Utility(ABC):
     Example:
         >>> import torch
         >>> from prudent.rewards import GaussianRewards
-        >>> from prudent.utility import LcbStd
+        >>> from prudent.utility import LcbStd, reward
         >>> rewards = GaussianRewards(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]))
         >>> utility = reward() | LcbStd(1.0)
         >>> str(utility), utility(rewards).tolist()
@@ -305,44 +305,6 @@ def is_contrast(step: Step) -> bool:
     if isinstance(step, Center):
         return step.at is None and step.of == "prompt"
     return isinstance(step, QuantileRank | Standardize)
-
-
-def reward(name: str = ONLY) -> Reward:
-    """The reward of a name, the beginning of a utility.
-
-    Args:
-        name: what it is called in a scored file; by default the only one, whatever it is called.
-
-    Raises:
-        ValueError: it is no word, or means something else in a utility.
-
-    Example:
-        >>> from prudent.utility import Center, LogSigmoid
-        >>> str(reward("helpful") | Center(q=0.5) | LogSigmoid())
-        'helpful | center(q=0.5) | log_sigmoid'
-    """
-    return Reward(name)
-
-
-def combine(combination: Combination, *parts: Utility) -> Combined:
-    """Several utilities in one.
-
-    Args:
-        combination: `AllOf()`, `AnyOf()`, `Weighted(...)`, `Minimum()`, `Ensemble()` or `Product()`.
-        parts: at least one; all posteriors, or all values after a risk rule.
-
-    Raises:
-        ValueError: parts that do not go together; the part is named.
-
-    Example:
-        >>> from prudent.utility import AllOf, Center, LogSigmoid
-        >>> parts = [reward(name) | Center() | LogSigmoid() for name in ("helpful", "harmless")]
-        >>> str(combine(AllOf(), *parts))
-        'all_of(helpful | center | log_sigmoid, harmless | center | log_sigmoid)'
-    """
-    if not parts:
-        raise ValueError(f"{combination.name} needs at least one part")
-    return Combined(combination, parts)
 
 
 def _needing_variance(utility: Utility, *, is_read: bool) -> Iterator[str]:
