@@ -265,7 +265,7 @@ def test_named_rewards_where_one_is_needed(folders, tmp_path):
     score({"only": folders["bert"]}, POOLS, tmp_path / "only", progress=False)
     only = read_scored(tmp_path / "only")
     assert only.reward().column("reward_mean").isfinite().all()
-    with pytest.raises(DataError, match=r"its reward under the name only; take it by ScoredPool.reward\(\)"):
+    with pytest.raises(DataError, match=r"its reward under the name 'only', .*--model FOLDER"):
         only.posterior()
     # what was scored is scored again by another model; the first rewards are columns of the pool now
     score({"c": folders["bert"], "b": folders["bert"]}, tmp_path / "out", tmp_path / "again", progress=False)

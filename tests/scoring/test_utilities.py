@@ -105,6 +105,10 @@ def test_the_first_of_several_prompts_with_one_text_counts(tmp_path):
     centered = values(pool, tmp_path)
     first = pool.column("reward_mean").reshape(2, -1)[0, :4].mean()
     assert torch.allclose(centered, (pool.column("reward_mean") - first).to(centered))
+    fitted_on = load_utility(tmp_path).fitted_on
+    assert (fitted_on["num_prompts"], fitted_on["num_references"]) == (1, {"reward": 4})
+    # what serves all prompts rests on both
+    assert fit_utility(pool, "center(of=all)").fitted_on["num_references"] == {"reward": 8}
 
 
 def test_an_unknown_prompt_is_told_with_what_to_do(tmp_path):
@@ -123,6 +127,23 @@ def test_another_model_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"another model or posterior \(basis basis reward\).*prudent utility"):
         values(other, tmp_path / "centered")
     assert torch.equal(values(other, tmp_path / "plain"), values(other, "lcb_std"))
+
+
+def without_posterior(model: str | None, kind: str = "gaussian") -> ScoredPool:
+    """Scored by a model that has no posterior, by its name; None for scores of other programs or earlier versions."""
+    metadata = {"kind": kind, "basis_id": None, **({} if model is None else {"model": model})}
+    table = make_pool(TEXTS).table.replace_schema_metadata({b"prudent": json.dumps(metadata).encode()})
+    return ScoredPool(table, "plain.parquet")
+
+
+def test_another_model_without_a_posterior_is_refused_where_it_is_known(tmp_path):
+    fit_utility(without_posterior("one"), "center | mean", tmp_path / "one")
+    fit_utility(without_posterior(None), "center | mean", tmp_path / "unknown")
+    assert yaml.safe_load((tmp_path / "one" / "utility.yaml").read_text())["rewards"]["reward"]["model"] == "one"
+    with pytest.raises(DataError, match=r"another model or posterior \(one\) than these \(two\)"):
+        values(without_posterior("two"), tmp_path / "one")
+    for pool, folder in ((None, "one"), ("one", "one"), ("one", "unknown"), (None, "unknown")):
+        assert values(without_posterior(pool), tmp_path / folder).isfinite().all()
 
 
 def test_references_from_another_file():
@@ -205,6 +226,21 @@ def test_a_utility_is_saved_beside_a_model(tmp_path):
     assert names == ["adapter_config.json", "utility.safetensors", "utility.yaml"]
 
 
+def test_a_utility_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
+    pool = make_pool(TEXTS)
+    fit_utility(pool, "center | lcb_std", tmp_path)
+
+    def no_space(tensors, path):
+        Path(path).write_text("half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", no_space)
+    with pytest.raises(OSError, match="no space"):
+        fit_utility(pool, "standardize | mean", tmp_path, overwrite=True)
+    assert torch.equal(values(pool, tmp_path), values(pool, "center | lcb_std"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["utility.safetensors", "utility.yaml"]
+
+
 def test_another_model_in_its_place_takes_the_utility_away(tmp_path):
     fit_utility(make_pool(TEXTS), "center", tmp_path)
     with atomic_folder(tmp_path, overwrite=True) as folder:
@@ -247,6 +283,19 @@ def test_damaged_files(tmp_path):
     tensors["center/per_prompt/reference"] = tensors["center/per_prompt/reference"][:2].clone()
     save_file(tensors, folder / "utility.safetensors")
     with pytest.raises(DataError, match=r"damaged \(reference has 2 rows for 4 prompts\)"):
+        values(pool, folder)
+    (folder / "utility.safetensors").write_bytes(whole)
+    tensors = load_file(folder / "utility.safetensors")
+    renamed = {name.replace("/reference", "/other"): tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / "utility.safetensors")
+    with pytest.raises(DataError, match=r"utility\.safetensors is damaged \(it has no tensor 'reference'\)"):
+        values(pool, folder)
+    (folder / "utility.safetensors").write_bytes(whole)
+    rewrite(folder, fitted_on=[1])
+    with pytest.raises(DataError, match="`fitted_on` must say"):
+        values(pool, folder)
+    rewrite(folder, utility="center | lcb_sdt")
+    with pytest.raises(UtilityError, match=r"utility\.yaml: .*lcb_sdt"):
         values(pool, folder)
     (folder / "utility.yaml").write_text("utility: [unclosed")
     with pytest.raises(DataError, match="not readable as YAML"):

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from prudent.errors import DataError, PrudentError
+from prudent.errors import DataError, PrudentError, UtilityError
 from prudent.models import atomic_file
 from prudent.scoring._learned_steps import LearnedStep, learned_steps, transforms_of
 from prudent.utility import FittedUtility, TransformState, Utility, parse_utility
@@ -37,12 +37,15 @@ class SavedUtility:
             scored it; None for a model without one.
         fitted_on: the file, the number of its prompts and of their reference responses, for the record.
         source: where it was read, for messages.
+        models: for each reward of a model without a posterior, by the same name, what names the model, where that is
+            known. Of scores that other programs made it is not, so nothing tells whether they are of one model.
     """
 
     fitted: FittedUtility
     basis_ids: Mapping[str, str | None] = field(default_factory=dict)
     fitted_on: Mapping[str, Any] = field(default_factory=dict)
     source: str = "the utility"
+    models: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def utility(self) -> Utility:
@@ -66,22 +69,27 @@ class SavedUtility:
         """
         return self.fitted.taking(prompt_keys(texts), prompts)
 
-    def check_basis(self, name: str, basis_id: str | None) -> None:
+    def check_basis(self, name: str, basis_id: str | None, model: str | None = None) -> None:
         """Make sure that rewards are of the model whose references the utility knows.
 
         Args:
             name: of a reward that the utility reads.
             basis_id: of the rewards at hand.
+            model: that gave them, where no posterior did and it is known.
 
         Raises:
             DataError: they are of another.
         """
-        if name in self._rewards_with_references and basis_id != self.basis_ids.get(name):
-            raise DataError(
-                f"{self.source} was fitted on rewards {name!r} of another model or posterior (basis "
-                f"{self.basis_ids.get(name)}) than these (basis {basis_id}): fit it again with `prudent utility` on "
-                "responses that this model scored"
-            )
+        if name not in self._rewards_with_references:
+            return
+        known, other = self.basis_ids.get(name), self.models.get(name)
+        if basis_id == known and (basis_id is not None or None in (model, other) or model == other):
+            return
+        was, here = (f"basis {known}", f"basis {basis_id}") if basis_id != known else (other, model)
+        raise DataError(
+            f"{self.source} was fitted on rewards {name!r} of another model or posterior ({was}) than these ({here}): "
+            "fit it again with `prudent utility` on responses that this model scored"
+        )
 
     @property
     def _rewards_with_references(self) -> set[str]:
@@ -153,16 +161,17 @@ def save_utility(saved: SavedUtility, folder: str | Path, *, overwrite: bool = F
     content = {
         "format_version": FORMAT_VERSION,
         "utility": str(saved.utility),
-        "rewards": {name: {"basis_id": basis_id} for name, basis_id in saved.basis_ids.items()},
+        "rewards": {name: _identity(saved, name) for name in saved.basis_ids},
         "fitted_on": dict(saved.fitted_on),
         "learned": [step.to_dict() for step in saved.learned],
     }
-    (place / CONFIG).unlink(missing_ok=True)
-    with atomic_file(place / TENSORS) as temporary:
-        save_file(_tensors(saved.fitted), temporary)
-    with atomic_file(place / CONFIG) as temporary:
+    # both are whole before the one that is there gives way
+    with atomic_file(place / CONFIG) as config:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
-        temporary.write_text(text, encoding="utf-8")
+        config.write_text(text, encoding="utf-8")
+        with atomic_file(place / TENSORS) as tensors:
+            save_file(_tensors(saved.fitted), tensors)
+            (place / CONFIG).unlink(missing_ok=True)
 
 
 def load_utility(place: str | Path) -> SavedUtility:
@@ -173,7 +182,7 @@ def load_utility(place: str | Path) -> SavedUtility:
 
     Raises:
         DataError: there is no utility, or it is damaged, of another format, or its two files do not belong together.
-        UtilityError: the text in it is not a utility.
+        UtilityError: the text in it is not a utility; the file is named.
     """
     config = Path(place) if str(place).endswith(".yaml") else Path(place) / CONFIG
     content = _read_yaml(config)
@@ -183,7 +192,10 @@ def load_utility(place: str | Path) -> SavedUtility:
         raise DataError(f"{config} has format {version}, this prudent reads format {FORMAT_VERSION}; {advice}")
     if not isinstance(content.get("utility"), str):
         raise DataError(f"{config} has no text `utility`; fit it again with `prudent utility`")
-    utility = parse_utility(content["utility"])
+    try:
+        utility = parse_utility(content["utility"])
+    except UtilityError as error:
+        raise UtilityError(f"{config}: {error}") from error
     rewards = content.get("rewards") or {}
     if not isinstance(rewards, dict) or not all(isinstance(one, dict) for one in rewards.values()):
         raise DataError(f"{config}: `rewards` must name each reward and its basis_id; fit it again")
@@ -192,7 +204,24 @@ def load_utility(place: str | Path) -> SavedUtility:
     lacking = [name for name in utility.reward_names if name not in basis_ids]
     if lacking and any(state.shared or state.per_prompt for state in states.values()):
         raise DataError(f"{config} does not say whose rewards {lacking[0]!r} it was fitted on; fit it again")
-    return SavedUtility(FittedUtility(utility, states), basis_ids, content.get("fitted_on") or {}, str(config))
+    fitted_on = content.get("fitted_on") or {}
+    if not isinstance(fitted_on, dict) or not isinstance(fitted_on.get("num_references") or {}, dict):
+        raise DataError(f"{config}: `fitted_on` must say what the utility was fitted on, entry by entry; fit it again")
+    models = {str(name): one["model"] for name, one in rewards.items() if one.get("model") is not None}
+    saved = SavedUtility(FittedUtility(utility, states), basis_ids, fitted_on, str(config), models)
+    try:
+        _ = saved.learned
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"{config.with_name(TENSORS)} is damaged (it has no tensor {error}); fit it again with `prudent utility`"
+        ) from error
+    return saved
+
+
+def _identity(saved: SavedUtility, name: str) -> dict[str, str | None]:
+    """What names the model of a reward."""
+    found = {"basis_id": saved.basis_ids[name]}
+    return found | {"model": saved.models[name]} if name in saved.models else found
 
 
 def _tensors(fitted: FittedUtility) -> dict[str, Tensor]:

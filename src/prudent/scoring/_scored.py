@@ -135,6 +135,12 @@ class ScoredPool:
         return found
 
     @property
+    def model(self) -> str | None:
+        """Names the model where no posterior does; None where one does, or scores made elsewhere do not say."""
+        found: str | None = self._stated().get("model")
+        return found
+
+    @property
     def has_variance(self) -> bool:
         """Any variance is known, of any reward; False for scores of models without a posterior."""
         columns = [columns_of(name)["reward_variance"] for name in self.reward_names]
@@ -183,10 +189,13 @@ class ScoredPool:
         if names == (ONLY,):
             return
         if len(names) == 1:
-            raise DataError(f"{self.source} has its reward under the name {names[0]}; take it by ScoredPool.reward()")
+            raise DataError(
+                f"{self.source} has its reward under the name {names[0]!r}, and one without a name is needed here: "
+                "score the pool with --model FOLDER, without a name, or take it by ScoredPool.reward()"
+            )
         raise DataError(
             f"{self.source} has the rewards {', '.join(names)}, and one is needed here: name it in a utility, as in "
-            f"'{names[0]} | lcb_std', or take it by ScoredPool.reward('{names[0]}')"
+            f"'{names[0]} | lcb_std', or give a file that one model scored (in Python: ScoredPool.reward('{names[0]}'))"
         )
 
     def column(self, name: str) -> Tensor:

@@ -1,5 +1,6 @@
 """Models and the shards of a pool: texts in, columns of rewards out."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prudent.errors import DataError, PrudentError
-from prudent.posteriors import Center, Prediction, Scorer, TokenizedTexts
+from prudent.posteriors import Center, ModelScorer, Prediction, Scorer, TokenizedTexts
 from prudent.scoring._columns import lists, nullable, pool_columns
 from prudent.scoring._names import TEXT_COLUMNS, columns_of
 from prudent.scoring._shards import Shard, Slice
 from prudent.utility import ONLY
 
-__all__ = ["ShardScorer", "score_shard"]
+__all__ = ["ShardScorer", "model_name", "score_shard"]
 
 
 class ShardScorer:
@@ -48,6 +49,8 @@ class ShardScorer:
         found: dict[str, Any] = {"kind": "gaussian", "basis_id": self._scorer.basis_id}
         if self._scorer.num_members:
             found.update(kind="members", ddof=1)
+        if (model := model_name(self._scorer)) is not None:
+            found["model"] = model
         if self._canned is not None:
             found["canned"] = self._canned
         return found
@@ -103,6 +106,17 @@ class ShardScorer:
         except DataError as error:
             ids = sorted({part.prompt_id for part in shard})
             raise DataError(f"prompts {ids[0]} to {ids[-1]}: {error}") from error
+
+
+def model_name(scorer: Scorer) -> str | None:
+    """Names the weights of a model without a posterior, whose rewards have no `basis_id` to tell them by; else None.
+
+    Values are rounded to bfloat16, so that reading a model in half precision does not change its name.
+    """
+    if scorer.basis_id is not None or not isinstance(scorer, ModelScorer):
+        return None
+    head = scorer.model.head_values()[0].to(torch.bfloat16).view(torch.int16)
+    return f"{scorer.model.fingerprint()}-{hashlib.sha256(head.numpy().tobytes()).hexdigest()[:16]}"
 
 
 def score_shard(

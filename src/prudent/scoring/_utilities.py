@@ -87,7 +87,8 @@ def utility_for(
     rewards = pool.reward_set()
     _check_variances(pool, rewards, saved.utility)
     for name in saved.utility.reward_names:
-        saved.check_basis(name, pool.reward(rewards.resolve(name)).basis_id)
+        one = pool.reward(rewards.resolve(name))
+        saved.check_basis(name, one.basis_id, one.model)
     _check_own_references(pool, rewards, saved.utility)
     if not any(state.per_prompt for state in saved.fitted.states.values()):
         return saved.fitted
@@ -144,15 +145,18 @@ def fit_utility(
     fitted = expression.fit(rewards)
     keys = prompt_keys(texts)
     first = np.unique(keys.numpy(), return_index=True)[1]
+    # what is of all prompts together was learned from each of them, also where several have one text
+    counted = ids[first] if any(state.per_prompt for state in fitted.states.values()) else ids
     names = {name: rewards.resolve(name) for name in expression.reward_names}
     saved = SavedUtility(
         fitted.taking(ids[first], keys[first]),
         {name: pool.reward(resolved).basis_id for name, resolved in names.items()},
         {
             "data": pool.source,
-            "num_prompts": len(ids),
-            "num_references": {name: _num_references(rewards, resolved) for name, resolved in names.items()},
+            "num_prompts": len(counted),
+            "num_references": {name: _num_references(rewards, resolved, counted) for name, resolved in names.items()},
         },
+        models={name: model for name, resolved in names.items() if (model := pool.reward(resolved).model) is not None},
     )
     if output is not None:
         save_utility(saved, output, overwrite=overwrite)
@@ -268,8 +272,9 @@ def _features(
     return found
 
 
-def _num_references(rewards: RewardSet, name: str) -> int | None:
-    """Scored reference responses; None where it is not known which they are."""
+def _num_references(rewards: RewardSet, name: str, prompts: Tensor) -> int | None:
+    """Scored reference responses of some prompts; None where it is not known which they are."""
     if name not in rewards.references and rewards.is_reference is None:
         return None
-    return int((~rewards.reference_rewards(name).mean.isnan()).sum())
+    found = rewards.reference_rewards(name)
+    return int((~found.mean.isnan() & torch.isin(found.group, prompts)).sum())

@@ -16,7 +16,7 @@ from prudent.scoring._learned_steps import transforms_of
 from prudent.scoring._prompt_features import prompt_features
 from prudent.scoring._saved_utility import SavedUtility
 from prudent.scoring._scored import ScoredPool, read_scored
-from prudent.scoring._shard_scorer import ShardScorer, score_shard
+from prudent.scoring._shard_scorer import ShardScorer, model_name, score_shard
 from prudent.scoring._shards import Slice
 from prudent.scoring._utilities import Model, fit_utility, prompts_of, saved_utility, with_canned
 from prudent.utility import (
@@ -109,7 +109,7 @@ class UtilityModel:
         for name, resolved in rewards.items():
             if name in expression.needs_variance_of and not self._scorers[resolved].has_variance:
                 raise DataError(f"the model of {name!r} has no posterior, which {expression} needs; fit one first")
-            self._saved.check_basis(name, self._scorers[resolved].basis_id)
+            self._saved.check_basis(name, self._scorers[resolved].basis_id, model_name(self._scorers[resolved]))
         centers = [(node, step) for node, step in transforms_of(expression) if isinstance(step, Center)]
         canned = {rewards[node.reward_names[0]]: step.canned for node, step in centers if step.canned is not None}
         self._learned = {rewards[name] for node, step in centers if step.of == "learned" for name in node.reward_names}
@@ -231,7 +231,7 @@ def _ready(utility: str | Path | Utility | SavedUtility, references: ScoredPool 
         if step.needs_references and not (isinstance(step, Center) and step.canned is not None):
             raise DataError(
                 f"`{node}` needs reference responses: fit the utility with `prudent utility` and give its folder, give "
-                "references, or centre on a canned response (canned=) or a number (at=)"
+                "references, or center on a canned response (canned=) or a number (at=)"
             )
     return SavedUtility(
         FittedUtility(expression, {str(node): TransformState() for node, _ in transforms_of(expression)})
