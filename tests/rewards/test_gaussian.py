@@ -277,10 +277,10 @@ def test_plain_integers_are_row_numbers() -> None:
         assert rewards.prob_preferred(0, 1) > 0.5
 
 
-def test_a_scored_response_has_a_variance() -> None:
-    unknown, mean = torch.tensor([1.0, math.nan]), torch.tensor([0.0, 1.0])
-    with pytest.raises(ValueError, match="variance is NaN in row 1, whose mean is not"):
-        GaussianRewards(mean, unknown)
-    with pytest.raises(ValueError, match="noise is NaN in row 1"):
-        GaussianRewards(mean, torch.ones(2), noise=unknown)
-    assert GaussianRewards(unknown, unknown).variance.isnan().tolist() == [False, True]
+def test_what_has_no_variance_is_not_scored_by_what_reads_it() -> None:
+    rewards = GaussianRewards(torch.tensor([0.0, 1.0]), torch.tensor([1.0, math.nan]))
+    assert rewards.mean.tolist() == [0, 1]
+    marginal = rewards.marginal()
+    for found in (marginal.quantile(0.1), marginal.cvar(0.1), marginal.prob_above(0.0), marginal.log_expected_exp(-1.0),
+                  marginal.log_expected_sigmoid(), marginal.expected_log_sigmoid(), marginal.variance):  # fmt: skip
+        assert found.isnan().tolist() == [False, True]

@@ -268,12 +268,12 @@ class CombinedRewards(DrawnRewards):
         if isinstance(self.function.function, WeightedSum):
             return self._moments_of_sum(self.function.function.weights, include_noise)
         spread = self._single_spread(include_noise)
-        # one block of draws at a time: all of them together would fill the memory
-        out = [
-            (paths.mean(0), spread.variance(paths))
-            for paths in (self._paths(rows, include_noise) for rows in self._chunks())
-        ]
-        return self._joined([mean for mean, _ in out]), self._joined([variance for _, variance in out])
+        # one tensor each: small ones of every block would lie between large ones that are freed, which fills the memory
+        mean, variance = torch.empty(2, len(self), dtype=torch.float64, device=self.group.device)
+        for rows in self._chunks():
+            paths = self._paths(rows, include_noise)
+            mean[rows], variance[rows] = paths.mean(0), spread.variance(paths)
+        return mean, variance
 
     def _moments_of_sum(self, weights: tuple[float, ...], include_noise: bool) -> tuple[Tensor, Tensor]:
         means = torch.stack([part.mean.double() for part in self.parts])
@@ -306,18 +306,14 @@ class CombinedRewards(DrawnRewards):
     def _shared(self, weights: tuple[float, ...]) -> Tensor:
         """What the parts share adds this [N] to the variance of their sum, over the draws; their noise is apart."""
         square = WeightedSum(tuple(w * w for w in weights))
-        out = []
+        shared = torch.empty(len(self), dtype=torch.float64, device=self.group.device)
         for rows in self._chunks():
             paths = self._part_paths(rows, include_noise=False)
             if self.function.neutral is not None:
                 paths = paths.masked_fill(paths.isnan(), self.function.neutral)
-            out.append(self.function.function(paths).var(0, correction=0) - square(paths.var(1, correction=0)))
-        return self._joined(out)
+            shared[rows] = self.function.function(paths).var(0, correction=0) - square(paths.var(1, correction=0))
+        return shared
 
     def _chunks(self) -> Iterator[slice]:
         # a function holds several matrices of draws at a time, and is quicker on small ones
         return chunks(len(self), 8 * self.num_samples * len(self.parts))
-
-    def _joined(self, values: Sequence[Tensor]) -> Tensor:
-        """Chunks of [N] in one."""
-        return torch.cat([torch.empty(0, dtype=torch.float64, device=self.group.device), *values])

@@ -12,7 +12,6 @@ from prudent.rewards._mixture import NormalMixture
 from prudent.rewards._noise import noise_covariance, noise_draws, noise_of_contrast
 from prudent.rewards._prob_best import sampled_prob_best
 from prudent.rewards._rows import (
-    check_known,
     check_moments,
     check_vector,
     chunks,
@@ -39,7 +38,8 @@ class GaussianRewards:
 
     Args:
         mean: [N] posterior means in logits, float32 or float64 (others become float32). NaN: not scored.
-        variance: [N] marginal epistemic variances, >= 0.
+        variance: [N] marginal epistemic variances, >= 0. NaN: not known, and then whatever reads it is NaN, as where
+            the response is not scored; the mean stays (scores made elsewhere have no more than that).
         group: [N] integer prompt ids; by default all responses answer one prompt.
         factor: [N, K] of any floating type (float16 halves a file); computed with in the type of `mean`.
         noise: [N] aleatoric variances, >= 0; zeros by default.
@@ -47,7 +47,7 @@ class GaussianRewards:
         basis_id: name of what the factor's columns mean. Factors with different ids cannot be mixed.
 
     Raises:
-        ValueError: shapes do not agree, or a variance is negative, infinite or, of a scored response, NaN.
+        ValueError: shapes do not agree, or a variance is negative or infinite.
 
     Example:
         >>> import torch
@@ -77,14 +77,12 @@ class GaussianRewards:
             raise ValueError(f"mean is infinite in row {int(self.mean.isinf().nonzero()[0])}; use NaN for not scored")
         check_moments("variance", variance, size)
         self.variance = variance.to(self.mean)
-        check_known("variance", self.variance, self.mean)
         self.group = group_vector(group, size, device)
         if noise is None:
             self.noise = torch.zeros_like(self.mean)
         else:
             check_moments("noise", noise, size)
             self.noise = noise.to(self.mean)
-            check_known("noise", self.noise, self.mean)
         if factor is not None and (factor.dim() != 2 or len(factor) != size or not factor.is_floating_point()):
             raise ValueError(f"factor must be floating [{size}, K], got {list(factor.shape)} {factor.dtype}")
         self.factor = None if factor is None else factor.to(device)

@@ -8,7 +8,6 @@ from torch import Generator, Tensor
 
 __all__ = [
     "broadcast",
-    "check_known",
     "check_moments",
     "check_vector",
     "chunks",
@@ -47,13 +46,6 @@ def check_moments(name: str, values: Tensor, length: int) -> None:
         raise ValueError(f"{name} must not be negative, got {float(values[row])} in row {row}")
     if bool(values.isinf().any()):
         raise ValueError(f"{name} is infinite in row {int(values.isinf().nonzero()[0])}")
-
-
-def check_known(name: str, values: Tensor, mean: Tensor) -> None:
-    """Raise ValueError where `values` [N] are NaN of a response whose mean is scored."""
-    unknown = values.isnan() & ~mean.isnan()
-    if bool(unknown.any()):
-        raise ValueError(f"{name} is NaN in row {int(unknown.nonzero()[0])}, whose mean is not: use NaN for both")
 
 
 def group_vector(group: Tensor | None, length: int, device: torch.device) -> Tensor:

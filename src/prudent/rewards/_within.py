@@ -1,6 +1,5 @@
 """What is not known of rewards besides which member is right: Gaussian with mean zero, the same for all members."""
 
-import torch
 from torch import Tensor
 
 from prudent.errors import UnsupportedError
@@ -44,8 +43,7 @@ class WithinMembers:
         zeros = like.new_zeros(len(like))
         if variance is None:
             variance, factor = zeros, like.new_zeros(len(like), 0)
-        mean = zeros.masked_fill(like.isnan().any(1), torch.nan)  # not scored
-        self._gaussian = GaussianRewards(mean, variance, group, factor, noise, text_id)
+        self._gaussian = GaussianRewards(zeros, variance, group, factor, noise, text_id)
         self.noise, self.text_id = self._gaussian.noise, self._gaussian.text_id
 
     @property
