@@ -89,6 +89,24 @@ def test_a_reward_that_is_missing_leaves_the_response_without_a_utility() -> Non
         select(pool)
 
 
+def test_a_prompt_without_any_utility_is_left_out_and_counted(tmp_path) -> None:
+    mean = column(two_rewards(), "harmless_reward_mean").copy()
+    mean[[0, *range(6, 12)]] = np.nan
+    pool, utility = two_rewards(harmless_reward_mean=mean), "harmless | lcb_std"
+    with pytest.raises(DataError, match=r"7 responses have no utility .*\(--exclude-unscored\)"):
+        select(pool, utility=utility)
+    summary = select(pool, tmp_path / "picks.parquet", utility=utility, exclude_unscored=True)
+    assert (summary.num_prompts, summary.num_prompts_excluded, summary.num_excluded) == (2, 1, 7)
+    assert summary.num_candidates == 11
+    value = mean - np.sqrt(column(pool, "harmless_reward_variance"))
+    picks = pq.read_table(tmp_path / "picks.parquet")
+    assert picks["prompt_id"].to_pylist() == [2, 9]
+    assert picks["response_id"].to_pylist() == [int(np.nanargmax(value[:6])), int(value[12:].argmax())]
+    np.testing.assert_allclose(picks["utility"].to_numpy(), [np.nanmax(value[:6]), value[12:].max()])
+    with pytest.raises(DataError, match="no response has a utility"):
+        select(two_rewards(harmless_reward_mean=np.full(18, np.nan)), utility=utility, exclude_unscored=True)
+
+
 def test_a_reward_without_variances_is_named_where_they_are_needed() -> None:
     pool = two_rewards(helpful_reward_variance=pa.nulls(18, pa.float32()))
     with pytest.raises(DataError, match="no variances of 'helpful'"):

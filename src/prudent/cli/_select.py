@@ -44,7 +44,8 @@ def select(
         bool,
         typer.Option(
             "--exclude-unscored",
-            help="Leave out responses without a utility, and count them, instead of stopping.",
+            help="Leave out responses without a utility, and prompts that have no others, and count them, instead of"
+            " stopping.",
             rich_help_panel=FILES,
         ),
     ] = False,
@@ -75,6 +76,7 @@ def select(
         f"mean gold {summary.mean_gold or 0:.4g}{without}": summary.mean_gold is not None,
         f"{summary.num_prompts_with_ties:,} prompts with ties, drawn at random": summary.num_prompts_with_ties,
         f"{summary.num_excluded:,} responses excluded, without a utility": summary.num_excluded,
+        f"{summary.num_prompts_excluded:,} prompts without a pick": summary.num_prompts_excluded,
     }
     return Outcome(found, "; ".join([text, *(remark for remark, holds in remarks.items() if holds)]))
 

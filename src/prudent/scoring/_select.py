@@ -37,6 +37,7 @@ class SelectSummary:
         num_prompts: prompts with a pick.
         num_candidates: responses considered.
         num_excluded: responses left out because they have no utility.
+        num_prompts_excluded: prompts without a pick, since none of their responses has a utility.
         num_prompts_with_ties: prompts whose best utility several responses share.
         mean_reward: average posterior mean of the picks, of each reward by its name; `reward` is one without a name.
         mean_std: average posterior standard deviation of the picks, likewise; None where it is not known.
@@ -49,6 +50,7 @@ class SelectSummary:
     num_prompts: int
     num_candidates: int
     num_excluded: int
+    num_prompts_excluded: int
     num_prompts_with_ties: int
     mean_reward: dict[str, float | None]
     mean_std: dict[str, float | None]
@@ -78,7 +80,7 @@ def select(
             stands beside it, in columns such as `utility_helpful`, named after the rewards that the part reads.
         utility: what a response is worth, as text, as an expression, or fitted already; see
             `prudent.utility.parse_utility`.
-        exclude_unscored: leave responses without a utility out instead of stopping.
+        exclude_unscored: leave responses without a utility out instead of stopping, and prompts that have no others.
         seed: of the draw among ties, and of rules that draw.
 
     Raises:
@@ -98,18 +100,22 @@ def select(
         rows = torch.nonzero(value.isnan()).flatten()[:5].tolist()
         raise DataError(
             f"{pool.source}: {int(value.isnan().sum())} responses have no utility under {fitted} (rows {rows}): "
-            "not scored, or variance unknown; leave them out with exclude_unscored"
+            "not scored, or variance unknown; leave them out with exclude_unscored (--exclude-unscored)"
         )
-    selection = best_of_n(value, pool.group, generator=generator, nan="exclude")
-    picks = pool.table.take(pa.array(selection.index.numpy()))
-    is_calibration = pool.is_calibration[selection.index]
+    scored = torch.nonzero(~value.isnan()).flatten()
+    if len(scored) == 0:
+        raise DataError(f"{pool.source}: no response has a utility under {fitted}, so there is nothing to pick")
+    selection = best_of_n(value[scored], pool.group[scored], generator=generator)
+    index = scored[selection.index]
+    picks = pool.table.take(pa.array(index.numpy()))
+    is_calibration = pool.is_calibration[index]
     # Nobody reads a factor's columns one by one, and CSV has no place for lists.
     in_csv = output is not None and Path(output).suffix == ".csv"
     left_out = ("reward_factor", *(("reward_members", "reward_reference_members") if in_csv else ()))
     picks = _without(picks, [columns_of(name)[column] for name in pool.reward_names for column in left_out])
     extra = {
         "utility": selection.utility,
-        **{name: part[selection.index] for name, part in parts.items()},
+        **{name: part[index] for name, part in parts.items()},
         "num_candidates": selection.num_candidates,
         "num_tied": selection.num_tied,
     }
@@ -124,7 +130,8 @@ def select(
         utility=str(fitted),
         num_prompts=picks.num_rows,
         num_candidates=int(selection.num_candidates.sum()),
-        num_excluded=int(selection.num_excluded.sum()),
+        num_excluded=len(value) - len(scored),
+        num_prompts_excluded=len(torch.unique(pool.group)) - picks.num_rows,
         num_prompts_with_ties=int((selection.num_tied > 1).sum()),
         mean_reward={name: _mean(picks[columns_of(name)["reward_mean"]]) for name in pool.reward_names},
         mean_std={name: _mean(pc.sqrt(picks[columns_of(name)["reward_variance"]])) for name in pool.reward_names},
