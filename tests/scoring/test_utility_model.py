@@ -219,7 +219,21 @@ def test_what_does_not_go_together(scorers, files, tmp_path):
     with pytest.raises(DataError, match="another model or posterior"):
         UtilityModel(scorers["harmless"], tmp_path)
     worth = UtilityModel(scorers["helpful"], tmp_path)
-    with pytest.raises(DataError, match="no reference responses for prompt"):
+    with pytest.raises(DataError, match=r"`center` has no reference responses to the prompt 'never seen' \(1 "):
         worth(["never seen"], ["apple"])
-    with pytest.raises(DataError, match="no responses to the prompt 'never seen'"):
-        UtilityModel(scorers, BOTH, references=files["plain"])(["never seen"], ["apple"])
+    with pytest.raises(DataError, match="the references have no responses to the prompt 'never seen'"):
+        UtilityModel(scorers, "helpful | lcb_std", references=files["plain"])(["never seen"], ["apple"])
+
+
+def test_another_model_without_a_posterior_is_refused_also_where_none_has_one(tiny_models, tmp_path):
+    folders = {kind: tiny_models(kind) for kind in ("llama", "bert")}
+    score(folders["llama"], POOLS, tmp_path / "scored", num_references=3, progress=False)
+    scored = read_scored(tmp_path / "scored")
+    assert scored.basis_id is None
+    assert scored.model is not None
+    fit_utility(scored, "center | mean", tmp_path / "careful")
+    with pytest.raises(DataError, match="another model or posterior"):
+        UtilityModel(folders["bert"], tmp_path / "careful")
+    # reading it in half precision makes it no other model
+    UtilityModel(folders["llama"], tmp_path / "careful", dtype="bfloat16")
+    check(UtilityModel(folders["llama"], tmp_path / "careful"), scored, "center | mean")

@@ -14,7 +14,7 @@ from prudent.models import Message, as_messages, as_response, render_plain
 from prudent.posteriors import load_scorers
 from prudent.scoring._learned_steps import transforms_of
 from prudent.scoring._prompt_features import prompt_features
-from prudent.scoring._saved_utility import SavedUtility
+from prudent.scoring._saved_utility import SavedUtility, prompt_keys
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.scoring._shard_scorer import ShardScorer, model_name, score_shard
 from prudent.scoring._shards import Slice
@@ -157,11 +157,28 @@ class UtilityModel:
             return UtilityScores(torch.empty(0), ())
         texts = [render_plain(as_messages(prompt)) for prompt in prompts]
         distinct = list(dict.fromkeys(texts))
+        self._check_known(distinct)
         rewards = self._rewards(prompts, responses, texts, distinct)
         ids = torch.arange(len(distinct))
         fitted = with_canned(self._saved.under(ids, distinct), rewards)
         steps = fitted.trace(rewards, generator)
         return UtilityScores(steps[-1].mean, steps)
+
+    def _check_known(self, texts: Sequence[str]) -> None:
+        """Refuse prompts of which a step needs references that it has not learned, before anything is read."""
+        keys = prompt_keys(texts)
+        for node, step in transforms_of(self.utility):
+            is_own = isinstance(step, Center) and (step.canned is not None or step.of == "learned")
+            state = self._saved.fitted.states[str(node)]
+            if is_own or not state.per_prompt:
+                continue
+            unknown = torch.nonzero(~torch.isin(keys, state.prompts)).flatten().tolist()
+            if unknown:
+                raise DataError(
+                    f"`{node}` has no reference responses to the prompt {texts[unknown[0]][:60]!r} "
+                    f"({len(unknown)} such prompts): fit the utility on some, or take one that needs none of this "
+                    "prompt (of=all, of=learned)"
+                )
 
     def _resolved(self, name: str) -> str:
         """The model that a reward in the utility means."""
