@@ -223,17 +223,17 @@ def _utilities(found: "UtilityComparison") -> str:
     header = [f"picks of {found.num_prompts:,} prompts", *(one.label for one in found.utilities)]
     rows: list[list[object]] = []
     for name in first.gold:
-        rows.append([name, *(_interval(one.gold[name]) for one in found.utilities)])
-        differences = [None, *(_interval(one.gold_difference[name]) for one in found.utilities[1:])]
+        rows.append([name, *(_optional(one.gold[name]) for one in found.utilities)])
+        differences = [None, *(_optional(one.gold_difference[name]) for one in found.utilities[1:])]
         rows.append([f"{name}, minus {first.label}'s", *differences])
     if first.good_in_all is not None:
         rows.append(["above the median in every gold", *map(_optional, (one.good_in_all for one in found.utilities))])
     if first.rank_correlation is not None:
         rows.append(["rank correlation with gold", *map(_optional, (one.rank_correlation for one in found.utilities))])
     rows += [
-        [f"{name}, above average", *(_interval(one.rewards[name]) for one in found.utilities)] for name in first.rewards
+        [f"{name}, above average", *(_optional(one.rewards[name]) for one in found.utilities)] for name in first.rewards
     ]
-    rows.append(["every reward above average", *(_interval(one.above_average) for one in found.utilities)])
+    rows.append(["every reward above average", *(_optional(one.above_average) for one in found.utilities)])
     rows.append([f"same pick as {first.label}", *(f"{one.same_pick:.3f}" for one in found.utilities)])
     lines = [table(header, rows)]
     lines += [f"{one.label}: {one.utility}" for one in found.utilities if one.label != one.utility]

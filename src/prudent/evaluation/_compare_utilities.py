@@ -1,6 +1,7 @@
 """Several utilities on one scored pool: what each picks, and what that is worth."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from prudent.errors import DataError
 from prudent.evaluation._evaluation_types import Figure
 from prudent.evaluation._pair_figures import to_figure
 from prudent.evaluation._study_types import plain
-from prudent.metrics import bootstrap, bootstrap_difference, spearman_within
+from prudent.metrics import bootstrap, spearman_within
 from prudent.models import atomic_file
 from prudent.rewards import index_groups
 from prudent.scoring import ScoredPool, read_scored, utility_for
@@ -32,25 +33,30 @@ class UtilityFigures:
     Attributes:
         label: what it is called here.
         utility: the utility as it is written.
-        gold: gold of the pick by name of the column: `gold`, and `gold_NAME` for a property.
+        gold: gold of the pick by name of the column: `gold`, and `gold_NAME` for a property; columns without any number
+            are left out.
         gold_difference: that minus what the first utility's pick has, paired over prompts.
-        good_in_all: share of prompts whose pick is above the prompt's median in every column of gold; None where there
-            are fewer than two.
+        good_in_all: share of prompts whose pick is above the prompt's median in every column of gold, over the prompts
+            whose pick has them all; None where there are fewer than two columns.
         rank_correlation: Spearman's, of utility and gold within prompts; None without a column `gold`.
         rewards: posterior mean of each reward of the pick, minus the average over the prompt's responses.
-        above_average: share of prompts whose pick is above that average in every reward.
+        above_average: share of prompts whose pick is above that average in every reward, over the prompts whose pick
+            has them all.
         same_pick: share of prompts in which the first utility picks the same response.
         num_excluded: responses left out because they have no utility.
+
+    Gold and rewards that are missing for a pick leave its prompt out of that figure, which is None where they are
+    missing for all.
     """
 
     label: str
     utility: str
-    gold: dict[str, Figure]
-    gold_difference: dict[str, Figure]
+    gold: dict[str, Figure | None]
+    gold_difference: dict[str, Figure | None]
     good_in_all: Figure | None
     rank_correlation: Figure | None
-    rewards: dict[str, Figure]
-    above_average: Figure
+    rewards: dict[str, Figure | None]
+    above_average: Figure | None
     same_pick: float
     num_excluded: int
 
@@ -100,15 +106,18 @@ def compare_utilities(
         UtilityError: a text is not a utility.
         DataError: the pool lacks what a utility reads, or no prompt has a pick under every utility.
         ValueError: no utility is given.
+        TypeError: one is given where a list or a mapping is meant.
 
     Example:
         >>> import pyarrow as pa
         >>> table = pa.table({"prompt_id": [0, 0, 1, 1], "reward_mean": [0.0, 1.0, 3.0, 2.0],
         ...                   "reward_variance": [0.1, 4.0, 0.1, 0.1], "gold": [1.0, 0.0, 1.0, 0.0]})
         >>> found = compare_utilities(ScoredPool(table), ["mean", "lcb_std"])
-        >>> [one.gold["gold"].value for one in found.utilities]
+        >>> [figures.gold["gold"].value for figures in found.utilities if figures.gold["gold"] is not None]
         [0.5, 1.0]
     """
+    if isinstance(utilities, str | Utility | FittedUtility):
+        raise TypeError(f"utilities must be several, in a list or by name, got {utilities}")
     named = dict(utilities) if isinstance(utilities, Mapping) else {str(one): one for one in utilities}
     if not named:
         raise ValueError("give at least one utility")
@@ -125,8 +134,9 @@ def compare_utilities(
         raise DataError(f"{pool.source}: no prompt has a response with a value under every utility")
     rows = usable[index.position].nonzero()[:, 0]
     group = rewards.group[rows]
-    columns = _gold_columns(pool, rewards.names)
-    judge = _Judge(group, {name: pool.column(name)[rows] for name in columns}, num_bootstrap, seed)
+    gold = {name: pool.column(name)[rows] for name in _gold_columns(pool, rewards.names)}
+    known = {name: values for name, values in gold.items() if not bool(values.isnan().all())}
+    judge = _Judge(group, known, num_bootstrap, seed)
     means = {name: one.mean.double()[rows] for name, one in rewards.rewards.items()}
     picks = {
         label: best_of_n(value[rows], group, generator=Generator().manual_seed(seed), nan="exclude")
@@ -148,9 +158,7 @@ def compare_utilities(
                 good_in_all=judge.good_in_all(pick.index),
                 rank_correlation=judge.rank_correlation(values[label][rows]),
                 rewards={name: judge.average(judge.above(mean)[pick.index]) for name, mean in means.items()},
-                above_average=judge.average(
-                    torch.stack([judge.above(mean)[pick.index] > 0 for mean in means.values()]).all(0).double()
-                ),
+                above_average=judge.all_above([judge.above(mean)[pick.index] for mean in means.values()]),
                 same_pick=float((pick.index == first).double().mean()),
                 num_excluded=int(pick.num_excluded.sum()),
             )
@@ -159,7 +167,7 @@ def compare_utilities(
     )
     if output is not None:
         with atomic_file(output) as temporary:
-            temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return found
 
 
@@ -172,16 +180,19 @@ class _Judge:
         self.gold = gold
         self._num_bootstrap, self._seed = num_bootstrap, seed
 
-    def average(self, values: Tensor) -> Figure:
-        """Over prompts `[B]`, those without a value left out."""
-        return to_figure(
-            bootstrap(values, num_resamples=self._num_bootstrap, generator=Generator().manual_seed(self._seed))
-        )
-
-    def difference(self, values: Tensor, baseline: Tensor) -> Figure:
-        """Paired over prompts."""
+    def average(self, values: Tensor) -> Figure | None:
+        """Over prompts `[B]`, those without a value left out; None where that is all of them."""
         generator = Generator().manual_seed(self._seed)
-        return to_figure(bootstrap_difference(values, baseline, num_resamples=self._num_bootstrap, generator=generator))
+        return _known(to_figure(bootstrap(values, num_resamples=self._num_bootstrap, generator=generator)))
+
+    def difference(self, values: Tensor, baseline: Tensor) -> Figure | None:
+        """Paired over prompts."""
+        return self.average(values - baseline)
+
+    def all_above(self, values: Sequence[Tensor]) -> Figure | None:
+        """Share of the prompts with all these values `[B]` where all are above 0."""
+        every = torch.stack(list(values))
+        return self.average(torch.where(every.isnan().any(0), torch.nan, (every > 0).all(0).double()))
 
     def above(self, values: Tensor) -> Tensor:
         """`[N]` values minus their average over the prompt's responses, those without one left out."""
@@ -194,18 +205,19 @@ class _Judge:
         if len(self.gold) < 2:
             return None
         rows = self._index.rows()
-        good = torch.ones(len(picked), dtype=torch.bool)
-        for gold in self.gold.values():
-            median = torch.stack([gold[own].nanquantile(0.5) for own in rows])
-            good &= gold[picked] > median
-        return self.average(good.double())
+        return self.all_above(
+            [gold[picked] - torch.stack([gold[own].nanquantile(0.5) for own in rows]) for gold in self.gold.values()]
+        )
 
     def rank_correlation(self, value: Tensor) -> Figure | None:
         """Of values `[N]` with the gold, within prompts."""
         if _GOLD not in self.gold:
             return None
-        correlation = spearman_within(value, self.gold[_GOLD], self._group)
-        return None if bool(correlation.isnan().all()) else self.average(correlation)
+        return self.average(spearman_within(value, self.gold[_GOLD], self._group))
+
+
+def _known(figure: Figure) -> Figure | None:
+    return figure if all(map(math.isfinite, (figure.value, figure.low, figure.high))) else None
 
 
 def _gold_columns(pool: ScoredPool, names: Sequence[str]) -> list[str]:
