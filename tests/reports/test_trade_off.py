@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -9,9 +10,11 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
-from prudent.evaluation import BestOfNStudy, best_of_n_study
-from prudent.reports import report
-from prudent.reports._trade_off import average_pick, level_lines
+from prudent.errors import DataError
+from prudent.evaluation import BestOfNStudy, best_of_n_study, utility_curve
+from prudent.reports import plot_curves, report
+from prudent.reports._style import for_matplotlib
+from prudent.reports._trade_off import average_pick, axis_titles, level_lines
 
 PARTS = "a | center(mean), b | center(mean)"
 
@@ -61,6 +64,48 @@ def test_the_page_shows_the_plane(study, tmp_path):
     plane = charts["charts"]["trade_off"]
     assert [one["name"] for one in plane["series"]] == ["sum", "least"]
     assert len(plane["points"][0]) == 24
+
+
+def test_labels_are_shown_as_they_are(tmp_path):
+    columns = {f"{name}_reward_{kind}": [1.0, 2.0, 0.0, 3.0] for name in "ab" for kind in ("mean", "variance")}
+    table = pa.table({"prompt_id": [0, 0, 1, 1], "gold": [0.0, 1.0, 2.0, 0.0], **columns})
+    odd = r"a $\foo{ $ <b>&%{x}"
+    written = report(best_of_n_study(table, utilities={odd: "a | mean", "b": "b | mean"}, num_bootstrap=20),
+                     tmp_path / "page.html", title="what $1 and $2 buy")  # fmt: skip
+    plot_curves(written.study, tmp_path / "curves.png", title=odd)
+    assert {"gold", "proxy", "trade_off"} <= set(written.figures)
+    charts = json.loads(re.search(r'id="charts"[^>]*>(.*?)</script>', written.html.read_text(), re.DOTALL)[1])["charts"]
+    shown = r"a $\foo{ $ &lt;b&gt;&amp;%&#123;x}"
+    assert charts["trade_off"]["series"][0]["name"] == shown
+    assert charts["gold"]["views"][0]["series"][0]["name"] == shown
+
+
+@pytest.mark.parametrize("text", ["a $x$ b", r"\$", "$", r"$\frac$$"])
+def test_dollars_make_no_formula(text):
+    from matplotlib.text import Text
+
+    assert Text()._preprocess_math(for_matplotlib(text)) == (text, False)
+
+
+def test_titles_and_words_say_what_the_axes_are_relative_to(study, tmp_path):
+    mixed = replace(study.trade_off, relative_to=("responses", "canned"))
+    assert axis_titles(mixed) == ("a, above the mean of the prompt's responses", "b, above the canned response")
+    page = report(replace(study, trade_off=mixed), tmp_path / "page.html").html.read_text()
+    assert "the first relative to the mean of the prompt&#39;s responses, the second to the canned response" in page
+
+
+def test_rewards_that_no_response_has_both_of(tmp_path):
+    a, b = [0.0, 1.0, None, None], [None, None, 1.0, 0.0]
+    table = pa.table({"prompt_id": [0, 0, 1, 1], "a_reward_mean": a, "a_reward_variance": a, "b_reward_mean": b,
+                      "b_reward_variance": b})  # fmt: skip
+    either = "all_of(a | center(at=0) | log_sigmoid, b | center(at=0) | log_sigmoid, missing=neutral)"
+    study = best_of_n_study(table, utilities={"either": either}, num_bootstrap=20)
+    assert study.trade_off is None
+    assert "No response has both a and b, so they are not shown against each other." in study.notes
+    assert "proxy" not in report(study, tmp_path / "page.html").figures
+    assert [point.proxy for point in utility_curve(table, utility=either).points] == [{}, {}]
+    with pytest.raises(DataError, match="nothing to draw"):
+        plot_curves(study, tmp_path / "curves.png")
 
 
 def test_one_reward_has_no_plane(tmp_path):

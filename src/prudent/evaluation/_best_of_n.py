@@ -14,7 +14,7 @@ from prudent.evaluation._study_reliability import INDEPENDENT_NOTE, reliability
 from prudent.evaluation._study_statistics import Resamples, log_spaced
 from prudent.evaluation._study_types import BestOfNStudy, RewardScale, StudySettings
 from prudent.evaluation._study_utilities import AnyUtility, StudiedUtility, is_affine, shuffle_doubts, studied_utilities
-from prudent.evaluation._trade_off import trade_off
+from prudent.evaluation._trade_off import plane
 from prudent.rewards import GaussianRewards
 from prudent.scoring import ScoredPool
 from prudent.selection import best_of_n
@@ -128,7 +128,12 @@ def best_of_n_study(
     found = reliability(pool, resamples, num_pairs=num_pairs, seed=seed) if judged else ()
     if found and not found[0].exact_contrast:
         notes.append(INDEPENDENT_NOTE)
-    plane = trade_off(whole, {one.key: one.fitted for one in studied}, seed=seed) if len(pool.by_name) > 1 else None
+    trade_off = None
+    if len(pool.by_name) > 1:
+        first, second = rewards.names[:2]
+        trade_off = plane(rewards, {one.key: one.fitted for one in studied}, (first, second), seed=seed)
+        if trade_off is None:
+            notes.append(f"No response has both {first} and {second}, so they are not shown against each other.")
     return BestOfNStudy(
         n_values=grid,
         one_policy=pool.one_policy,
@@ -136,7 +141,7 @@ def best_of_n_study(
         curves=curves,
         reliability=found,
         disagreements=disagreements(pool, picks, num_examples=num_examples, max_characters=max_characters),
-        trade_off=plane,
+        trade_off=trade_off,
         counts=pool.counts,
         rewards={name: _scale(one, pool.group) for name, one in pool.by_name.items()},
         settings=StudySettings(

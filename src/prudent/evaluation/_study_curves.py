@@ -45,7 +45,9 @@ class Drawer:
         if pool.length is not None:
             columns["length"] = pool.length
         self.names = list(columns)
-        self.values = torch.stack(list(columns.values()), dim=1)
+        # without gold, length and a reward that all candidates have there is none
+        none = torch.zeros(len(pool.group), 0, dtype=torch.float64)
+        self.values = torch.stack(list(columns.values()), dim=1) if columns else none
         self.drawn: dict[str, Drawn] = {}
 
     def expected(self, utility: Tensor) -> Array:

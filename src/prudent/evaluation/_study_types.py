@@ -202,7 +202,8 @@ class BestOfNStudy:
     reliability: tuple[Reliability, ...]
     disagreements: tuple[Disagreement, ...]
     trade_off: TradeOff | None
-    """Where the utilities pick in the plane of the first two rewards; None where there is one."""
+    """Where the utilities pick in the plane of the first two rewards; None where there is one reward, or no response
+    has both."""
     counts: Counts
     rewards: dict[str, RewardScale]
     """The rewards of the file by name; `reward` is one without a name."""

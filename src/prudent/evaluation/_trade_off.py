@@ -6,13 +6,13 @@ import torch
 from torch import Generator, Tensor
 
 from prudent.errors import DataError
-from prudent.evaluation._trade_off_types import TradeOff, TradeOffLine
+from prudent.evaluation._trade_off_types import Level, TradeOff, TradeOffLine
 from prudent.rewards import RewardPosterior, index_groups
 from prudent.scoring import ScoredPool, read_scored, utility_for
 from prudent.selection import best_of_n
 from prudent.utility import FittedUtility, RewardSet, Utility, shifted
 
-__all__ = ["trade_off"]
+__all__ = ["plane", "trade_off"]
 
 _GRID = 61
 
@@ -27,9 +27,11 @@ def trade_off(
 ) -> TradeOff:
     """Where utilities pick in the plane of two rewards, and their values on a grid over it.
 
-    Rewards are shown relative to the mean over the prompt's reference responses, or over its responses where none are
-    marked. On the grid they are those of a response with typical doubts (the one of median standard deviation) to the
-    prompt whose spread is the median one, moved to each point; other rewards stay as that response has them.
+    Rewards are shown relative to the mean over the prompt's reference responses, to the canned response where they were
+    scored against one, or to the mean over the prompt's responses where no references are marked. On the grid they are
+    those of a response with typical doubts (the one of median standard deviation) to the prompt whose spread is the
+    median one, moved to each point; other rewards stay as that response has them. Prompts for which a utility has no
+    value are without its pick, and a utility without any pick that has both rewards is left out.
 
     Args:
         scored: what `prudent.scoring.score` made with two models or more, or its path.
@@ -47,40 +49,42 @@ def trade_off(
         names = rewards.names[:2]
     if len(names) != 2:
         raise DataError(f"{pool.source} holds one reward; the picture needs two, scored together")
-    first, second = (rewards.resolve(name) for name in names)
+    fitted = {label: utility_for(pool, utility) for label, utility in utilities.items()}
+    found = plane(rewards, fitted, (rewards.resolve(names[0]), rewards.resolve(names[1])), max_points, seed)
+    if found is None:
+        raise DataError(f"{pool.source}: no response has both {' and '.join(names)}")
+    return found
+
+
+def plane(
+    rewards: RewardSet,
+    utilities: Mapping[str, FittedUtility],
+    names: tuple[str, str],
+    max_points: int = 1500,
+    seed: int = 0,
+) -> TradeOff | None:
+    """As `trade_off`, of two rewards by name; None where no response has both."""
+    first, second = names
     at = torch.stack([_relative(rewards, name) for name in (first, second)], 1)
     known = (~at.isnan()).all(1)
     if not bool(known.any()):
-        raise DataError(f"{pool.source}: no response has both {first} and {second}")
+        return None
     axes = [torch.linspace(*_limits(at[known, place]), _GRID, dtype=torch.float64) for place in (0, 1)]
     row = _typical_row(rewards, at, known)
     points = torch.cartesian_prod(axes[1], axes[0]).flip(1)  # row by row: y outside, x inside
     moved = _moved(rewards, {first: points[:, 0] - at[row, 0], second: points[:, 1] - at[row, 1]}, row)
     lines = []
-    for label, utility in utilities.items():
-        fitted = utility_for(pool, utility)
-        picks = best_of_n(
-            fitted(rewards, Generator().manual_seed(seed)),
-            rewards.group,
-            generator=Generator().manual_seed(seed),
-            nan="exclude",
-        ).index
+    for label, fitted in utilities.items():
+        picks = _picks(fitted(rewards, Generator().manual_seed(seed)), rewards.group, seed)
         picks = picks[known[picks]]
-        has_grid = not (fitted.depends_on_pool or fitted.utility.draws)
-        grid = fitted(moved).reshape(_GRID, _GRID).tolist() if has_grid else None
-        lines.append(
-            TradeOffLine(
-                label,
-                str(fitted),
-                tuple(at[picks, 0].tolist()),
-                tuple(at[picks, 1].tolist()),
-                None if grid is None else tuple(map(tuple, grid)),
-            )
-        )
+        if len(picks) > 0:
+            x, y = at[picks].unbind(1)
+            lines.append(TradeOffLine(label, str(fitted), tuple(x.tolist()), tuple(y.tolist()), _grid(fitted, moved)))
     shown = known.nonzero()[:, 0]
     shown = shown[torch.randperm(len(shown), generator=Generator().manual_seed(seed))[:max_points]].sort().values
     return TradeOff(
-        (first, second),
+        names,
+        (_level(rewards, first), _level(rewards, second)),
         tuple(at[shown, 0].tolist()),
         tuple(at[shown, 1].tolist()),
         tuple(axes[0].tolist()),
@@ -90,8 +94,29 @@ def trade_off(
     )
 
 
+def _picks(value: Tensor, group: Tensor, seed: int) -> Tensor:
+    """Rows of the best response of each prompt that has one."""
+    rows = (~value.isnan()).nonzero()[:, 0]
+    if len(rows) == 0:
+        return rows
+    return rows[best_of_n(value[rows], group[rows], generator=Generator().manual_seed(seed)).index]
+
+
+def _grid(fitted: FittedUtility, moved: RewardSet) -> tuple[tuple[float, ...], ...] | None:
+    if fitted.depends_on_pool or fitted.utility.draws:
+        return None
+    value = fitted(moved)
+    return tuple(map(tuple, value.reshape(_GRID, _GRID).tolist())) if bool(value.isfinite().all()) else None
+
+
+def _level(rewards: RewardSet, name: str) -> Level:
+    if name in rewards.references:
+        return "canned"
+    return "responses" if rewards.is_reference is None else "references"
+
+
 def _relative(rewards: RewardSet, name: str) -> Tensor:
-    """`[N]` means less those of the prompt's references, or of all its responses."""
+    """`[N]` means less what `_level` says."""
     mean, index = rewards.rewards[name].mean.double(), index_groups(rewards.group)
     if name in rewards.references:
         own = rewards.references[name]
@@ -115,7 +140,9 @@ def _limits(values: Tensor) -> tuple[float, float]:
 
 
 def _typical_row(rewards: RewardSet, at: Tensor, known: Tensor) -> int:
-    """A response of median doubts to the prompt of median spread."""
+    """A response of median doubts to the prompt of median spread, one with all rewards where there is any."""
+    whole = known & ~torch.stack([one.mean.isnan() for one in rewards.rewards.values()]).any(0)
+    known = whole if bool(whole.any()) else known
     index = index_groups(rewards.group)
     square = torch.where(known[:, None], at, 0.0).square().sum(1)
     spread = index.sum(square) / index.sum(known.double())

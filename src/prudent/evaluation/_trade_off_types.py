@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-__all__ = ["TradeOff", "TradeOffLine"]
+__all__ = ["Level", "TradeOff", "TradeOffLine"]
+
+Level = Literal["references", "canned", "responses"]
 
 
 @dataclass(frozen=True)
@@ -14,10 +16,10 @@ class TradeOffLine:
     Attributes:
         label: what it is called.
         utility: as it is written.
-        x: first reward of each pick, relative to the prompt's references.
+        x: first reward of each pick that has both, relative to the prompt; at least one.
         y: the second reward.
         grid: its value at every point of the grid, row by row from the smallest y; None where a point has no value of
-            its own, because the utility looks at the other responses or draws.
+            its own, because the utility looks at the other responses, draws, or reads a reward that is missing.
     """
 
     label: str
@@ -45,15 +47,18 @@ class TradeOff:
 
     Attributes:
         names: the two rewards.
-        x: first reward of some responses, relative to the mean over the prompt's references.
+        relative_to: what is subtracted from each of them: the mean over the prompt's `references`, the reward of the
+            `canned` response, or the mean over all `responses` of the prompt.
+        x: first reward of some responses.
         y: the second reward of the same.
         grid_x: where the grid stands on the first axis.
         grid_y: on the second.
         prompt_id: the prompt whose references and typical doubts the values on the grid are those of.
-        lines: one a utility.
+        lines: one a utility; those without a pick that has both rewards are left out.
     """
 
     names: tuple[str, str]
+    relative_to: tuple[Level, Level]
     x: tuple[float, ...]
     y: tuple[float, ...]
     grid_x: tuple[float, ...]
@@ -64,5 +69,5 @@ class TradeOff:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`."""
-        values = {name: tuple(data[name]) for name in ("names", "x", "y", "grid_x", "grid_y")}
+        values = {name: tuple(data[name]) for name in ("names", "relative_to", "x", "y", "grid_x", "grid_y")}
         return cls(**values, prompt_id=data["prompt_id"], lines=tuple(map(TradeOffLine.from_dict, data["lines"])))

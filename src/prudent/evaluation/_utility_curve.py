@@ -119,7 +119,8 @@ def utility_curve(
     grid = list(n_values or _grid(pool.n_max, depends_on_pool=fitted.depends_on_pool))
     reported = {name: one.mean for name, one in pool.by_name.items() if bool(one.mean.isfinite().all())}
     names = list(reported)
-    values = torch.stack([*reported.values(), *([pool.scales["gold"].double()] if pool.scales else [])], dim=1)
+    columns = [*reported.values(), *([pool.scales["gold"].double()] if pool.scales else [])]
+    values = torch.stack(columns, dim=1) if columns else torch.zeros(len(pool.group), 0, dtype=torch.float64)
     kl: list[float] | None = None
     if fitted.depends_on_pool:
         generator = Generator().manual_seed(seed)

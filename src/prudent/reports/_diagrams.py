@@ -26,6 +26,7 @@ SERIES_MARKERS = (
     ("D", "diamond"),
     ("v", "triangle-down"),
     ("X", "x"),
+    ("P", "cross"),
 )
 """Their markers, as Matplotlib and as Plotly call them."""
 

@@ -10,7 +10,15 @@ from prudent.evaluation import BestOfNStudy, Curve
 from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, diagrams
 from prudent.reports._extra import need
 from prudent.reports._held_out import HeldOut
-from prudent.reports._style import SCALE_LABELS, Look, looks, tick_values, wants_log_axis, wrapped
+from prudent.reports._style import (
+    SCALE_LABELS,
+    Look,
+    for_plotly,
+    looks,
+    tick_values,
+    wants_log_axis,
+    wrapped_for_plotly,
+)
 from prudent.reports._trade_off import trade_off_chart
 
 __all__ = ["chart_data", "plotly_script"]
@@ -38,7 +46,12 @@ def chart_data(study: BestOfNStudy, scale: str, held_out: Sequence[HeldOut] = ()
     styles = looks(study)
 
     def view(label: str, title: str, column: str, curves: Sequence[Curve]) -> dict[str, Any]:
-        return {"label": label, "y": title, "series": [_series(one, styles[one.key], column) for one in curves]}
+        # the label goes onto a button, which reads no HTML
+        return {
+            "label": label,
+            "y": for_plotly(title),
+            "series": [_series(one, styles[one.key], column) for one in curves],
+        }
 
     # the two small charts leave out what is hidden at first, for want of room in their legends
     drawn = [curve for curve in study.curves if styles[curve.key].shown]
@@ -69,7 +82,7 @@ def chart_data(study: BestOfNStudy, scale: str, held_out: Sequence[HeldOut] = ()
 def _series(curve: Curve, style: Look, column: str) -> dict[str, Any]:
     band = curve.bands[column]
     return {
-        "name": wrapped(curve.label, "<br>"),
+        "name": wrapped_for_plotly(curve.label),
         "colors": [style.color, style.dark_color],
         "dash": style.dash,
         "width": style.width,
@@ -87,7 +100,7 @@ def _diagram(one: Diagram) -> dict[str, Any]:
         "y": one.y_label,
         "series": [
             {
-                "name": series.name,
+                "name": for_plotly(series.name),
                 "colors": list(SERIES_COLORS[series.style]),
                 "marker": SERIES_MARKERS[series.style][1],
                 "dashed": series.dashed,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prudent.errors import DataError
 from prudent.evaluation import BestOfNStudy, Curve
 from prudent.models import atomic_file
 from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, diagrams
@@ -13,6 +14,7 @@ from prudent.reports._style import (
     SCALE_LABELS,
     Look,
     axis_label,
+    for_matplotlib,
     looks,
     tick_values,
     wants_log_axis,
@@ -44,6 +46,7 @@ def plot_curves(
 
     Raises:
         prudent.errors.PrudentError: If Matplotlib is not installed.
+        prudent.errors.DataError: If there is no gold, and no reward that all responses have.
         ValueError: If the study has gold but not on this scale.
 
     Example:
@@ -58,9 +61,11 @@ def plot_curves(
     if study.gold_scales and scale not in study.gold_scales:
         raise ValueError(f"scale must be one of {', '.join(study.gold_scales)}, got {scale!r}")
     columns = ([scale] if study.gold_scales else []) + list(study.proxies.values())
+    if not columns:
+        raise DataError("nothing to draw: the study has no gold, and every reward is missing for some responses")
     figure = _draw_panels(study, columns, 5.0 * len(columns) + 1.0, 4.6, below=True)
     if title:
-        figure.suptitle(title, color=_INK, fontsize=12)
+        figure.suptitle(for_matplotlib(title), color=_INK, fontsize=12)
     return _save(figure, path, dpi)
 
 
@@ -175,7 +180,9 @@ def _draw_diagram(axes: Any, diagram: Diagram) -> None:
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(need("matplotlib.ticker").PercentFormatter(1.0, decimals=0))
     _dress(axes, _X_LABELS[diagram.kind], diagram.y_label)
-    axes.legend(frameon=False, fontsize=9, loc="upper left" if reliability else "lower right", labelcolor=_INK)
+    handles, labels = axes.get_legend_handles_labels()
+    place = "upper left" if reliability else "lower right"
+    axes.legend(handles, map(for_matplotlib, labels), frameon=False, fontsize=9, loc=place, labelcolor=_INK)
 
 
 _X_LABELS = {
@@ -185,8 +192,8 @@ _X_LABELS = {
 
 
 def _dress(axes: Any, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(x_label, color=_INK)
-    axes.set_ylabel(y_label, color=_INK)
+    axes.set_xlabel(for_matplotlib(x_label), color=_INK)
+    axes.set_ylabel(for_matplotlib(y_label), color=_INK)
     axes.grid(True, color=_FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors="#4a4f55", labelsize=9)
@@ -199,4 +206,4 @@ def _dress(axes: Any, x_label: str, y_label: str) -> None:
 def _legend(figure: Any, axes: Any, *, below: bool) -> None:
     handles, labels = axes.get_legend_handles_labels()
     place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4} if below else {"loc": "outside right upper"}
-    figure.legend(handles, labels, frameon=False, fontsize=9, labelcolor=_INK, **place)
+    figure.legend(handles, map(for_matplotlib, labels), frameon=False, fontsize=9, labelcolor=_INK, **place)

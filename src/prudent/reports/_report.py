@@ -17,6 +17,7 @@ from prudent.reports._held_out import HeldOut, held_out_pairs
 from prudent.reports._interactive import chart_data, plotly_script
 from prudent.reports._png import draw_figures
 from prudent.reports._style import SCALE_LABELS, axis_label, looks
+from prudent.reports._trade_off import LEVELS
 from prudent.reports._words import ensemble_sentence, headline, held_out_sentence, interval, number, sentences
 from prudent.scoring import read_scored
 
@@ -158,6 +159,7 @@ def render(
             sentences=[*sentences(study, scale), *map(held_out_sentence, held_out)],
             held_out=held_out,
             looks=looks(study),
+            level_words=LEVELS,
             axis=axis_label(study),
             fold=_FOLD,
             images={name: base64.b64encode(image).decode() for name, image in images.items()},

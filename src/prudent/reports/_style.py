@@ -14,10 +14,13 @@ __all__ = [
     "SCALE_LABELS",
     "Look",
     "axis_label",
+    "for_matplotlib",
+    "for_plotly",
     "looks",
     "tick_values",
     "wants_log_axis",
     "wrapped",
+    "wrapped_for_plotly",
     "x_values",
 ]
 
@@ -109,6 +112,31 @@ def wrapped(label: str, between: str, width: int = 34) -> str:
         'all_of(helpful | center | / log_sigmoid, harmless | center | / log_sigmoid)'
     """
     return between.join(textwrap.wrap(label, width, break_long_words=False)) or label
+
+
+def for_matplotlib(text: str) -> str:
+    r"""A text that Matplotlib shows as it is, since what stands between two dollar signs would be a formula.
+
+    Example:
+        >>> print(for_matplotlib("$5"))
+        \$5
+    """
+    return text.replace("$", r"\$")
+
+
+def for_plotly(text: str) -> str:
+    """A text that Plotly shows as it is, though it reads some HTML and `%{...}`.
+
+    Example:
+        >>> for_plotly("a < b & 50%{x}")
+        'a &lt; b &amp; 50%&#123;x}'
+    """
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "%&#123;")
+
+
+def wrapped_for_plotly(label: str) -> str:
+    """A label for a legend of the page: on several lines where it is long, and shown as it is."""
+    return for_plotly(wrapped(label, "\n")).replace("\n", "<br>")
 
 
 def x_values(study: BestOfNStudy, curve: Curve) -> tuple[float, ...]:

@@ -5,12 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from prudent.evaluation import TradeOff, TradeOffLine
+from prudent.reports._diagrams import SERIES_MARKERS
 from prudent.reports._extra import need
-from prudent.reports._style import Look, wrapped
+from prudent.reports._style import Look, for_plotly, wrapped, wrapped_for_plotly
 
-__all__ = ["average_pick", "axis_titles", "draw_trade_off", "level_lines", "trade_off_chart"]
+__all__ = ["LEVELS", "average_pick", "axis_titles", "draw_trade_off", "level_lines", "trade_off_chart"]
 
 _POINTS = "#9aa0a6"
+LEVELS = {
+    "references": "the mean of the prompt's references",
+    "canned": "the canned response",
+    "responses": "the mean of the prompt's responses",
+}
+"""What the axes are relative to, in words."""
 
 
 def average_pick(line: TradeOffLine) -> tuple[float, float]:
@@ -33,7 +40,7 @@ def level_lines(found: TradeOff, line: TradeOffLine) -> list[list[tuple[float, f
 
 def axis_titles(found: TradeOff) -> tuple[str, str]:
     """What the two axes show."""
-    first, second = (f"{name}, above the mean of the prompt's references" for name in found.names)
+    first, second = (f"{name}, above {LEVELS[of]}" for name, of in zip(found.names, found.relative_to, strict=True))
     return first, second
 
 
@@ -56,8 +63,9 @@ def draw_trade_off(axes: Any, found: TradeOff, looks: Mapping[str, Look]) -> Non
                 *zip(*part, strict=True), color=style.color, linewidth=1.4, linestyle=dashes[style.dash], zorder=2
             )
         axes.scatter(line.x, line.y, s=14, color=style.color, alpha=0.45, linewidths=0, zorder=3)
+        marker = SERIES_MARKERS[place % len(SERIES_MARKERS)][0]
         axes.scatter(
-            *average_pick(line), s=110, marker=_MARKERS[place % len(_MARKERS)][0], color=style.color, edgecolor="white",
+            *average_pick(line), s=110, marker=marker, color=style.color, edgecolor="white",
             linewidth=1.2, label=wrapped(line.label, "\n"), zorder=4,
         )  # fmt: skip
     axes.set_xlim(found.grid_x[0], found.grid_x[-1])
@@ -73,17 +81,16 @@ def trade_off_chart(found: TradeOff, looks: Mapping[str, Look]) -> dict[str, Any
     """
     return {
         "kind": "plane",
-        "x": axis_titles(found)[0],
-        "y": axis_titles(found)[1],
+        "x": for_plotly(axis_titles(found)[0]),
+        "y": for_plotly(axis_titles(found)[1]),
         "range": [[found.grid_x[0], found.grid_x[-1]], [found.grid_y[0], found.grid_y[-1]]],
         "points": [_rounded(found.x), _rounded(found.y)],
         "series": [
             {
-                "name": wrapped(line.label, "<br>"),
-                "utility": line.utility,
+                "name": wrapped_for_plotly(line.label),
                 "colors": [looks[line.label].color, looks[line.label].dark_color],
                 "dash": looks[line.label].dash,
-                "marker": _MARKERS[place % len(_MARKERS)][1],
+                "marker": SERIES_MARKERS[place % len(SERIES_MARKERS)][1],
                 "picks": [_rounded(line.x), _rounded(line.y)],
                 "average": _rounded(average_pick(line)),
                 "levels": [[_rounded(axis) for axis in zip(*part, strict=True)] for part in level_lines(found, line)],
@@ -91,17 +98,6 @@ def trade_off_chart(found: TradeOff, looks: Mapping[str, Look]) -> dict[str, Any
             for place, line in enumerate(found.lines)
         ],
     }
-
-
-_MARKERS = (
-    ("o", "circle"),
-    ("s", "square"),
-    ("^", "triangle-up"),
-    ("D", "diamond"),
-    ("v", "triangle-down"),
-    ("X", "x"),
-    ("P", "cross"),
-)
 
 
 def _at(found: TradeOff, grid: tuple[tuple[float, ...], ...], x: float, y: float) -> float:
