@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -109,3 +110,24 @@ def test_errors_are_one_line(made, tmp_path):
     assert error.count("\n") == 1
     empty = run("explain", "--data", made / "pool", "--utility", tmp_path, "--prompt", "0", code=2)
     assert "holds no utility" in empty
+
+
+def test_strengths_are_checked_before_anything_is_read(made, tmp_path):
+    how = ["utility", "--data", tmp_path / "none", "--utility", "lcb_std(strength)", "--output", tmp_path]
+    assert "numbers with commas between" in run(*how, "--strengths", "", code=2)
+    assert "given twice" in run(*how, "--strengths", "1,2,1.0", code=2)
+    assert "--n" in run(*how, "--strengths", "1", "--n", "1", code=2)
+    (tmp_path / "utility.yaml").write_text("")
+    assert "already holds a utility" in run(*how, "--strengths", "1", code=2)
+
+
+def test_a_strength_is_chosen_with_the_references_that_are_saved(made, tmp_path):
+    table = pq.read_table(made / "pool")
+    pq.write_table(table.append_column("gold", table["length"].cast("float32")), tmp_path / "gold.parquet")
+    how = ["utility", "--data", tmp_path / "gold.parquet", "--output", tmp_path / "u", "--strengths", "0,1", "--json"]
+    found = json.loads(
+        run(*how, "--utility", "center(of=learned) | lcb_std(strength)", "--model", made / "rm", "--all-rows")
+    )
+    assert found["utility"] == found["tuned"]["utility"]
+    assert found["tuned"]["n"] == 5
+    assert found["fitted_on"]["num_references"] == {"reward": 35}

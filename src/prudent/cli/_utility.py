@@ -1,6 +1,6 @@
 """`prudent utility`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,8 +52,9 @@ def utility(
         int | None,
         typer.Option(
             "--n",
-            min=1,
-            help="Candidates that picks will be made from, by default as many as the smallest pool has.",
+            min=2,
+            help="Candidates that picks will be made from, by default as many as the smallest pool has (of those at"
+            " least half as large as the median).",
             rich_help_panel=STRENGTH,
         ),
     ] = None,
@@ -78,19 +79,18 @@ def utility(
     if n is not None and strengths is None:
         raise typer.BadParameter("--n goes with --strengths")
     tried = None if strengths is None else _numbers(strengths)
-    from prudent.scoring import fit_utility, tune_utility
+    from prudent.scoring import check_place, fit_utility, read_scored, tune_utility
 
-    tuned = None if tried is None else tune_utility(data, utility, tried, n=n)
-    saved = fit_utility(
-        data,
-        utility if tuned is None else tuned.utility,
-        output,
-        all_rows=all_rows,
-        overwrite=overwrite,
-        model=models.get("", models) if models else None,
-        tokens_per_batch=tokens_per_batch,
-        progress=common.progress,
-    )
+    check_place(output, overwrite=overwrite)
+    pool = read_scored(data)
+    how: dict[str, Any] = {
+        "all_rows": all_rows,
+        "model": models.get("", models) if models else None,
+        "tokens_per_batch": tokens_per_batch,
+        "progress": common.progress,
+    }
+    tuned = None if tried is None else tune_utility(pool, utility, tried, n=n, **how)
+    saved = fit_utility(pool, utility if tuned is None else tuned.utility, output, overwrite=overwrite, **how)
     found = {
         "output": output,
         "utility": str(saved.utility),
@@ -112,9 +112,14 @@ def utility(
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise typer.BadParameter(f"--strengths {text}: numbers with commas between are meant, such as 0,1,2") from None
+        found = []
+    if not found:
+        raise typer.BadParameter(f"--strengths {text!r}: numbers with commas between are meant, such as 0,1,2")
+    if len(set(found)) < len(found):
+        raise typer.BadParameter(f"--strengths {text}: one is given twice; give each once")
+    return found
 
 
 def _told(saved: "SavedUtility", output: str) -> str:

@@ -2,7 +2,7 @@
 
 from prudent.scoring._explain import ExplainedResponse, ExplainedStep, Explanation, explain
 from prudent.scoring._learned_steps import LearnedStep
-from prudent.scoring._saved_utility import SavedUtility, load_utility, save_utility
+from prudent.scoring._saved_utility import SavedUtility, check_place, load_utility, save_utility
 from prudent.scoring._score import RewardCounts, ScoreSummary, score
 from prudent.scoring._score_columns import ColumnReward, ColumnsSummary, score_columns
 from prudent.scoring._score_members import CalibratedColumn, MembersSummary, score_members
@@ -29,6 +29,7 @@ __all__ = [
     "TunedUtility",
     "UtilityModel",
     "UtilityScores",
+    "check_place",
     "explain",
     "fit_utility",
     "load_utility",

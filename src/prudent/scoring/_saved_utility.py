@@ -131,10 +131,18 @@ def holds_utility(place: str | Path) -> bool:
 
 
 def check_place(folder: str | Path, *, overwrite: bool) -> None:
-    """Make sure that a utility may be written to a folder.
+    """Make sure that a utility may be written to a folder, before it is worked out.
+
+    Args:
+        folder: it need not exist.
+        overwrite: a utility that is there may be replaced.
 
     Raises:
         PrudentError: it is a file, or holds a utility that may not be replaced.
+
+    Example:
+        >>> import tempfile
+        >>> check_place(tempfile.mkdtemp(), overwrite=False)
     """
     if Path(folder).exists() and not Path(folder).is_dir():
         raise PrudentError(f"{folder} is a file; give another output folder")

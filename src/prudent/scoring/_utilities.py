@@ -36,8 +36,10 @@ from prudent.utility import (
 
 __all__ = [
     "Model",
+    "checked_utility",
     "fit_utility",
     "prompts_of",
+    "rewards_to_learn_from",
     "saved_utility",
     "utility_for",
     "with_canned",
@@ -78,11 +80,9 @@ def utility_for(
         raise DataError(f"{saved.source} has references of its own; leave the others out, or write out the utility")
     if saved is None:
         assert isinstance(utility, str | Utility)
-        expression = _parsed(utility, pool)
         if references is None:
-            rewards = pool.reward_set()
-            _check_variances(pool, rewards, expression)
-            return expression.fit(rewards)
+            return checked_utility(utility, pool).fit(pool.reward_set())
+        expression = _parsed(utility, pool)
         saved = fit_utility(references, expression, all_rows=True)
     rewards = pool.reward_set()
     _check_variances(pool, rewards, saved.utility)
@@ -132,16 +132,11 @@ def fit_utility(
     if output is not None:
         check_place(output, overwrite=overwrite)
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
-    expression = _parsed(utility, pool)
-    rewards = pool.reward_set()
-    _check_variances(pool, rewards, expression)
-    if all_rows:
-        rewards = replace(rewards, is_reference=torch.ones_like(rewards.group, dtype=torch.bool))
+    expression = checked_utility(utility, pool)
     ids, texts = prompts_of(pool)
-    if model is not None:
-        models = model if isinstance(model, Mapping) else {rewards.resolve(ONLY): model}
-        features = _features(models, pool, rewards, ids, texts, tokens_per_batch, progress)
-        rewards = replace(rewards, features=features)
+    rewards = rewards_to_learn_from(
+        pool, all_rows=all_rows, model=model, tokens_per_batch=tokens_per_batch, progress=progress
+    )
     fitted = expression.fit(rewards)
     keys = prompt_keys(texts)
     first = np.unique(keys.numpy(), return_index=True)[1]
@@ -161,6 +156,25 @@ def fit_utility(
     if output is not None:
         save_utility(saved, output, overwrite=overwrite)
     return saved
+
+
+def rewards_to_learn_from(
+    pool: ScoredPool,
+    *,
+    all_rows: bool = False,
+    model: Model | Mapping[str, Model] | None = None,
+    tokens_per_batch: int | None = None,
+    progress: bool = True,
+) -> RewardSet:
+    """The rewards of a pool with what a utility learns from; see `fit_utility` for the arguments."""
+    rewards = pool.reward_set()
+    if all_rows:
+        rewards = replace(rewards, is_reference=torch.ones_like(rewards.group, dtype=torch.bool))
+    if model is None:
+        return rewards
+    models = model if isinstance(model, Mapping) else {rewards.resolve(ONLY): model}
+    features = _features(models, pool, rewards, *prompts_of(pool), tokens_per_batch, progress)
+    return replace(rewards, features=features)
 
 
 def with_canned(fitted: FittedUtility, rewards: RewardSet) -> FittedUtility:
@@ -203,6 +217,18 @@ def _parsed(utility: str | Utility, pool: ScoredPool) -> Utility:
         raise DataError(
             f"{pool.source} has no reward {utility!r} (it has {', '.join(pool.reward_names)}), and there is {there}"
         )
+    return expression
+
+
+def checked_utility(utility: str | Utility, pool: ScoredPool) -> Utility:
+    """The expression, for a pool that has the rewards and variances that it needs.
+
+    Raises:
+        UtilityError: the text is not a utility.
+        DataError: a reward or its variance is missing.
+    """
+    expression = _parsed(utility, pool)
+    _check_variances(pool, pool.reward_set(), expression)
     return expression
 
 
