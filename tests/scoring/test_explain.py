@@ -96,6 +96,32 @@ def test_arguments_of_a_combination_stay():
     assert f"{parts[0]} decided (1 ± 0 against -5 ± 0), though {parts[1]} speaks for the other." in smallest.why
 
 
+def test_parts_that_are_missing_are_named_and_decide_nothing():
+    neutral = TWO.removesuffix(")") + ", missing=neutral)"
+    parts = [f"`{name} | center(at=0) | log_sigmoid`" for name in ("helpful", "harmless")]
+    why = explain(pool_of({"helpful": [5.0, 0.0], "harmless": [None, 1.0]}), neutral, 3).why
+    assert f"No part speaks against it, and {parts[0]} speaks most for it (-0.006715 ± 0 against -0.6931 ± 0). " in why
+    assert f"{parts[1]} is not known of response 0." in why
+    why = explain(pool_of({"helpful": [2.0, 1.5], "harmless": [None, 1.0]}), neutral, 3).why
+    assert f"Of the parts known of both none speaks for it, nearest comes {parts[0]}" in why
+    why = explain(pool_of({"helpful": [2.0, None], "harmless": [None, -1.0]}), neutral, 3).why
+    assert (
+        f"No part is known of both. {parts[0]} is not known of response 1; {parts[1]} is not known of response 0."
+        in why
+    )
+    both = explain(pool_of({"helpful": [2.0, 1.0, None], "harmless": [0.0, 0.0, None]}), neutral, 3)
+    assert "not known" not in both.why
+
+
+def test_one_property_is_enough_by_what_any_of_adds_up():
+    # by their logarithms the small probabilities, 0.01 and 0.001, would differ more than 0.999 and 0.98
+    pool = pool_of({"helpful": [-4.595, -6.907], "harmless": [6.907, 3.892]})
+    assert (
+        "`harmless | center(at=0) | log_sigmoid` speaks most for it"
+        in explain(pool, TWO.replace("all_", "any_"), 3).why
+    )
+
+
 def test_ties_and_rows_that_are_not_scored():
     pool = pool_of({"reward": [1.0, None, 1.0, 0.0]})
     found = explain(pool, "mean", 3)

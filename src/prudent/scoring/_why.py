@@ -71,30 +71,49 @@ def _decided(utility: Utility, trace: Mapping[str, TracedStep], winner: int, run
             how = f"before it response {ids[runner_up]} was ahead ({_both(before, runner_up, winner)})"
         return f"`{step.label}` decided: {how}."
     if isinstance(trunk[0], Combined):
-        return _decided_by_part(trunk[0], trace, winner, runner_up)
+        return _decided_by_part(trunk[0], trace, winner, runner_up, ids)
     after = " and no step after it changed that" if len(steps) > 1 else ""
     return f"It is ahead in the reward itself ({_both(steps[0], winner, runner_up)}){after}."
 
 
-def _decided_by_part(node: Combined, trace: Mapping[str, TracedStep], winner: int, runner_up: int) -> str:
-    """Which part of a combination says most for the winner, and which speak against it."""
-    parts = [(str(part), trace[str(part)]) for part in node.parts]
-    weights = getattr(node.combination, "weights", None) or (1.0,) * len(parts)
-    gains = [
-        weight * float(step.mean[winner] - step.mean[runner_up])
-        for weight, (_, step) in zip(weights, parts, strict=True)
-    ]
+def _decided_by_part(
+    node: Combined, trace: Mapping[str, TracedStep], winner: int, runner_up: int, ids: Sequence[int]
+) -> str:
+    """Which part of a combination says most for the winner, which speak against it, and which are missing."""
+    steps = [trace[str(part)] for part in node.parts]
+    weights = getattr(node.combination, "weights", None) or (1.0,) * len(steps)
+    gains: dict[int, float] = {}
+    missing = []
+    for place, (weight, step) in enumerate(zip(weights, steps, strict=True)):
+        unknown = [response for response in (winner, runner_up) if bool(step.mean[response].isnan())]
+        if unknown:
+            responses = _listed([str(ids[response]) for response in unknown])
+            missing.append(f"`{step.source}` is not known of response{'s' * (len(unknown) - 1)} {responses}")
+        else:
+            gains[place] = weight * (_added(node, step.mean[winner]) - _added(node, step.mean[runner_up]))
+    rest = f" {'; '.join(missing)}." if missing else ""
+    if not gains:
+        return f"No part is known of both.{rest}"
     if node.combination.name == "minimum":
-        place = min(range(len(parts)), key=lambda number: float(parts[number][1].mean[runner_up]))
+        place = min(gains, key=lambda number: float(steps[number].mean[runner_up]))
     else:
-        place = max(range(len(parts)), key=lambda number: gains[number])
-    text, step = parts[place]
-    numbers = _both(step, winner, runner_up)
-    against = [f"`{other}`" for number, (other, _) in enumerate(parts) if gains[number] < 0 and number != place]
-    if not against:
-        return f"No part speaks against it, and `{text}` speaks most for it ({numbers})."
+        place = max(gains, key=lambda number: gains[number])
+    text, numbers = steps[place].source, _both(steps[place], winner, runner_up)
+    against = [f"`{steps[other].source}`" for other, gain in gains.items() if gain < 0 and other != place]
+    if not against and gains[place] > 0:
+        return f"No part speaks against it, and `{text}` speaks most for it ({numbers}).{rest}"
+    if gains[place] <= 0:
+        return f"Of the parts known of both none speaks for it, nearest comes `{text}` ({numbers}).{rest}"
     verb = "speaks" if len(against) == 1 else "speak"
-    return f"`{text}` decided ({numbers}), though {_listed(against)} {verb} for the other."
+    return f"`{text}` decided ({numbers}), though {_listed(against)} {verb} for the other.{rest}"
+
+
+def _added(node: Combined, value: torch.Tensor) -> float:
+    """What a combination adds up of a part: of `any_of` minus the logarithms of what is left to certainty."""
+    if node.combination.name != "any_of":
+        return float(value)
+    log_probability = value.double().clamp(max=-torch.finfo(torch.float64).tiny)
+    return -float(torch.log(-torch.expm1(log_probability)))
 
 
 def _plain(rewards: RewardSet, best: Sequence[int], by_mean: Mapping[str, int], ids: Sequence[int]) -> str:
