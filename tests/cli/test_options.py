@@ -155,3 +155,16 @@ def test_a_table_is_aligned():
 def test_an_outcome_is_immutable():
     with pytest.raises(AttributeError):
         Outcome({}, "").text = "other"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["select", "--data", "x", "--output", "y", "--utility", "helpful", "--utility", "tidy"],
+        ["score", "--columns", "a=x", "--columns=b=y", "--data", "x", "--output", "y"],
+    ],
+)
+def test_an_option_of_one_value_is_not_given_twice(args):
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 2
+    assert "takes one value, and is given twice" in result.stderr

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from prudent.cli._config import apply_config_file
 from prudent.cli._console import Outcome, calm_libraries, show
@@ -107,6 +107,27 @@ class OneLineErrors(TyperGroup):
         """Parse and run the verb."""
         with errors_on_one_line(ctx):
             return super().invoke(ctx)
+
+
+class OneValueEach(TyperCommand):
+    """A verb; an option that takes one value is not given twice, where the last would win without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what stands after the verb."""
+        single = {
+            name: option
+            for option in self.params
+            if not (getattr(option, "multiple", False) or getattr(option, "is_flag", False))
+            for name in option.opts
+        }
+        given: set[str | None] = set()
+        for token in args:
+            option = single.get(token.partition("=")[0])
+            if option is not None and option.name in given:
+                raise typer.BadParameter(f"{option.opts[0]} takes one value, and is given twice")
+            if option is not None:
+                given.add(option.name)
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -210,6 +231,7 @@ class Verb:
         """Make the verb part of an application."""
         add = application.command(
             name=self.command.__name__,
+            cls=OneValueEach,
             help=unwrapped(inspect.getdoc(self.command) or ""),
             epilog=self.epilog,
             rich_help_panel=self.panel,

@@ -56,7 +56,7 @@ def labeled(utilities: Sequence[str]) -> dict[str, str] | list[str]:
         >>> labeled(["mean", "careful=lcb_std(num_std=2)"])
         {'mean': 'mean', 'careful': 'lcb_std(num_std=2)'}
     """
-    pairs = [named_text(one) for one in utilities]
+    pairs = [named_text(" ".join(one.split())) for one in utilities]
     if not any(name for name, _ in pairs):
         return [value for _, value in pairs]
     return by_name("--utility", [(name or value, value) for name, value in pairs])

@@ -271,6 +271,10 @@ def read_evaluation(path: str | Path) -> Evaluation:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(data, dict) and "utilities" in data:
+            raise DataError(
+                f"{path} compares utilities, which a report does itself: give them to it as utilities (--utility)"
+            )
         return Evaluation.from_dict(data if isinstance(data, dict) else {})
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); give what `prudent evaluate` wrote") from error

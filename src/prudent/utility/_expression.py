@@ -74,7 +74,7 @@ class Utility(ABC):
         if isinstance(step, Chain):
             return reduce(Piped, step.transforms, self)
         if isinstance(step, type) or not isinstance(step, Transform | UtilityRule):
-            return NotImplemented
+            raise TypeError(f"a utility is piped through a step such as Center() or LcbStd(1.0), not {step!r}")
         return Piped(self, step)
 
     def __call__(self, rewards: RewardSet | RewardPosterior, generator: Generator | None = None) -> Tensor:

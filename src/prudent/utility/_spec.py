@@ -211,6 +211,11 @@ class _Reader:
         for one in allowed:
             if _is_of_kind(value, one):
                 return float(value) if one is float else value
+        if value == "strength":
+            raise self._error(
+                f"{what} is a number to be chosen: give numbers to try to `prudent utility --strengths`, or write one",
+                node,
+            )
         others = [
             one.name
             for one in fields(kind)
