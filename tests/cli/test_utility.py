@@ -104,6 +104,25 @@ def test_nothing_to_learn(made, tmp_path):
     assert text == f"lcb_std(2) in {tmp_path}\nit needs no reference responses\n"
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--model", "rm"],
+        ["--split", "test"],
+        ["--shift-data", "other.jsonl"],
+        ["--logit-temperature", "2"],
+        ["--max-length", "8"],
+        ["--dtype", "bfloat16"],
+        ["--tokens-per-batch", "8"],
+        ["--strict"],
+        ["--skip-bad"],
+    ],
+)
+def test_what_says_nothing_of_picks_is_refused_beside_utilities(option):
+    error = run("evaluate", "--scored", "none.parquet", "--utility", "mean", *option, code=2)
+    assert f"{option[0]} does not go with --utility" in error
+
+
 def test_errors_are_one_line(made, tmp_path):
     error = run("utility", "--data", made / "pool", "--utility", "lcb_sdt", "--output", tmp_path, code=2)
     assert error.startswith("error: ")

@@ -276,6 +276,13 @@ def test_pools_that_cannot_be_used_are_refused(folder, tmp_path):
             evaluate(folder, pairs(4), scored=pool, num_bootstrap=5, progress=False)
     with pytest.raises(DataError, match="there is no"):
         evaluate(folder, pairs(4), scored=tmp_path / "none.parquet", progress=False)
+    table = scored_pool().table
+    named = {"reward_mean": "a_reward_mean", "reward_variance": "a_reward_variance"}
+    table = table.rename_columns([named.get(name, name) for name in table.column_names])
+    for column in named.values():
+        table = table.append_column(column.replace("a_", "b_", 1), table[column])
+    with pytest.raises(DataError, match=r"has the rewards a, b, and one is needed here.* one model scored"):
+        evaluate(tmp_path / "no model", pairs(4), scored=ScoredPool(table, "p"), progress=False)
 
 
 def test_shift_needs_a_posterior(tiny_models):

@@ -16,6 +16,7 @@ from prudent.cli._options import (
     SkipBadOption,
     StrictOption,
     TokensPerBatchOption,
+    refuse,
 )
 
 if TYPE_CHECKING:
@@ -113,8 +114,21 @@ def evaluate(
     With --utility, compare what utilities pick from a scored pool instead: their gold, and their rewards one by one.
     """
     if utility:
-        if model is not None or data is not None or scored is None:
-            raise typer.BadParameter("--utility needs --scored, and goes without --model and --data")
+        of_model = {
+            "--model": model,
+            "--data": data,
+            "--split": split,
+            "--shift-data": shift_data,
+            "--logit-temperature": logit_temperature,
+            "--max-length": max_length,
+            "--dtype": dtype,
+            "--tokens-per-batch": tokens_per_batch,
+            "--strict": strict or None,
+            "--skip-bad": skip_bad or None,
+        }
+        refuse(of_model, "does not go with --utility, which compares what is picked from --scored")
+        if scored is None:
+            raise typer.BadParameter("--utility needs --scored")
         from prudent.evaluation import compare_utilities
 
         compared = compare_utilities(scored, labeled(utility), output, num_bootstrap=num_bootstrap, seed=seed)

@@ -1,5 +1,6 @@
 """Options that more than one verb has, so that they read the same everywhere."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -22,6 +23,7 @@ __all__ = [
     "StrictOption",
     "TokensPerBatchOption",
     "UtilityOption",
+    "refuse",
 ]
 
 FILES = "Input and output"
@@ -111,3 +113,18 @@ UtilityOption = Annotated[
 NumBootstrapOption = Annotated[
     int, typer.Option("--num-bootstrap", min=2, help="Resamples over prompts behind the intervals.")
 ]
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """Make sure that options are not given which what is asked for has no use for.
+
+    Args:
+        options: values by the name of the option; None where it is not given.
+        why: said after the name.
+
+    Raises:
+        typer.BadParameter: one is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"{name} {why}")

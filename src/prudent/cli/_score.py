@@ -1,6 +1,5 @@
 """`prudent score`."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +16,7 @@ from prudent.cli._options import (
     SkipBadOption,
     StrictOption,
     TokensPerBatchOption,
+    refuse,
 )
 from prudent.cli._score_words import told_of_columns, told_of_members, told_of_models
 
@@ -179,7 +179,7 @@ def score(
         "--strict": strict or None,
     }
     if columns is not None:
-        _refuse({"--model": model or None, **of_model}, "does not go with --columns")
+        refuse({"--model": model or None, **of_model}, "does not go with --columns")
         named = {"prompt": prompt_column, "gold": gold_column, "calibration_share": calibration_share}
         return _score_columns(
             data,
@@ -195,7 +195,7 @@ def score(
             seed=seed,
             **{name: value for name, value in named.items() if value is not None},
         )
-    _refuse(of_members, "goes with --columns")
+    refuse(of_members, "goes with --columns")
     if not model:
         raise typer.BadParameter("give --model, or --columns of scores made elsewhere")
     models = by_name("--model", [named_path(one) for one in model])
@@ -221,12 +221,6 @@ def score(
         progress=common.progress,
     )
     return Outcome(summary.to_dict(), told_of_models(summary))
-
-
-def _refuse(options: Mapping[str, object], why: str) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise typer.BadParameter(f"{name} {why}")
 
 
 def _score_columns(data: str, output: str, columns: list[str], **options: Any) -> Outcome:

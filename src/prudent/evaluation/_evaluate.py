@@ -104,7 +104,7 @@ def evaluate(
 
     Raises:
         DataError: the preferences are faulty, or have several splits and none of them is held out; or the scored pool
-            has no gold, no variances or too few prompts, or was scored by another posterior.
+            has no gold, no variances, several rewards or too few prompts, or was scored by another posterior.
         ModelError: the model cannot be loaded or its head was never trained.
         PosteriorError: the posterior does not belong to the model, a reward or its gradient is not finite, or
             `shift_data` comes with a model that has no posterior.
@@ -118,8 +118,9 @@ def evaluate(
         raise ValueError(f"logit_temperature must be a positive number, got {logit_temperature}")
     pairs = _read_pairs(data, split, skip_bad)
     elsewhere = None if shift_data is None else _read_pairs(shift_data, None, skip_bad)
-    pool = scored if scored is None or isinstance(scored, ScoredPool) else read_scored(scored)
-    if pool is not None:
+    pool = None
+    if scored is not None:
+        pool = (scored if isinstance(scored, ScoredPool) else read_scored(scored)).reward()
         check_gold(pool)
     if logit_temperature is None and posterior is None and isinstance(model, str | Path):
         logit_temperature = saved_calibration(model).get("logit_temperature")
