@@ -3,9 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from prudent.errors import DataError
-from prudent.evaluation._study_utilities import studied_utilities
+from prudent.evaluation import best_of_n_study
+from prudent.evaluation._study_pool import all_rewards
+from prudent.evaluation._study_utilities import shuffle_doubts, studied_utilities
 from prudent.scoring import ScoredPool
 
 TEXTS = {
@@ -17,6 +20,9 @@ TEXTS = {
     "center(at=0) | lcb_std": "marginal",
     "center(of=all) | lcb_std": "marginal",
     "center(mean) | log_sigmoid | cvar": "centered",
+    "center(mean) | log_sigmoid": "centered",
+    "center(at=0) | sigmoid | mean": "marginal",
+    "center(at=0) | temperature(2) | mean": None,
 }
 
 
@@ -47,3 +53,61 @@ def test_a_variance_is_called_what_is_read(stored: bool):
     assert {key: one.variance for key, one in found.items()} == expected
     beside = {key: one.beside for key, one in found.items() if one.beside is not None}
     assert beside == ({"center(mean) | lcb_std": "lcb_std"} if stored else {})
+
+
+def two(b: list[float | None], variance: float = 1.0) -> ScoredPool:
+    """Two prompts of six responses with a reward a, and b where it is given; doubts differ within a prompt."""
+    rng = np.random.default_rng(1)
+    doubts = variance * rng.uniform(0.5, 4, 12)
+    columns = {
+        "prompt_id": np.repeat([0, 1], 6),
+        "a_reward_mean": rng.normal(size=12),
+        "a_reward_variance": doubts,
+        "b_reward_mean": pa.array(b, pa.float64()),
+        "b_reward_variance": pa.array([None if x is None else v for x, v in zip(b, doubts, strict=True)], pa.float64()),
+        "gold": rng.normal(size=12),
+    }
+    return ScoredPool(pa.table(columns))
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("minimum(a | center(at=0), b | center(at=0))", True),
+        ("any_of(a | center(at=0) | log_sigmoid, b | center(at=0) | log_sigmoid)", True),
+        ("all_of(a | center(at=0) | log_sigmoid, b | center(at=0) | log_sigmoid)", True),
+        ("weighted(a, b, weights=[1, 2])", False),
+        ("minimum(a | center(at=0) | mean, b | center(at=0) | mean)", False),
+    ],
+)
+def test_means_that_doubts_move_are_known_as_such_where_there_are_any(text: str, reads: bool):
+    (doubted,) = studied_utilities(two([1.0] * 12), [text])
+    assert (doubted.variance, doubted.has_shuffle) == (("marginal", True) if reads else (None, False))
+    (certain,) = studied_utilities(two([1.0] * 12, variance=0.0), [text])
+    assert (certain.variance, certain.has_shuffle) == (None, False)
+
+
+def test_doubts_are_shuffled_among_the_responses_that_have_the_reward():
+    missing = [0, 1, 7, 11]
+    rewards = all_rewards(two([None if row in missing else 0.5 * row for row in range(12)]))
+    shuffled = shuffle_doubts(rewards, rewards.group, torch.Generator().manual_seed(0))
+    a, b = (shuffled.rewards[name].variance for name in "ab")
+    assert b.isnan().nonzero()[:, 0].tolist() == missing
+    for name, one in rewards.rewards.items():
+        torch.testing.assert_close(shuffled.rewards[name].mean, one.mean, equal_nan=True)
+        for prompt in (slice(0, 6), slice(6, 12)):
+            before, after = one.variance[prompt], shuffled.rewards[name].variance[prompt]
+            assert sorted(after[~after.isnan()].tolist()) == sorted(before[~before.isnan()].tolist())
+    assert not torch.equal(a, rewards.rewards["a"].variance)
+
+    whole = all_rewards(two([0.5] * 12))
+    together = shuffle_doubts(whole, whole.group, torch.Generator().manual_seed(0)).rewards
+    assert torch.equal(together["a"].variance, together["b"].variance)  # permuted alike
+
+
+def test_a_study_where_a_reward_is_missing_for_some_has_its_controls():
+    neutral = "all_of(a | center(at=0) | log_sigmoid, b | center(at=0) | log_sigmoid, missing=neutral) | lcb_std"
+    scored = two([None if row in (0, 1, 7, 11) else 0.5 * row for row in range(12)])
+    study = best_of_n_study(scored, utilities=["a | mean", neutral], num_bootstrap=20, num_shuffles=3)
+    assert f"shuffled: {neutral}" in [curve.key for curve in study.curves]
+    assert study.counts.num_candidates == 12

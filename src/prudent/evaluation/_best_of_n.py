@@ -48,12 +48,12 @@ def best_of_n_study(
 
     Each point is the expected value, over the draw of n of a prompt's candidates without replacement, of what the
     utility picks (Nakano et al. 2021, WebGPT), averaged over prompts; equal values share the pick. Controls beside the
-    utilities: `shuffled: KEY` (a utility that reads variances, after these were permuted among the candidates of each
-    prompt: what is left of a gain then was not the variance's doing; not of an `ensemble` of several rewards),
-    `longest` (where lengths are known), `random` (the pool's average) and `oracle` (the highest gold). All prompts
-    count at all n: prompts with fewer candidates than the largest n are left out and counted, and so are those whose
-    gold the members of an ensemble were calibrated on. Candidates count that every utility has a value for. Intervals
-    are percentile bootstrap over prompts, one set of resamples for all curves.
+    utilities: `shuffled: KEY` (a utility that reads variances, if only as the mean of a curved step does, after these
+    were permuted among the candidates of each prompt: what is left of a gain then was not the variance's doing; not of
+    an `ensemble` of several rewards), `longest` (where lengths are known), `random` (the pool's average) and `oracle`
+    (the highest gold). All prompts count at all n: prompts with fewer candidates than the largest n are left out and
+    counted, and so are those whose gold the members of an ensemble were calibrated on. Candidates count that every
+    utility has a value for. Intervals are percentile bootstrap over prompts, one set of resamples for all curves.
 
     Args:
         scored: A `pyarrow.Table` in the columns of a scored file (`prompt_id`, `reward_mean`, `reward_variance`, those

@@ -95,7 +95,8 @@ class Curve:
     """The utility that picks, as it is written; None for controls without one."""
     variance: str | None
     """The variance that the utility reads, or the members that it comes from: `marginal`, `centered` (of the reward
-    minus a reference), or None where it reads none."""
+    minus a reference), or None where it reads none. The mean of a curved step (`log_sigmoid`), of a `minimum` or of an
+    `any_of` reads it too, where the file has any."""
     beside: str | None
     """Key of the same utility without its `center`, beside which this one is shown; None where there is none."""
     kl: tuple[float, ...] | None

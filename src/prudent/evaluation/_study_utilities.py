@@ -13,6 +13,7 @@ from prudent.scoring import ScoredPool, utility_for
 from prudent.selection import shuffle_within_groups
 from prudent.utility import (
     AllOf,
+    AnyOf,
     Center,
     Combined,
     Ensemble,
@@ -27,6 +28,7 @@ from prudent.utility import (
     RewardSet,
     Standardize,
     Temperature,
+    Transform,
     Utility,
     UtilityRule,
     Weighted,
@@ -39,6 +41,7 @@ __all__ = ["AnyUtility", "StudiedUtility", "is_affine", "shuffle_doubts", "studi
 
 AnyUtility = str | Utility | FittedUtility
 
+_STRAIGHT = (Center, Standardize, Temperature)
 _CONTROLS = ("longest", "random", "oracle")
 
 
@@ -106,24 +109,27 @@ def studied_utilities(
 def shuffle_doubts(rewards: RewardSet, group: Tensor, generator: torch.Generator) -> RewardSet:
     """The same means, each with the deviations of another candidate of its prompt.
 
-    Of a Gaussian these are its variance and factor, of an ensemble what its members say minus their average. All
-    rewards are permuted alike, and their contrasts with the references too.
+    Of a Gaussian these are its variance and factor, of an ensemble what its members say minus their average. Rewards of
+    the same candidates are permuted alike, and their contrasts with the references too; one that is missing for some is
+    permuted among those that have it.
 
     Args:
         rewards: Of N candidates.
         group: `[N]` their prompts.
         generator: Source of the permutation.
     """
-    source = shuffle_within_groups(torch.arange(len(group)), group, generator)
-    other = rewards[source]
+    start = generator.get_state()
 
-    def moved(to: Mapping[str, RewardPosterior], by: Mapping[str, RewardPosterior]) -> dict[str, RewardPosterior]:
-        return {name: with_mean(by[name], one.mean) for name, one in to.items()}
+    def moved(one: RewardPosterior) -> RewardPosterior:
+        generator.set_state(start)
+        has_it = (~one.mean.isnan()).long()
+        source = shuffle_within_groups(torch.arange(len(group)), 2 * group + has_it, generator)
+        return with_mean(one[source], one.mean)
 
     return replace(
         rewards,
-        rewards=moved(rewards.rewards, other.rewards),
-        against_references=moved(rewards.against_references, other.against_references),
+        rewards={name: moved(one) for name, one in rewards.rewards.items()},
+        against_references={name: moved(one) for name, one in rewards.against_references.items()},
     )
 
 
@@ -131,7 +137,7 @@ def is_affine(utility: Utility) -> bool:
     """Whether a Gaussian reward is still Gaussian where the risk rule of a single reward is applied."""
     source = utility.source if isinstance(utility, Piped) and utility.is_value else utility
     while isinstance(source, Piped):
-        if not isinstance(source.step, Center | Standardize | Temperature):
+        if not isinstance(source.step, _STRAIGHT):
             return False
         source = source.source
     return not source.parts
@@ -184,14 +190,24 @@ def _center(rewards: RewardSet, name: str, otherwise: Center) -> Center:
     return Center(canned=rewards.canned[name]) if name in rewards.canned else otherwise
 
 
-def _reads_doubts(utility: Utility) -> bool:
-    """Whether it sees how sure a reward is: by its variance, or by what every member says."""
-    return utility.reads_variance or utility.needs_members
+def _reads_doubts(utility: Utility, rewards: RewardSet) -> bool:
+    """Whether it sees how sure a reward is: by its variance, by what every member says, or by the mean of a curve."""
+    if utility.reads_variance or utility.needs_members:
+        return True
+    doubted = (rewards.rewards[rewards.resolve(name)].variance > 0 for name in utility.reward_names)
+    return any(map(_is_curved, utility.nodes())) and any(bool(found.any()) for found in doubted)
+
+
+def _is_curved(node: Utility) -> bool:
+    """Whether the mean of what a node gives depends on the variance of what it gets."""
+    if isinstance(node, Piped):
+        return isinstance(node.step, Transform) and not isinstance(node.step, _STRAIGHT)
+    return isinstance(node, Combined) and not node.is_value and isinstance(node.combination, AnyOf | Minimum)
 
 
 def _variance(utility: Utility, rewards: RewardSet) -> str | None:
     """Which variance it reads: `centered` where every reward is read as its contrast with the references."""
-    if not _reads_doubts(utility):
+    if not _reads_doubts(utility, rewards):
         return None
     names = map(rewards.resolve, utility.reward_names)
     is_known = all(name in rewards.against_references or _makes_contrasts(rewards.rewards[name]) for name in names)
