@@ -44,7 +44,9 @@ def test_scores_become_picks_and_a_page(scores, tmp_path):
         f"180 responses of 30 prompts with 2 members in {tmp_path / 'scored'}",
         "calibrated on 90 pairs of 6 prompts, which is_calibration marks",
     ]
-    picked = invoke("select", "--data", tmp_path / "scored", "--rule", "lcb_std", "--output", tmp_path / "picks.jsonl")
+    picked = invoke(
+        "select", "--data", tmp_path / "scored", "--utility", "lcb_std", "--output", tmp_path / "picks.jsonl"
+    )
     assert picked.exit_code == 0, picked.stderr
     assert len((tmp_path / "picks.jsonl").read_text().splitlines()) == 30
     page = invoke("report", "--data", tmp_path / "scored", "--output", tmp_path / "page.html", "--num-bootstrap", 20)

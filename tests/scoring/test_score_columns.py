@@ -83,6 +83,15 @@ def test_scores_are_rewards_as_they_are_and_null_where_there_is_none(tmp_path):
         score_columns(pools(), tmp_path / "out", {"other": "points", "harmless": "logits"}, num_references=2)
 
 
+def test_columns_of_the_pool_are_not_taken_for_what_is_said_of_a_reward(tmp_path):
+    rows = [{**row, "helpful_truncated": [True] * 4, "helpful_note": [1.0] * 4} for row in pools()]
+    score_columns(rows, tmp_path / "out", NAMES)
+    pool = read_scored(tmp_path / "out")
+    assert "helpful_truncated" not in pool.table.column_names
+    assert "truncated" not in pool.reward("helpful").table.column_names
+    assert pool.table["helpful_note"].to_pylist() == [1.0] * 120
+
+
 def test_each_column_is_brought_to_logits_where_that_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(_member_files, "_RESPONSES_PER_SHARD", 3)
     summary = score_columns(pools(), tmp_path / "out", NAMES, calibration_share=0.5)

@@ -125,7 +125,8 @@ def write_shards(
         reward_columns: what is to be said of the rewards of a shard, a row a response.
         metadata: what a reader must know of them.
     """
-    kinds = {name: kind for name, kind in column_types(pools.rows.features).items() if not name.startswith(MEMBER)}
+    of_pool = column_types(pools.rows.features, metadata.get("rewards", ()))
+    kinds = {name: kind for name, kind in of_pool.items() if not name.startswith(MEMBER)}
     stated = {b"prudent": json.dumps(metadata).encode()}
     written = parts.num_parts
     for number, shard in enumerate(iterate_shards(pools.rows, _RESPONSES_PER_SHARD)):
