@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from prudent.data import DataSource, OnBad, Pools, choose_split, draw_ordered_pairs, load_pools
 from prudent.errors import DataError
 from prudent.models import as_messages, render_plain
-from prudent.scoring._columns import column_types, pool_columns
+from prudent.scoring._columns import column_types, pool_columns, source_digest
 from prudent.scoring._output import PartedOutput
 from prudent.scoring._shards import Shard, iterate_shards
 
@@ -22,6 +22,7 @@ __all__ = [
     "MEMBER",
     "CalibrationPairs",
     "ColumnNames",
+    "columns_manifest",
     "pairs_of_gold",
     "pairs_of_preferences",
     "read_member_pools",
@@ -81,6 +82,21 @@ class CalibrationPairs:
 
 class _MissingColumn(Exception):
     """A column that the first row does not have: not a fault of that row."""
+
+
+def columns_manifest(
+    data: DataSource, names: ColumnNames, calibration_data: DataSource | None, **options: Any
+) -> dict[str, Any]:
+    """What an output of scores made elsewhere is made from.
+
+    Args:
+        data: the rows.
+        names: of their columns.
+        calibration_data: preferences to calibrate on.
+        options: what else it depends on.
+    """
+    digest = None if calibration_data is None else source_digest(calibration_data)
+    return {"data": source_digest(data), **asdict(names), "calibration_data": digest, **options}
 
 
 def read_member_pools(

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from prudent.data import DataSource, OnBad
-from prudent.scoring._columns import nullable, references, source_digest
+from prudent.scoring._columns import nullable, references
 from prudent.scoring._member_files import (
     MEMBER,
     CalibrationPairs,
     ColumnNames,
+    columns_manifest,
     pairs_of_gold,
     pairs_of_preferences,
     read_member_pools,
@@ -90,7 +91,8 @@ def score_columns(
 
     The output is a dataset as `score` writes it for several models, without variances, since a score does not tell how
     sure it is; models of one and the same property have a variance together, see `score_members`. A model that does
-    not apply to a response, or to a prompt, has no score there (null).
+    not apply to a response, or to a prompt, has no score there (null). Nothing in the file names the models, so a saved
+    utility cannot tell when others than those that it was fitted on gave the scores.
 
     Args:
         data: pools in any form that `prudent.data.load_pools` takes, with the scores: a list a prompt, or a number
@@ -137,17 +139,17 @@ def score_columns(
     if calibration_share is not None and calibration_data is not None:
         raise ValueError("calibrate on preferences (calibration_data) or on gold (calibration_share), not on both")
     names = ColumnNames(tuple(columns.values()), prompt, response, gold)
-    manifest = {
-        "data": source_digest(data),
-        **asdict(names),
-        "names": list(columns),
-        "calibration_data": None if calibration_data is None else source_digest(calibration_data),
-        "calibration_share": calibration_share,
-        "split": split,
-        "drop": drop,
-        "num_references": num_references,
-        "seed": seed,
-    }
+    manifest = columns_manifest(
+        data,
+        names,
+        calibration_data,
+        calibration_share=calibration_share,
+        split=split,
+        drop=drop,
+        num_references=num_references,
+        seed=seed,
+    )
+    manifest["names"] = list(columns)
     on_bad: OnBad = "skip" if skip_bad else "error"
     with PartedOutput(output, manifest, overwrite=overwrite) as parts:
         if parts.finished:

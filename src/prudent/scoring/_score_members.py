@@ -14,11 +14,12 @@ from prudent.data import DataSource, OnBad
 from prudent.errors import DataError, PosteriorError
 from prudent.posteriors import MemberCalibration, calibrate_member
 from prudent.rewards import MemberRewards
-from prudent.scoring._columns import lists, nullable, references, source_digest
+from prudent.scoring._columns import lists, nullable, references
 from prudent.scoring._member_files import (
     MEMBER,
     CalibrationPairs,
     ColumnNames,
+    columns_manifest,
     pairs_of_gold,
     pairs_of_preferences,
     read_member_pools,
@@ -143,16 +144,16 @@ def score_members(
     if len(names.scores) < 2:
         named = f"only {names.scores[0]} is named" if names.scores else "none is named"
         raise DataError(f"scores of at least two models are needed, since one has no spread, and {named}")
-    manifest = {
-        "data": source_digest(data),
-        **asdict(names),
-        "calibration_data": None if calibration_data is None else source_digest(calibration_data),
-        "calibration_share": calibration_share,
-        "split": split,
-        "drop": drop,
-        "num_references": num_references,
-        "seed": seed,
-    }
+    manifest = columns_manifest(
+        data,
+        names,
+        calibration_data,
+        calibration_share=calibration_share,
+        split=split,
+        drop=drop,
+        num_references=num_references,
+        seed=seed,
+    )
     on_bad: OnBad = "skip" if skip_bad else "error"
     with PartedOutput(output, manifest, overwrite=overwrite) as parts:
         if parts.finished:
