@@ -87,14 +87,7 @@ class _MissingColumn(Exception):
 def columns_manifest(
     data: DataSource, names: ColumnNames, calibration_data: DataSource | None, **options: Any
 ) -> dict[str, Any]:
-    """What an output of scores made elsewhere is made from.
-
-    Args:
-        data: the rows.
-        names: of their columns.
-        calibration_data: preferences to calibrate on.
-        options: what else it depends on.
-    """
+    """What an output of scores made elsewhere is made from; `options` are what it depends on besides."""
     digest = None if calibration_data is None else source_digest(calibration_data)
     return {"data": source_digest(data), **asdict(names), "calibration_data": digest, **options}
 
