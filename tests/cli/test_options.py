@@ -168,3 +168,21 @@ def test_an_option_of_one_value_is_not_given_twice(args):
     result = CliRunner().invoke(app, args)
     assert result.exit_code == 2
     assert "takes one value, and is given twice" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["select", "--data", "x", "--output", "y", "--utility", "both=mean"], "a name is for evaluate and report"),
+        (["explain", "--data", "x", "--prompt", "0", "--utility", "both=mean"], "a name is for evaluate and report"),
+        (["evaluate", "--scored", "x", "--utility", "my-label=mean"], "names the utility, in one word"),
+        (
+            ["report", "--data", "x", "--output", "y.html", "--utility", "my label=mean"],
+            "names the utility, in one word",
+        ),
+    ],
+)
+def test_names_of_utilities_are_told_how_to_be_written(args, message):
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())

@@ -357,3 +357,9 @@ def test_a_variance_that_is_not_there(tmp_path):
         "weighted(helpful | lcb_std, harmless | mean, weights=[1, 1])",
     ):
         assert values(without, utility).isfinite().all()
+
+
+def test_a_path_that_is_not_there_is_told_as_a_folder(tmp_path):
+    pool = ScoredPool(pa.table({"prompt_id": [0, 0], "reward_mean": [0.0, 1.0], "reward_variance": [1.0, 1.0]}))
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere with a utility"):
+        utility_for(pool, str(tmp_path / "nowhere"))

@@ -9,6 +9,7 @@ import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
+from prudent.cli._named import one_utility
 from prudent.cli._options import FILES, ScoredOption, SeedOption, UtilityOption
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def explain(
     """Show for one prompt every step's number of each response, and why the best one won."""
     from prudent.scoring import explain as explain_prompt
 
-    found = explain_prompt(data, utility, prompt, references=references, seed=seed)
+    found = explain_prompt(data, one_utility(utility), prompt, references=references, seed=seed)
     # those that a plain mean would have picked are worth a look however far down they come
     shown = [
         response

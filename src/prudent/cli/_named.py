@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import typer
 
-__all__ = ["by_name", "labeled", "named", "named_path", "named_text"]
+__all__ = ["by_name", "labeled", "named", "named_path", "named_text", "one_utility"]
 
 
 def named(text: str) -> tuple[str, str]:
@@ -49,6 +49,20 @@ def by_name(option: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
+def one_utility(text: str) -> str:
+    """What `--utility` says where it is a single one, which has no name.
+
+    Raises:
+        typer.BadParameter: it has one.
+    """
+    name, value = named_text(text)
+    if name:
+        raise typer.BadParameter(
+            f"--utility {name}=...: a name is for evaluate and report, which compare several; give {value}"
+        )
+    return text
+
+
 def labeled(utilities: Sequence[str]) -> dict[str, str] | list[str]:
     """What `--utility [NAME=]SPEC` says: by name where any has one; without a name they are called as they are written.
 
@@ -57,6 +71,12 @@ def labeled(utilities: Sequence[str]) -> dict[str, str] | list[str]:
         {'mean': 'mean', 'careful': 'lcb_std(num_std=2)'}
     """
     pairs = [named_text(" ".join(one.split())) for one in utilities]
+    for name, value in pairs:
+        before = re.match(r"[^(|\[\"'=]*=", value)
+        if not name and before is not None and not os.path.exists(value):
+            raise typer.BadParameter(
+                f"--utility {value}: what stands before = names the utility, in one word of letters, digits and _"
+            )
     if not any(name for name, _ in pairs):
         return [value for _, value in pairs]
     return by_name("--utility", [(name or value, value) for name, value in pairs])

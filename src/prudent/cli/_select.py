@@ -7,6 +7,7 @@ import typer
 
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
+from prudent.cli._named import one_utility
 from prudent.cli._options import FILES, ScoredOption, SeedOption, UtilityOption
 
 
@@ -53,6 +54,7 @@ def select(
     seed: SeedOption = 0,
 ) -> Outcome:
     """Pick the best response of each prompt, under a utility that counts what the model does not know."""
+    utility = one_utility(utility)
     from prudent.evaluation import utility_curve
     from prudent.models import atomic_file
     from prudent.scoring import read_scored

@@ -294,6 +294,7 @@ def read_scored(path: str | Path) -> ScoredPool:
         table = ds.dataset(place, format="parquet").to_table()
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
-            f"{place} is not readable as Parquet ({str(error).splitlines()[0]}); score the pool again"
+            f"{place} is not readable as Parquet ({str(error).splitlines()[0]}); give the output of `prudent score`, "
+            "or score the pool again"
         ) from error
     return ScoredPool(table, str(place))

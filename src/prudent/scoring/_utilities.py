@@ -211,6 +211,8 @@ def _parsed(utility: str | Utility, pool: ScoredPool) -> Utility:
     except UtilityError as error:
         if isinstance(utility, str) and os.path.isdir(utility):
             raise DataError(f"{utility} holds no utility (no utility.yaml); `prudent utility` makes one") from error
+        if isinstance(utility, str) and "/" in utility and not set("|(\"'") & set(utility):
+            raise DataError(f"there is no folder {utility} with a utility; `prudent utility` makes one") from error
         raise
     if utility == str(expression) and utility in expression.reward_names and utility not in (*pool.reward_names, ONLY):
         there = f"a folder {utility} without a utility" if os.path.isdir(utility) else f"no folder {utility}"
