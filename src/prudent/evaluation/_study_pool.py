@@ -15,6 +15,7 @@ from prudent.evaluation._study_types import Counts, EnsembleFacts
 from prudent.metrics import partial_out, zscore_within
 from prudent.rewards import GaussianRewards, RewardPosterior, index_groups
 from prudent.scoring import ScoredPool
+from prudent.selection import usual_size
 from prudent.utility import RewardSet, shifted
 
 __all__ = ["StudiedReward", "StudyPool", "all_rewards", "prepare_pool", "with_mean"]
@@ -146,8 +147,7 @@ def prepare_pool(
             )
     sizes = index_groups(group[keep]).counts
     if n_max is None:
-        ordered = sizes.sort().values
-        n_max = int(ordered[ordered * 2 >= ordered[(len(ordered) - 1) // 2]][0])
+        n_max = usual_size(sizes)
     num_left_out = int((sizes < n_max).sum())
     if num_left_out == len(sizes):
         raise DataError(

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from prudent.errors import DataError, PrudentError
 from prudent.models import atomic_file
 from prudent.scoring._names import columns_of
+from prudent.scoring._saved_utility import SavedUtility
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.scoring._utilities import utility_for
 from prudent.selection import best_of_n
@@ -66,7 +67,7 @@ def select(
     data: str | Path | ScoredPool,
     output: str | Path | None = None,
     *,
-    utility: str | Utility | FittedUtility = "lcb_std",
+    utility: str | Path | Utility | FittedUtility | SavedUtility = "lcb_std",
     exclude_unscored: bool = False,
     seed: int = 0,
 ) -> SelectSummary:
@@ -78,7 +79,7 @@ def select(
             `response`, `utility`, `num_candidates`, `num_tied`, and the pick's other columns (without its factors, and
             in CSV without what every member says). Where the utility combines several parts, what each of them says
             stands beside it, in columns such as `utility_helpful`, named after the rewards that the part reads.
-        utility: what a response is worth, as text, as an expression, or fitted already; see
+        utility: what a response is worth, as text, as an expression, saved (its folder), or fitted already; see
             `prudent.utility.parse_utility`.
         exclude_unscored: leave responses without a utility out instead of stopping, and prompts that have no others.
         seed: of the draw among ties, and of rules that draw.

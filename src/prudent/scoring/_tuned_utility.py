@@ -13,7 +13,7 @@ from prudent.errors import DataError, UtilityError
 from prudent.rewards import index_groups
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.scoring._utilities import Model, checked_utility, rewards_to_learn_from
-from prudent.selection import calibrated_strength
+from prudent.selection import calibrated_strength, usual_size
 
 __all__ = ["TunedUtility", "tune_utility"]
 
@@ -102,7 +102,8 @@ def tune_utility(
         raise UtilityError(f"{dependent} depends on which other responses are there, so it has no curve to choose by")
     gold = pool.column("gold").masked_fill(pool.is_calibration, torch.nan)
     if n is None:
-        n = _usual_size(index_groups(pool.group[~gold.isnan()]).counts)
+        counts = index_groups(pool.group[~gold.isnan()]).counts
+        n = usual_size(counts) if len(counts) else 0
         if n < 2:
             raise DataError(f"{pool.source} has prompts with a single response with gold, so nothing to choose from")
     rewards = rewards_to_learn_from(
@@ -123,12 +124,6 @@ def tune_utility(
         n=n,
         num_prompts=found.num_prompts,
     )
-
-
-def _usual_size(counts: Tensor) -> int:
-    """The smallest of B pool sizes among those that are at least half the median; 0 where there is none."""
-    ordered = counts.sort().values
-    return int(ordered[ordered * 2 >= ordered[(len(ordered) - 1) // 2]][0]) if len(ordered) else 0
 
 
 class _Template:

@@ -197,6 +197,11 @@ def with_canned(fitted: FittedUtility, rewards: RewardSet) -> FittedUtility:
 
 
 def saved_utility(utility: str | Path | Utility | SavedUtility) -> SavedUtility | None:
+    """The saved utility that is meant; None where it is written out.
+
+    Raises:
+        DataError: the folder or file holds none that can be read.
+    """
     if isinstance(utility, SavedUtility):
         return utility
     if isinstance(utility, Path) or (isinstance(utility, str) and holds_utility(utility)):

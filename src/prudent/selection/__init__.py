@@ -5,6 +5,7 @@ from prudent.selection._calibrated import CalibratedStrength, calibrated_strengt
 from prudent.selection._curves import best_of_n_curve
 from prudent.selection._kl import TiedKL, best_of_n_kl, best_of_n_kl_with_ties
 from prudent.selection._resampled import ResampledCurve, resampled_curve
+from prudent.selection._scored import usual_size
 
 __all__ = [
     "CalibratedStrength",
@@ -18,4 +19,5 @@ __all__ = [
     "calibrated_strength",
     "resampled_curve",
     "shuffle_within_groups",
+    "usual_size",
 ]

@@ -10,7 +10,16 @@ from torch import Generator, Tensor
 from prudent.errors import DataError
 from prudent.rewards import GroupIndex
 
-__all__ = ["NanPolicy", "PoolUtility", "check_n_values", "equal_blocks", "scored_rows", "sort_rows", "sorted_values"]
+__all__ = [
+    "NanPolicy",
+    "PoolUtility",
+    "check_n_values",
+    "equal_blocks",
+    "scored_rows",
+    "sort_rows",
+    "sorted_values",
+    "usual_size",
+]
 
 NanPolicy = Literal["error", "exclude"]
 """Responses that are not scored are an error, or left out and counted; they are never ranked."""
@@ -88,6 +97,23 @@ def equal_blocks(index: GroupIndex, keep: Tensor) -> Iterator[tuple[Tensor, slic
             else:
                 rows = (starts[block][:, None] + torch.arange(size, device=starts.device)).reshape(-1)
             yield block, rows if order is None else order[rows], size
+
+
+def usual_size(counts: Tensor) -> int:
+    """The n that most pools have: the smallest among those of at least half as many candidates as the median pool.
+
+    Args:
+        counts: [B] candidates of each prompt, at least one prompt.
+
+    Returns:
+        A number of candidates; smaller pools are exceptions that should not hold the others back.
+
+    Example:
+        >>> usual_size(torch.tensor([1, 55, 57, 56]))
+        55
+    """
+    ordered = counts.sort().values
+    return int(ordered[ordered * 2 >= ordered[(len(ordered) - 1) // 2]][0])
 
 
 def sorted_values(values: Tensor) -> Tensor:
