@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -133,7 +134,7 @@ def _relative(rewards: RewardSet, name: str) -> Tensor:
 
 def _limits(values: Tensor) -> tuple[float, float]:
     """The range that holds nearly all, with some room."""
-    low, high = values.quantile(torch.tensor([0.002, 0.998], dtype=values.dtype)).tolist()
+    low, high = np.quantile(values.numpy(), [0.002, 0.998]).tolist()  # torch.quantile refuses many values
     low, high = min(low, 0.0), max(high, 0.0)
     room = 0.08 * (high - low) or 1.0
     return low - room, high + room
