@@ -88,7 +88,7 @@ def test_strengths_are_worth_what_their_texts_say():
             assert band.value == pytest.approx(expected.mean(0).tolist(), abs=1e-6), text
     # penalties span decades around the spread of the mean
     relative = next(family.relative for family in study.families if family.key == "lcb_std")
-    assert relative == pytest.approx(0.1 * 10 ** (0.4 * np.arange(6)))
+    assert relative == pytest.approx(0.1 * 10 ** (0.5 * np.arange(6)))
     typical = float(variance.sqrt().median())
     spread = study.rewards["reward"].spread_of_means
     std = next(family for family in study.families if family.key == "lcb_std")

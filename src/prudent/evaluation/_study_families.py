@@ -15,7 +15,7 @@ __all__ = ["Family", "PenaltyFamily", "hedged", "penalties", "penalty_families",
 
 Array = NDArray[np.float64]
 
-_PENALTIES = tuple(0.1 * 10 ** (0.4 * step) for step in range(6))
+_PENALTIES = tuple(0.1 * 10 ** (0.5 * step) for step in range(6))
 """A typical penalty in units of the spread of the mean: from what hardly matters to what drowns the mean."""
 
 

@@ -18,9 +18,10 @@ __all__ = ["strategy_families"]
 
 Array = NDArray[np.float64]
 
-_TEMPERATURES = tuple(0.03 * 10 ** (0.4 * step) for step in range(6))
-_PENALTIES = tuple(0.001 * 4**step for step in range(6))
-_WEIGHTS = tuple(0.1 * 10 ** (0.4 * step) for step in range(6))
+_TEMPERATURES = tuple(0.03 * 10 ** (0.5 * step) for step in range(6))
+_PENALTIES = tuple(0.001 * 6**step for step in range(6))
+_WEIGHTS = tuple(0.1 * 10 ** (0.6 * step) for step in range(6))
+"""In units of the spread of the values, from all but best-of-n to all but a random pick, or the most alike."""
 
 _APART = 1e-6
 """Cosines that differ by less are the same in single precision."""
@@ -108,9 +109,9 @@ def _families(drawer: Drawer, utility: Tensor, embedding: Callable[[slice], Tens
     if not (math.isfinite(spread) and spread > 0):
         return []
     families = []
-    # fewer, larger steps where a pool is large: beyond the pool they are all best-of-n
+    # from the best half on, in fewer, larger steps where a pool is large: beyond the pool they are all best-of-n
     step = 4 if drawer.grid[-1] > 256 else 2
-    shares = [step**power for power in range(1, 32) if step**power < drawer.grid[-1]]
+    shares = [one for one in sorted({2, *(step**power for power in range(1, 32))}) if one < drawer.grid[-1]]
     if shares:
         families.append(
             _Strengths(TopK.name, "share_of", tuple(map(float, shares)), None, tuple(TopK(one) for one in shares))
