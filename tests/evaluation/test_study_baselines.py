@@ -16,7 +16,7 @@ from prudent.evaluation._study_families import Family
 from prudent.evaluation._study_tuning import Tuning
 from prudent.metrics import spearman_within
 from prudent.rewards import GaussianRewards, MemberRewards
-from prudent.selection import best_of_n_curve, parse_strategy, strategy_curve, top_k_curve
+from prudent.selection import best_of_n_curve, parse_strategy, pick_probabilities, strategy_curve, top_k_curve
 from prudent.utility import RewardSet
 
 
@@ -187,7 +187,7 @@ def test_penalties_are_tuned_where_most_variances_are_zero():
 
 
 def test_a_label_is_not_that_of_a_baseline():
-    for label in ("soft", "top_k", "pessimism", "mbr", "hedged n", "uwo", "soft, tuned"):
+    for label in ("soft", "top_k", "pessimism", "mbr", "consensus", "hedged n", "uwo", "soft, tuned"):
         with pytest.raises(UtilityError, match="is what a control or a baseline is called"):
             best_of_n_study(table(np.random.default_rng(19), 4), utilities={"mean": "mean", label: "lcb_std"})
 
@@ -230,6 +230,40 @@ def test_embeddings_bring_minimum_bayes_risk():
     assert family.gold["gold"][2].value[-1] == pytest.approx(gold[np.arange(24), picks].mean(), abs=1e-6)
     expected = np.array(family.relative) * study.rewards["reward"].spread_of_means / similarity.std(1).mean()
     assert family.strengths == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("first", ["mean", "flat", "prob_best"])
+def test_consensus_picks_what_is_most_like_the_candidates_present(first):
+    """Against all subsets of a pool of six, whatever the first utility is worth."""
+    rng = np.random.default_rng(20)
+    vectors = rng.normal(size=(22 * 6, 3)).astype(np.float32)
+    extra = {"reward_mean": np.ones(132)} if first == "flat" else {}
+    data = table(rng, 22, 6, members=0 if extra else 3, **extra)
+    data = data.append_column("embedding", pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 3))
+    study = best_of_n_study(
+        data, utilities=["mean" if extra else first, "lcb_var"], n_values=[1, 3, 6], num_bootstrap=20
+    )
+    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).reshape(22, 6, 3)
+    gold = data["gold"].to_numpy().reshape(22, 6)
+    curve = study.curve("consensus")
+    assert (curve.kind, curve.variance) == ("baseline", None)
+    for place, n in enumerate(study.n_values):
+        subsets = [list(one) for one in itertools.combinations(range(6), n)]
+        picks = [[one[(pool[one] @ pool[one].T).mean(1).argmax()] for one in subsets] for pool in unit]
+        expected = np.take_along_axis(gold, np.array(picks), 1).mean()
+        margin = 4 * curve.standard_error["gold"][place]
+        assert curve.bands["gold"].value[place] == pytest.approx(expected, abs=margin + 1e-6)
+    if first == "mean":
+        # as a strategy that a user may write
+        mean, group = (torch.tensor(data[name].to_numpy()) for name in ("reward_mean", "prompt_id"))
+        weights = pick_probabilities(parse_strategy(curve.strategy), mean, group, embedding=torch.tensor(vectors))
+        assert float(weights @ torch.tensor(gold).flatten() / 22) == pytest.approx(curve.bands["gold"].value[-1])
+        lead = study.curve("lcb_var").outcomes["gold"].versus["consensus"]
+        at_last = study.curve("lcb_var").bands["gold"].value[-1] - curve.bands["gold"].value[-1]
+        assert lead.value == pytest.approx(at_last)
+    else:
+        assert (curve.utility, curve.strategy) == (None, None)
+        assert "mbr" not in [one.key for one in study.families]
 
 
 @pytest.mark.parametrize(

@@ -71,13 +71,14 @@ def best_of_n_study(
     t, so that intervals of two or three seeds are wide. Reliability, examples and the scales of rewards are those of
     the first.
 
-    Baselines are what one could do instead with the same scores: `random` (the pool's average); `hedged n` (the first
+    Baselines are what one could do instead: `random` (the pool's average); with a column `embedding`, `consensus` (the
+    candidate of the highest average cosine to all that are present, whatever its score); `hedged n` (the first
     utility's best of min(n, m)); on the values of the first utility `top_k, tuned` (Sriraman and Block 2026),
-    `soft, tuned` (Verdun et al. 2025), `pessimism, tuned` (Huang et al. 2025) and, with a column `embedding`,
-    `mbr, tuned` (Jinnai et al. 2024); and of a single reward `lcb_std, tuned`, `lcb_var, tuned`, the same on the
-    variance against references, and `worst` and `uwo` (Coste et al. 2024) where members are stored. A tuned curve has
-    at each n, and on each scale of gold, the strength (m, ...) that is best on some calibration prompts, and is judged
-    on the others, averaged over random splits.
+    `soft, tuned` (Verdun et al. 2025), `pessimism, tuned` (Huang et al. 2025) and, with embeddings, `mbr, tuned`
+    (Jinnai et al. 2024), which is `consensus` at a large weight; and of a single reward `lcb_std, tuned`, `lcb_var,
+    tuned`, the same on the variance against references, and `worst` and `uwo` (Coste et al. 2024) where members are
+    stored. A tuned curve has at each n, and on each scale of gold, the strength (m, ...) that is best on some
+    calibration prompts, and is judged on the others, averaged over random splits.
 
     Controls show what a gain is not: `shuffled: KEY` (a utility that reads variances, if only as the mean of a curved
     step does, after these were permuted among the candidates of each prompt: what is left of a gain then was not the

@@ -67,7 +67,8 @@ class Outcome:
     study's first utility), `longest`, `shuffled` (the control made from the same utility) or `marginal` (the same
     utility without its `center`); of utilities and baselines that read a variance also `oracle_n`, `hedged_n`, and the
     tuned `top_k`, `soft`, `pessimism` and `mbr`, which the variance must beat or be decoration: these pick by the first
-    utility, and are compared with where that one reads no variance. Curves that the study does not hold are absent."""
+    utility, and are compared with where that one reads no variance; and `consensus`. Curves that the study does not
+    hold are absent."""
     share_above_first: float | None
     """Share of prompts (of prompts and seeds, where there are several) whose gold at the largest n is above that of the
     first utility; equal ones count one half. None for the first itself."""
@@ -88,7 +89,7 @@ class Curve:
 
     key: str
     """What `BestOfNStudy.curve` knows it by: the label given to a utility, or the utility as it is written; of
-    baselines `random`, `worst`, `uwo`, `hedged n`, or a family with its strength `KEY, tuned`; of controls
+    baselines `random`, `consensus`, `worst`, `uwo`, `hedged n`, or a family with its strength `KEY, tuned`; of controls
     `shuffled: KEY`, `length as variance: KEY`, `length out of variance: KEY`, `longest`, `oracle n` or `oracle`."""
     label: str
     """What to call it in a picture."""

@@ -36,6 +36,7 @@ _VERSUS = (
     "soft",
     "pessimism",
     "mbr",
+    "consensus",
 )
 
 

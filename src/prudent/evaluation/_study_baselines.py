@@ -158,7 +158,7 @@ def _add_baselines(
     random_seed: int,
     advance: Callable[[int], None] | None,
 ) -> None:
-    """Random, the worst case and the penalized mean of members, and strategies on the values of the first utility."""
+    """Random, consensus, the two rules on members, and strategies on the values of the first utility."""
     found.baselines.append(_random(drawer))
     lines, extent = drawer.draw_with_extent(of_rows({key: value for key, (_, value) in fixed.items()}))
     for key, (text, value) in fixed.items():
@@ -177,17 +177,18 @@ def _add_baselines(
         )
     if drawer.pool.scales and tuning.num_calibration:
         _add_tuned(found, hedged(first, drawer.grid), tuning, drawer.pool.scales)
-    if seed.utilities[0].fitted.depends_on_pool:
-        return
-    for family in strategy_families(
+    families, consensus = strategy_families(
         drawer,
         first,
-        seed.values[first.key],
+        None if seed.utilities[0].fitted.depends_on_pool else seed.values[first.key],
         embedding=_embedding(drawer),
         num_resamples=num_resamples_for(len(drawer.pool.group), num_resamples),
         seed=random_seed,
         advance=advance,
-    ):
+    )
+    if consensus is not None:
+        found.baselines.append(consensus)
+    for family in families:
         if tuning.num_calibration:
             _add_tuned(found, family, tuning, drawer.pool.scales)
         else:

@@ -22,8 +22,9 @@ _RIVALS = {
     "soft": "soft, tuned",
     "pessimism": "pessimism, tuned",
     "mbr": "mbr, tuned",
+    "consensus": "consensus",
 }
-"""What picks by the first utility otherwise, by what it is called in a comparison.
+"""What picks by the first utility otherwise, or without any, by what it is called in a comparison.
 
 Where the first utility reads no variance, whatever reads one must beat these.
 """

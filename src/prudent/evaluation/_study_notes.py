@@ -74,9 +74,12 @@ def study_notes(
             f"The values of {first.utilities[0].key} change with the candidates that are present, so no strategy picks "
             "by them: put another utility first for those baselines."
         )
-    elif baselines and (count := num_without_embedding(pool)):
-        what = "is not drawn" if count == len(pool.group) else "takes these to resemble no other"
-        notes.append(f"{count:,} of {len(pool.group):,} responses have no finite embedding: minimum Bayes risk {what}.")
+    if baselines and (count := num_without_embedding(pool)):
+        what = "are not drawn" if count == len(pool.group) else "take these to resemble no other"
+        notes.append(
+            f"{count:,} of {len(pool.group):,} responses have no finite embedding: minimum Bayes risk and consensus "
+            f"{what}."
+        )
     if waiting := [one.key for one in first.utilities if one.has_shuffle and one.fitted.depends_on_pool]:
         notes.append(
             f"{', '.join(waiting)}: no controls of the variance, since values that change with the candidates that are "

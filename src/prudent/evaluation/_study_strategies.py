@@ -1,4 +1,4 @@
-"""Other ways to pick one of n by the values of a utility, each at several strengths, drawn on the pool of one seed."""
+"""Other ways to pick one of n, by values at several strengths or by likeness, drawn on the pool of one seed."""
 
 import math
 from collections.abc import Callable
@@ -25,6 +25,8 @@ _WEIGHTS = tuple(0.1 * 10 ** (0.6 * step) for step in range(6))
 
 _APART = 1e-6
 """Cosines that differ by less are the same in single precision."""
+_DROWNED = 1e12
+"""Weight of likeness, in units of the spread of the values, at which these no longer count."""
 
 
 @dataclass(frozen=True)
@@ -41,35 +43,46 @@ class _Strengths:
 def strategy_families(
     drawer: Drawer,
     first: Drawn,
-    utility: Tensor,
+    utility: Tensor | None,
     *,
     embedding: Callable[[slice], Tensor] | None,
     num_resamples: int,
     seed: int,
     advance: Callable[[int], None] | None,
-) -> list[Family]:
-    """Uniform top-k, soft best-of-n, pessimism, and with embeddings minimum Bayes risk, on the values of a utility.
+) -> tuple[list[Family], Drawn | None]:
+    """Uniform top-k, soft best-of-n, pessimism and minimum Bayes risk on the values of a utility, and consensus.
+
+    Consensus picks the candidate most like all that are present, whatever the utility: what minimum Bayes risk tends to
+    as its weight grows. It is drawn on the same subsets.
 
     Args:
         drawer: of the pool.
         first: the curve of that utility.
-        utility: `[N]` the values; there are no families where they are infinite or all the same.
-        embedding: gives `[n, D]` of the responses of some rows.
+        utility: `[N]` the values, or None; there are no families where they are infinite or all the same.
+        embedding: gives `[n, D]` of the responses of some rows; minimum Bayes risk and consensus need it.
         num_resamples: subsets drawn where a strategy has no closed form.
         seed: of these draws.
         advance: called with the number of prompts done.
+
+    Returns:
+        The families; and consensus, or None where no response is more alike than another.
     """
-    families = _families(drawer, utility, embedding)
+    spread = math.nan if utility is None else spread_within(utility, drawer.pool.group)
+    apart = 0.0 if embedding is None else _spread_of_similarity(drawer, embedding)
+    values = utility if math.isfinite(spread) and spread > 0 else None
+    families = [] if values is None else _families(drawer, spread, apart)
     strategies = [strategy for family in families for strategy in family.strategies]
+    if apart > _APART:
+        strategies.append(MinimumBayesRisk(1.0 if values is None else rounded(_DROWNED * spread)))
     if not strategies:
-        return []
+        return [], None
 
     def of_block(block: Block) -> dict[str, Array]:
-        own = utility[block.rows]
+        own = None if values is None else values[block.rows]
         columns = drawer.columns(block, own)
         found = strategy_curve(
             strategies,
-            own,
+            torch.zeros(len(block.group)) if own is None else own,
             torch.stack(list(columns.values()), dim=1),
             block.group,
             drawer.grid,
@@ -101,13 +114,22 @@ def strategy_families(
                 variance=first.variance,
             )
         )
-    return result
+    if len(strategies) == start:
+        return result, None
+    consensus = Drawn(
+        "consensus",
+        "consensus",
+        "baseline",
+        {name: drawn[name][-1] for name in names},
+        utility=None if values is None else first.utility,
+        strategy=None if values is None else strategies[-1].text,
+        error={name: drawn[f"error of {name}"][-1] for name in names},
+    )
+    return result, consensus
 
 
-def _families(drawer: Drawer, utility: Tensor, embedding: Callable[[slice], Tensor] | None) -> list[_Strengths]:
-    spread = spread_within(utility, drawer.pool.group)
-    if not (math.isfinite(spread) and spread > 0):
-        return []
+def _families(drawer: Drawer, spread: float, apart: float) -> list[_Strengths]:
+    """The strategies for values of a spread within prompts, and for average cosines of another."""
     families = []
     # from the best half on, in fewer, larger steps where a pool is large: beyond the pool they are all best-of-n
     step = 4 if drawer.grid[-1] > 256 else 2
@@ -122,7 +144,6 @@ def _families(drawer: Drawer, utility: Tensor, embedding: Callable[[slice], Tens
     penalties = tuple(rounded(size * spread) for size in _PENALTIES)
     pessimism = tuple(Pessimism(one) for one in penalties)
     families.append(_Strengths(Pessimism.name, "penalty", penalties, _PENALTIES, pessimism))
-    apart = 0.0 if embedding is None else _spread_of_similarity(drawer, embedding)
     if apart > _APART:
         weights = tuple(rounded(size * spread / apart) for size in _WEIGHTS)
         mbr = tuple(MinimumBayesRisk(one) for one in weights)

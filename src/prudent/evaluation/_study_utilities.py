@@ -37,7 +37,19 @@ __all__ = ["AnyUtility", "StudiedUtility", "is_affine", "studied_utilities"]
 AnyUtility = str | Utility | FittedUtility
 
 _STRAIGHT = (Center, Standardize, Temperature)
-_TAKEN = ("longest", "random", "oracle", "oracle n", "hedged n", "top_k", "soft", "pessimism", "mbr", "uwo")
+_TAKEN = (
+    "longest",
+    "random",
+    "oracle",
+    "oracle n",
+    "hedged n",
+    "top_k",
+    "soft",
+    "pessimism",
+    "mbr",
+    "consensus",
+    "uwo",
+)
 _TAKEN_STARTS = ("shuffled: ", "length as variance: ", "length out of variance: ")
 
 

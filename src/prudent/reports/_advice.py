@@ -33,6 +33,7 @@ _MEANINGS = {
     "soft": "drawn, better scores more often",
     "pessimism": "drawn from the top of the pool, with a bound on how far that moves",
     "mbr": "the score together with likeness to the other candidates",
+    "consensus": "the response most like the other candidates, whatever its score",
     "hedged n": "the best of fewer candidates",
     "random": "any response",
 }

@@ -47,6 +47,7 @@ _BASELINES = {
     "soft": (("#b0306a", "#ff7fb0"), "dashdot"),
     "pessimism": (("#3a7d1e", "#8fd36a"), "dashdot"),
     "mbr": (("#00788a", "#4fd0e0"), "dashdot"),
+    "consensus": (("#00788a", "#4fd0e0"), "dash"),
     "hedged n": (("#333333", "#dddddd"), "dash"),
 }
 """Color and dash of the baselines, by what stands before their strength."""
