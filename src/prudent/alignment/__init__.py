@@ -1,5 +1,16 @@
 """Move a policy by rewards that may be wrong: in closed form, over a stored pool, and by reinforcement learning."""
 
 from prudent.alignment._arms import ARMS, AdvantageWeight, Arm, KlForm, parse_arm
+from prudent.alignment._kl_weights import kl_weights
+from prudent.alignment._sign_weights import sign_weights, signcert_weights
 
-__all__ = ["ARMS", "AdvantageWeight", "Arm", "KlForm", "parse_arm"]
+__all__ = [
+    "ARMS",
+    "AdvantageWeight",
+    "Arm",
+    "KlForm",
+    "kl_weights",
+    "parse_arm",
+    "sign_weights",
+    "signcert_weights",
+]
