@@ -2,6 +2,8 @@
 
 from prudent.alignment._arms import ARMS, AdvantageWeight, Arm, KlForm, parse_arm
 from prudent.alignment._kl_weights import kl_weights
+from prudent.alignment._reward import PrudentReward, RewardColumn
+from prudent.alignment._reward_measures import RewardMeasures
 from prudent.alignment._sign_weights import sign_weights, signcert_weights
 
 __all__ = [
@@ -9,6 +11,9 @@ __all__ = [
     "AdvantageWeight",
     "Arm",
     "KlForm",
+    "PrudentReward",
+    "RewardColumn",
+    "RewardMeasures",
     "kl_weights",
     "parse_arm",
     "sign_weights",

@@ -1,7 +1,8 @@
 """What responses are worth, from their texts: models and a utility in one callable."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Generator, Tensor
 
 from prudent.errors import DataError
 from prudent.models import Message, as_messages, as_response, render_plain
-from prudent.posteriors import load_scorers
+from prudent.posteriors import EnsembleScorer, ModelScorer, load_scorers
+from prudent.rewards import RewardPosterior
 from prudent.scoring._learned_steps import transforms_of
 from prudent.scoring._prompt_features import prompt_features
 from prudent.scoring._saved_utility import SavedUtility, prompt_keys
@@ -41,15 +43,39 @@ class UtilityScores:
     Attributes:
         value: [N]; NaN where a response is not scored.
         steps: what every step of the utility gave, the value last.
+        rewards: of the responses, by the names of their models; equal prompts have one number in their `group`. None
+            where there are no responses.
+        reference_mean: [N] average reward of the prompt's references that were read along, by the name of the model;
+            NaN where there were none.
+        embedding: [N, D] features of each response, where they were asked for.
+        fitted: the utility for these prompts; None where there are no responses.
     """
 
     value: Tensor
     steps: tuple[TracedStep, ...]
+    rewards: RewardSet | None = None
+    reference_mean: Mapping[str, Tensor] = field(default_factory=dict)
+    embedding: Tensor | None = None
+    fitted: FittedUtility | None = None
 
     @property
     def components(self) -> dict[str, Tensor]:
         """[N] means by the step, as it is written, for logs."""
         return {step.source: step.mean for step in self.steps}
+
+    @cached_property
+    def posterior(self) -> RewardPosterior:
+        """The joint posterior that the utility's rules judge; see `FittedUtility.joint`.
+
+        To compare responses it needs their covariance: `UtilityModel(..., factor=True)`.
+
+        Raises:
+            ValueError: there are no responses.
+            UnsupportedError: parts of the utility that end in rules do not go together without them.
+        """
+        if self.fitted is None or self.rewards is None:
+            raise ValueError("there are no responses, and so no posterior over their rewards")
+        return self.fitted.joint(self.rewards)
 
 
 class UtilityModel:
@@ -74,6 +100,9 @@ class UtilityModel:
         max_length: tokens a text may have, for models loaded here.
         dtype: of the weights of models loaded here.
         tokens_per_batch: padded tokens of a batch.
+        factor: keep the covariance of the responses, so that the scores' `posterior` can compare them; otherwise it is
+            kept where the utility needs it.
+        embeddings: keep features of the responses, for `UtilityScores.embedding`; of one model alone.
 
     Raises:
         UtilityError: the text is not a utility.
@@ -96,6 +125,8 @@ class UtilityModel:
         max_length: int | None = None,
         dtype: torch.dtype | str | None = None,
         tokens_per_batch: int | None = None,
+        factor: bool = False,
+        embeddings: bool = False,
     ) -> None:
         if isinstance(references, str | Path):
             references = read_scored(references)
@@ -104,8 +135,11 @@ class UtilityModel:
         models = model if isinstance(model, Mapping) else {ONLY: model}
         self._scorers = load_scorers(models, max_length=max_length, dtype=dtype)
         self._tokens_per_batch = tokens_per_batch
+        self._embeddings = embeddings
         expression = self._saved.utility
         rewards = {name: self._resolved(name) for name in expression.reward_names}
+        if embeddings and len(set(rewards.values())) > 1:
+            raise DataError(f"features are those of one model, and {expression} reads {', '.join(rewards)}")
         for name, resolved in rewards.items():
             if name in expression.needs_variance_of and not self._scorers[resolved].has_variance:
                 raise DataError(f"the model of {name!r} has no posterior, which {expression} needs; fit one first")
@@ -114,7 +148,8 @@ class UtilityModel:
         canned = {rewards[node.reward_names[0]]: step.canned for node, step in centers if step.canned is not None}
         self._learned = {rewards[name] for node, step in centers if step.of == "learned" for name in node.reward_names}
         factor = (
-            expression.depends_on_pool
+            factor
+            or expression.depends_on_pool
             or expression.draws
             or any("factor" in {**state.per_prompt, **state.shared} for state in self._saved.fitted.states.values())
         )
@@ -125,6 +160,7 @@ class UtilityModel:
                 factor=factor and self._scorers[name].has_variance,
                 tokens_per_batch=tokens_per_batch,
                 strict=False,
+                embeddings=embeddings,
             )
             for name in dict.fromkeys(rewards.values())
         }
@@ -133,6 +169,20 @@ class UtilityModel:
     def utility(self) -> Utility:
         """What it says."""
         return self._saved.utility
+
+    @property
+    def scorers(self) -> Mapping[str, ModelScorer | EnsembleScorer]:
+        """The models that the utility reads, by name."""
+        return {name: self._scorers[name] for name in self._shards}
+
+    def knows(self, prompts: Sequence[str | Sequence[Message]]) -> list[bool]:
+        """Of each prompt whether all that the utility needs of its reference responses is known."""
+        texts = [render_plain(as_messages(prompt)) for prompt in prompts]
+        distinct = list(dict.fromkeys(texts))
+        lacking = {text for _, some in self._lacking(distinct) for text in some}
+        if self._reference_texts is not None:
+            lacking |= set(distinct) - set(self._reference_texts)
+        return [text not in lacking for text in texts]
 
     def __call__(
         self,
@@ -158,14 +208,23 @@ class UtilityModel:
         texts = [render_plain(as_messages(prompt)) for prompt in prompts]
         distinct = list(dict.fromkeys(texts))
         self._check_known(distinct)
-        rewards = self._rewards(prompts, responses, texts, distinct)
+        pool, rows = self._scored(prompts, responses, texts, distinct)
+        rewards = replace(pool.reward_set()[rows], features=self._features(distinct))
         ids = torch.arange(len(distinct))
         fitted = with_canned(self._saved.under(ids, distinct), rewards)
         steps = fitted.trace(rewards, generator)
-        return UtilityScores(steps[-1].mean, steps)
+        by_name = {name: pool.reward(name) for name in pool.reward_names}
+        return UtilityScores(
+            steps[-1].mean,
+            steps,
+            rewards,
+            {name: one.column("reward_reference")[rows] for name, one in by_name.items()},
+            pool.embedding()[rows] if self._embeddings else None,
+            fitted,
+        )
 
-    def _check_known(self, texts: Sequence[str]) -> None:
-        """Refuse prompts of which a step needs references that it has not learned, before anything is read."""
+    def _lacking(self, texts: Sequence[str]) -> Iterator[tuple[Utility, list[str]]]:
+        """Steps that need references that they have not learned, with the prompts of which they do."""
         keys = prompt_keys(texts)
         for node, step in transforms_of(self.utility):
             is_own = isinstance(step, Center) and (step.canned is not None or step.of == "learned")
@@ -174,11 +233,16 @@ class UtilityModel:
                 continue
             unknown = torch.nonzero(~torch.isin(keys, state.prompts)).flatten().tolist()
             if unknown:
-                raise DataError(
-                    f"`{node}` has no reference responses to the prompt {texts[unknown[0]][:60]!r} "
-                    f"({len(unknown)} such prompts): fit the utility on some, or take one that needs none of this "
-                    "prompt (of=all, of=learned)"
-                )
+                yield node, [texts[place] for place in unknown]
+
+    def _check_known(self, texts: Sequence[str]) -> None:
+        """Refuse prompts of which a step needs references that it has not learned, before anything is read."""
+        for node, unknown in self._lacking(texts):
+            raise DataError(
+                f"`{node}` has no reference responses to the prompt {unknown[0][:60]!r} "
+                f"({len(unknown)} such prompts): fit the utility on some, or take one that needs none of this "
+                "prompt (of=all, of=learned)"
+            )
 
     def _resolved(self, name: str) -> str:
         """The model that a reward in the utility means."""
@@ -190,14 +254,14 @@ class UtilityModel:
             raise DataError(f"the model has no name, and {self._saved.utility} reads {name!r}: give models by name")
         raise DataError(f"there is no model for the reward {name!r}; there is {', '.join(self._scorers)}")
 
-    def _rewards(
+    def _scored(
         self,
         prompts: Sequence[str | Sequence[Message]],
         responses: Sequence[str | Sequence[Message]],
         texts: Sequence[str],
         distinct: Sequence[str],
-    ) -> RewardSet:
-        """Rewards of the responses as a scored file of them, with their references, would give them."""
+    ) -> tuple[ScoredPool, Tensor]:
+        """What a scored file of the responses, with their references, would hold, and the row of each response."""
         places: dict[str, list[int]] = {text: [] for text in distinct}
         for place, text in enumerate(texts):
             places[text].append(place)
@@ -214,15 +278,17 @@ class UtilityModel:
             is_reference.append(np.arange(total) < len(references))
             size += total
         table = score_shard(shard, self._shards, {}, is_reference, lambda amount: None)
-        rewards = ScoredPool(table, "the responses").reward_set()[torch.tensor(row_of)]
-        features = {
+        return ScoredPool(table, "the responses"), torch.tensor(row_of)
+
+    def _features(self, distinct: Sequence[str]) -> dict[str, PromptFeatures]:
+        """Of the prompts, by the models from whose features a step learned its references."""
+        ids = torch.arange(len(distinct))
+        return {
             name: PromptFeatures(
-                torch.arange(len(distinct)),
-                prompt_features(self._scorers[name], distinct, tokens_per_batch=self._tokens_per_batch),
+                ids, prompt_features(self._scorers[name], distinct, tokens_per_batch=self._tokens_per_batch)
             )
             for name in self._learned
         }
-        return replace(rewards, features=features)
 
     def _references_of(self, text: str) -> list[str]:
         if self._reference_texts is None:

@@ -6,11 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from prudent.errors import DataError
+from prudent.errors import DataError, UnsupportedError
 from prudent.rewards import RewardPosterior
 from prudent.utility._center import Center
 from prudent.utility._expression import Combined, Piped, Reward, Utility, is_contrast
-from prudent.utility._reading import AS_SCORED, WITH_FACTOR, Reading, keeps_factor, read, read_references, reading_below
+from prudent.utility._reading import (
+    AS_SCORED,
+    JOINTLY,
+    WITH_FACTOR,
+    Reading,
+    keeps_factor,
+    read,
+    read_references,
+    reading_below,
+)
 from prudent.utility._reward_set import RewardSet
 from prudent.utility._rules import Mean
 from prudent.utility._statistic import factor_of
@@ -89,6 +98,25 @@ class FittedUtility:
         run = _Apply(RewardSet.of(rewards), self.states, generator, is_traced=True)
         run.value(self.utility)
         return tuple(run.steps)
+
+    def joint(self, rewards: RewardSet | RewardPosterior) -> RewardPosterior:
+        """The joint posterior that the rules judge: what the utility would be without its risk rules.
+
+        Rewards are read as they were scored, as rules that draw read them, so that responses can be compared with each
+        other; what is subtracted of a prompt's references moves the mean alone.
+
+        Args:
+            rewards: as for a call.
+
+        Raises:
+            DataError: as for a call.
+            UnsupportedError: parts that end in rules do not go together without them.
+        """
+        try:
+            source = _without_rules(self.utility)
+        except ValueError as error:
+            raise UnsupportedError(f"{self.utility} has no posterior of its own: without its rules, {error}") from error
+        return _Apply(RewardSet.of(rewards), self.states, None, is_traced=False).posterior(source)
 
     def taking(self, old: Tensor, new: Tensor) -> "FittedUtility":
         """The same under other prompt ids; see `TransformState.taking`."""
@@ -190,6 +218,12 @@ class _Apply:
             self.steps.append(TracedStep(f"{utility} | mean", "mean", value, None))
         return value
 
+    def posterior(self, utility: Utility) -> RewardPosterior:
+        """What a utility without rules makes of the rewards as they were scored."""
+        found = self._walk(utility, JOINTLY)
+        assert not isinstance(found, Tensor)
+        return found
+
     def _walk(self, node: Utility, reading: Reading) -> RewardPosterior | Tensor:
         if isinstance(node, Reward):
             name = self._rewards.resolve(node.reward_name)
@@ -233,6 +267,16 @@ class _Apply:
             self.steps.append(TracedStep(str(node), label, found, None))
         else:
             self.steps.append(TracedStep(str(node), label, found.mean, found.variance.sqrt()))
+
+
+def _without_rules(node: Utility) -> Utility:
+    """The utility before its rules, or those of its parts; ValueError where such parts do not go together."""
+    if not node.is_value:
+        return node
+    if isinstance(node, Piped):
+        return node.source
+    assert isinstance(node, Combined)
+    return Combined(node.combination, tuple(_without_rules(part) for part in node.parts))
 
 
 def _check_canned(node: Piped, step: Transform, rewards: RewardSet) -> None:

@@ -19,7 +19,7 @@ from prudent.utility._shapes import Standardize, Temperature
 from prudent.utility._statistic import factor_of
 from prudent.utility._transform import Transform
 
-__all__ = ["AS_SCORED", "WITH_FACTOR", "Reading", "keeps_factor", "read", "read_references", "reading_below"]
+__all__ = ["AS_SCORED", "JOINTLY", "WITH_FACTOR", "Reading", "keeps_factor", "read", "read_references", "reading_below"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ AS_SCORED = Reading()
 """At the end of a utility."""
 WITH_FACTOR = Reading("factor")
 """Below a step that makes the contrast from factors."""
+JOINTLY = Reading(is_joint=True)
+"""Below a rule that draws jointly."""
 
 
 def reading_below(node: Utility, reading: Reading, *, has_factor: bool) -> Reading:

@@ -1,0 +1,348 @@
+"""A reward callable for trainers of policies: texts in, one value per completion out, with what is known of it."""
+
+import json
+import os
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from prudent.alignment._contrasts import contrast_variance
+from prudent.alignment._reward_measures import RewardMeasures, measures_of
+from prudent.alignment._reward_texts import check_texts, one_sided_templates, plain_text, stray_tokens
+from prudent.alignment._sign_weights import sign_weights, signcert_weights
+from prudent.errors import DataError, ModelError, UnsupportedError
+from prudent.models import Message
+from prudent.scoring import UtilityModel
+from prudent.utility import Utility, parse_utility
+
+__all__ = ["PrudentReward", "RewardColumn"]
+
+ColumnKind = Literal["variance", "contrast_variance", "sign", "signcert"]
+
+
+class PrudentReward:
+    """A reward model with a utility, as TRL's GRPO, RLOO and online DPO trainers take reward functions.
+
+    One value per completion: what the completion is worth under the utility, so that the policy is not paid for what
+    the reward model does not know. A model without a posterior and the utility `mean` give its plain reward. Through
+    the trainer's `log_metric` it logs the mean before the utility's last rule, its std, the std of the contrast with
+    the prompt's other completions, each reward by its name, and the shares of completions below the prompt's reference,
+    empty, and cut; through `log_extra`, mean and std of each completion for the table of samples.
+
+    It reads text: the policy may have another tokenizer and another chat template than the reward model. It can be
+    pickled, since it holds paths and loads the model where it is first called. Within a process the last batch is
+    remembered, so that `variance_column` and `sign_column` cost no second reading.
+
+    Args:
+        model: folder or hub name of a reward model or an ensemble, or several by the names in the utility. A posterior
+            beside a model is used.
+        utility: as text, as an expression, or the folder of a saved one, which knows the references of its prompts.
+        references: a scored file with reference responses to every prompt; see `UtilityModel`.
+        empty: what an empty completion is worth: "score", what the model says of an empty text; "none", not
+            applicable. By default it is scored: a policy that learns to say nothing would otherwise get no signal
+            against it.
+        truncation_penalty: what a completion that was cut at the length limit loses; >= 0, in the utility's unit.
+        max_completion_length: the trainer's limit in tokens, by which completions that were cut are known.
+        eos_token_id: ids of the policy that end a text: a completion of full length that holds one was not cut.
+            Without them every completion of full length counts as cut.
+        dtype: of the reward model's weights, as in `RewardModel.from_pretrained`.
+        tokens_per_batch: padded tokens that the reward model reads at once; lower it where memory runs out.
+        name: under which trainers log it.
+
+    Raises:
+        UtilityError: the text is not a utility.
+        ValueError: an option out of range.
+
+    Example:
+        >>> reward = PrudentReward("rm-posterior", "lcb_std(1)")
+        >>> trainer = RLOOTrainer("my-policy", reward_funcs=reward, train_dataset=prompts)  # doctest: +SKIP
+        >>> reward(prompts=["Name a fruit."], completions=["An apple."])  # doctest: +SKIP
+        [-0.71]
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Mapping[str, str | Path],
+        utility: str | Path | Utility = "mean",
+        *,
+        references: str | Path | None = None,
+        empty: Literal["score", "none"] = "score",
+        truncation_penalty: float = 0.0,
+        max_completion_length: int | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+        dtype: torch.dtype | str | None = None,
+        tokens_per_batch: int | None = None,
+        name: str = "prudent",
+    ) -> None:
+        if empty not in ("score", "none"):
+            raise ValueError(f"empty must be 'score' or 'none', got {empty!r}")
+        if not 0 <= truncation_penalty < float("inf"):
+            raise ValueError(f"truncation_penalty must be finite and at least 0, got {truncation_penalty}")
+        if truncation_penalty and max_completion_length is None:
+            raise ValueError("a truncation_penalty needs max_completion_length, by which cut completions are known")
+        if isinstance(utility, Utility):
+            utility = str(utility)
+        elif not os.path.exists(utility):
+            utility = str(parse_utility(str(utility)))
+        self._model = (
+            {key: _lasting(one) for key, one in model.items()} if isinstance(model, Mapping) else _lasting(model)
+        )
+        self._utility = _lasting(utility)
+        self._references = None if references is None else _lasting(references)
+        self._empty = empty
+        self._truncation_penalty = truncation_penalty
+        self._max_completion_length = max_completion_length
+        self._eos_token_ids = frozenset([eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ())
+        self._dtype = dtype
+        self._tokens_per_batch = tokens_per_batch
+        self._needs_embeddings = False
+        self._told: set[str] = set()
+        self.__name__ = name
+        self._forget()
+
+    def _forget(self) -> None:
+        """Be as if never called: what is left can be pickled."""
+        self._lock = threading.Lock()
+        self._worth: UtilityModel | None = None
+        self._last: tuple[Any, RewardMeasures] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_worth", "_last")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"PrudentReward({self._model!r}, {self._utility!r}, name={self.__name__!r})"
+
+    @property
+    def utility(self) -> str:
+        """The utility as text, or its folder."""
+        return self._utility
+
+    def load(self) -> UtilityModel:
+        """Load the model now, rather than at the first call; whatever is wrong with it or the utility shows here.
+
+        Raises:
+            PrudentError: as `UtilityModel`.
+        """
+        if self._worth is None:
+            self._worth = UtilityModel(
+                self._model,
+                self._utility,
+                references=self._references,
+                dtype=self._dtype,
+                tokens_per_batch=self._tokens_per_batch,
+                factor=True,
+                embeddings=self._needs_embeddings,
+            )
+        return self._worth
+
+    def __call__(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        completions: Sequence[str | Sequence[Message]],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        *,
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """What each completion is worth; None where that is not applicable (see `RewardMeasures.is_applicable`).
+
+        Args:
+            prompts: of each completion, a text or messages.
+            completions: texts, or messages that answer.
+            completion_ids: tokens of each, by which completions that were cut are known.
+            log_metric: called with a name and a number.
+            log_extra: called with a name and a list of a number or None for each completion.
+            columns: of the data set, and what else a trainer gives; not read.
+
+        Raises:
+            ValueError: not as many prompts as completions.
+            DataError: a text is none, or a completion's reward is not a number.
+            ModelError: the model cannot be loaded, or memory ran out.
+        """
+        found = self.measure(prompts, completions, completion_ids)
+        if log_metric is not None:
+            for metric, average in found.metrics.items():
+                log_metric(f"{self.__name__}/{metric}", average)
+        if log_extra is not None:
+            log_extra(f"{self.__name__}_mean", _numbers(found.mean))
+            log_extra(f"{self.__name__}_std", _numbers(found.std))
+        return _numbers(found.value)
+
+    def measure(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        completions: Sequence[str | Sequence[Message]],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+    ) -> RewardMeasures:
+        """What is known of the completions' rewards; of the same batch again, what was found before.
+
+        Args:
+            prompts: as for a call.
+            completions: as for a call.
+            completion_ids: as for a call.
+
+        Raises:
+            PrudentError: as for a call.
+        """
+        if len(prompts) != len(completions):
+            raise ValueError(f"there are {len(prompts)} prompts and {len(completions)} completions")
+        if completion_ids is not None and len(completion_ids) != len(completions):
+            raise ValueError(f"there are {len(completions)} completions and the tokens of {len(completion_ids)}")
+        is_truncated = self._is_truncated(len(completions), completion_ids)
+        batch = json.dumps([list(prompts), list(completions), is_truncated.tolist()], default=str)
+        with self._lock:
+            if self._last is None or self._last[0] != batch:
+                self._last = (batch, self._measured(prompts, completions, is_truncated))
+            return self._last[1]
+
+    def variance_column(self, of: Literal["reward", "contrast"] = "reward") -> "RewardColumn":
+        """A reward function that gives the variance, for a reward weight of 0, from the same scoring call.
+
+        Args:
+            of: the completion's own ("reward"), or that of its contrast with the prompt's other completions.
+        """
+        if of not in ("reward", "contrast"):
+            raise ValueError(f"of must be 'reward' or 'contrast', got {of!r}")
+        return RewardColumn(self, "variance" if of == "reward" else "contrast_variance", "variance")
+
+    def sign_column(self, kind: Literal["sign", "signcert"] = "sign") -> "RewardColumn":
+        """A reward function that gives `sign_weights` or `signcert_weights`, for a reward weight of 0, likewise.
+
+        Weights of `signcert` are relative to the completions of one call.
+        """
+        if kind not in ("sign", "signcert"):
+            raise ValueError(f"kind must be 'sign' or 'signcert', got {kind!r}")
+        if kind == "signcert" and not self._needs_embeddings:
+            self._needs_embeddings = True
+            self._forget()
+        return RewardColumn(self, kind, "sign_weight")
+
+    def _is_truncated(self, size: int, completion_ids: Sequence[Sequence[int]] | None) -> torch.Tensor:
+        limit = self._max_completion_length
+        if completion_ids is None or limit is None:
+            return torch.zeros(size, dtype=torch.bool)
+        cut = [len(ids) >= limit and self._eos_token_ids.isdisjoint(ids) for ids in completion_ids]
+        return torch.tensor(cut, dtype=torch.bool)
+
+    def _measured(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        completions: Sequence[str | Sequence[Message]],
+        is_truncated: torch.Tensor,
+    ) -> RewardMeasures:
+        check_texts(prompts, completions)
+        worth = self.load()
+        texts = [plain_text(prompt) for prompt in prompts]
+        number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        said = [plain_text(completion) for completion in completions]
+        self._tell(worth, prompts, said)
+        is_empty = torch.tensor([not text.strip() for text in said], dtype=torch.bool)
+        is_applicable = torch.tensor(worth.knows(prompts), dtype=torch.bool)
+        if self._empty == "none":
+            is_applicable &= ~is_empty
+        rows = is_applicable.nonzero().flatten().tolist()
+        try:
+            scores = worth([prompts[row] for row in rows], [completions[row] for row in rows])
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            tokens = "" if self._tokens_per_batch is None else f" (it is {self._tokens_per_batch})"
+            raise ModelError(
+                f"memory ran out while {len(rows)} completions were scored: lower tokens_per_batch of the reward"
+                f"{tokens}, or load the reward model in dtype='bfloat16'"
+            ) from error
+        wrong = (~scores.value.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            row = rows[wrong[0]]
+            raise DataError(
+                f"the reward of completion {row}, {said[row][:60]!r}, to the prompt {texts[row][:60]!r} is not a "
+                f"number ({len(wrong)} of {len(rows)}): the model overflows or is damaged; load it in dtype='float32', "
+                "or look at its weights"
+            )
+        return measures_of(
+            worth,
+            scores,
+            group=torch.tensor([number_of[text] for text in texts], dtype=torch.int64),
+            is_applicable=is_applicable,
+            is_empty=is_empty,
+            is_truncated=is_truncated,
+            truncation_penalty=self._truncation_penalty,
+        )
+
+    def _tell(self, worth: UtilityModel, prompts: Sequence[Any], said: Sequence[str]) -> None:
+        """Warn, once each, of signs that policy and reward model do not speak of the same texts."""
+        for kind, message in (*stray_tokens(worth, prompts, said), *one_sided_templates(worth, prompts)):
+            if kind not in self._told:
+                self._told.add(kind)
+                warnings.warn(message, stacklevel=4)
+
+
+class RewardColumn:
+    """A reward function that gives another figure of the same completions; see `PrudentReward.variance_column`.
+
+    Args:
+        reward: what reads them.
+        kind: the figure.
+        name: under which trainers log it.
+    """
+
+    def __init__(self, reward: PrudentReward, kind: ColumnKind, name: str) -> None:
+        self.reward = reward
+        self.kind = kind
+        self.__name__ = name
+
+    def __call__(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        completions: Sequence[str | Sequence[Message]],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """The figure of each completion; None where it is not applicable, or a weight is not defined.
+
+        Raises:
+            UnsupportedError: the model has no posterior, or one that cannot compare completions.
+        """
+        found = self.reward.measure(prompts, completions, completion_ids)
+        if found.posterior is None:
+            if not bool(found.is_applicable.any()):
+                return [None] * len(found)
+            if self.kind != "signcert":
+                raise UnsupportedError(
+                    f"the reward model has no variance for {self.__name__!r}: fit a posterior (`prudent fit`), or take "
+                    "an ensemble"
+                )
+        if self.kind == "variance":
+            return _numbers(found.std.square())
+        if self.kind == "contrast_variance":
+            assert found.posterior is not None
+            return _numbers(found.spread(contrast_variance(found.posterior)))
+        if self.kind == "sign":
+            assert found.posterior is not None
+            return _numbers(found.spread(sign_weights(found.posterior)))
+        assert found.embedding is not None
+        rows = found.is_applicable
+        weights = signcert_weights(found.mean[rows], found.embedding.float(), found.group[rows])
+        return _numbers(found.spread(weights))
+
+
+def _numbers(values: torch.Tensor) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]
+
+
+def _lasting(place: str | Path) -> str:
+    """A path that means the same in another folder; names that are no paths here stay as they are."""
+    return os.path.abspath(place) if os.path.exists(place) else str(place)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
