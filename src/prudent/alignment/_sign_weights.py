@@ -1,11 +1,13 @@
 """How far an advantage can be trusted: by how sure it is that its sign is right."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from prudent.rewards import GroupIndex, RewardPosterior, index_groups
+from prudent.alignment._contrasts import centered_variance, rows_by_count
+from prudent.rewards import RewardPosterior
 
 __all__ = ["sign_weights", "signcert_weights"]
 
@@ -40,13 +42,8 @@ def sign_weights(rewards: RewardPosterior) -> Tensor:
     """
     mean, group = rewards.mean.double(), rewards.group
 
-    def squared_scale(rows: Tensor) -> Tensor:
-        # With centered rewards c, A_i = n / (n - 1) c_i, and the factor cancels in z. Var c_i from the variances of
-        # differences, which lose nothing to a large part in common, unlike a centered covariance matrix.
-        difference = rewards.contrast(rows[:, :, None], rows[:, None, :])[1].double()
-        return (difference.mean(2) - difference.mean((1, 2), keepdim=True)[:, 0] / 2).clamp_min(0)
-
-    z = _distance_over_scale(mean, index_groups(group), squared_scale)
+    # with centered rewards c, A_i = n / (n - 1) c_i, and the factor cancels in z
+    z = _distance_over_scale(mean, group, partial(centered_variance, rewards))
     return torch.erf(z / 2**0.5)
 
 
@@ -92,7 +89,7 @@ def signcert_weights(mean: Tensor, features: Tensor, group: Tensor, *, quantile:
         own = features[rows].double()
         return (own - own.mean(1, keepdim=True)).square().sum(2)
 
-    distance = _distance_over_scale(mean.double(), index_groups(group), squared_scale)
+    distance = _distance_over_scale(mean.double(), group, squared_scale)
     finite = distance[distance.isfinite()]
     if len(finite) == 0:
         return torch.where(distance.isinf(), 1.0, distance)
@@ -100,20 +97,14 @@ def signcert_weights(mean: Tensor, features: Tensor, group: Tensor, *, quantile:
     return torch.where(distance == 0, 0.0, weights)
 
 
-def _distance_over_scale(mean: Tensor, index: GroupIndex, squared_scale: Callable[[Tensor], Tensor]) -> Tensor:
+def _distance_over_scale(mean: Tensor, group: Tensor, squared_scale: Callable[[Tensor], Tensor]) -> Tensor:
     """|mean_i - mean of its prompt| over a scale, [N]: 0 where the former is 0, infinite where the latter alone is.
 
     `squared_scale` gives the squares for the rows [B, n] of prompts with n scored responses each. NaN for rows without
     a mean, or with none beside them.
     """
     distance = torch.full_like(mean, torch.nan)
-    by_count: dict[int, list[Tensor]] = {}
-    for rows in index.rows():
-        scored = rows[~mean[rows].isnan()]
-        if len(scored) > 1:
-            by_count.setdefault(len(scored), []).append(scored)
-    for alike in by_count.values():
-        rows = torch.stack(alike)
+    for rows in rows_by_count(mean, group):
         centered = (mean[rows] - mean[rows].mean(1, keepdim=True)).abs()
         distance[rows] = torch.where(centered == 0, 0.0, centered / squared_scale(rows).sqrt())
     return distance
