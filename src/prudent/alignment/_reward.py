@@ -199,7 +199,8 @@ class PrudentReward:
             raise ValueError(f"there are {len(completions)} completions and the tokens of {len(completion_ids)}")
         is_truncated = self._is_truncated(len(completions), completion_ids)
         batch = json.dumps([list(prompts), list(completions), is_truncated.tolist()], default=str)
-        with self._lock:
+        # tensors made in a trainer's inference mode are of no use to posteriors that need gradients
+        with self._lock, torch.inference_mode(False):
             if self._last is None or self._last[0] != batch:
                 self._last = (batch, self._measured(prompts, completions, is_truncated))
             return self._last[1]
