@@ -34,11 +34,13 @@ class Completion:
         text: the response, without end-of-text and other special tokens.
         num_tokens: tokens that were drawn, the one that ended it included.
         finished: it ended by itself; False where it was cut at the most tokens that it might have.
+        token_ids: the tokens that were drawn, the one that ended it included.
     """
 
     text: str
     num_tokens: int
     finished: bool
+    token_ids: tuple[int, ...]
 
 
 class Policy:
@@ -196,8 +198,8 @@ class Policy:
         cut = [row[:end] for row, end in zip(drawn, ends, strict=True)]
         texts = self._decode(cut) if self.chat_template else self._continuations(prompts, cut)
         return [
-            Completion(text, len(row) + (end is not None), end is not None)
-            for text, row, end in zip(texts, cut, ends, strict=True)
+            Completion(text, len(ids), end is not None, ids)
+            for text, end, ids in zip(texts, ends, map(tuple, _until(drawn, ends)), strict=True)
         ]
 
     def _continuations(self, prompts: Sequence[list[int]], drawn: Sequence[list[int]]) -> list[str]:
@@ -224,6 +226,11 @@ class Policy:
         stated = model.generation_config.eos_token_id
         found = [*(stated if isinstance(stated, list) else [stated]), self._tokenizer.eos_token_id]
         return tuple(dict.fromkeys(int(token) for token in found if token is not None))
+
+
+def _until(drawn: Sequence[list[int]], ends: Sequence[int | None]) -> list[list[int]]:
+    """What was drawn, up to and with the token that ended it."""
+    return [row if end is None else row[: end + 1] for row, end in zip(drawn, ends, strict=True)]
 
 
 def _left_padded(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from prudent.sampling._pool_file import SUFFIXES, read_pool, require_pool, write
 from prudent.sampling._summary import SampleSummary, summarize
 from prudent.scoring import PartedOutput, score
 
-__all__ = ["sample_pool"]
+__all__ = ["fitting_prompts", "sample_pool"]
 
 # Batches between two saves: what a kill costs, and from among how many responses those of like length are put together.
 _BATCHES_PER_PART = 2
@@ -128,7 +128,7 @@ def sample_pool(
     if not isinstance(policy, Policy):
         policy = Policy.from_pretrained(policy, dtype=dtype, chat_template=chat_template)
     taken = loaded.rows[:num_prompts]
-    encoded, rows = _fitting(policy, taken, max_new_tokens, skip_bad)
+    encoded, rows = fitting_prompts(policy, taken, max_new_tokens, skip_bad=skip_bad)
     settings = {
         **policy.identity(),
         "chat_template": policy.chat_template,
@@ -202,10 +202,32 @@ def _gold_settings(gold_model: str | Path | None) -> dict[str, str]:
     return {"gold_model": str(gold_model), "gold_weights": hashlib.sha256(identity.encode()).hexdigest()[:16]}
 
 
-def _fitting(
-    policy: Policy, rows: Sequence[dict[str, Any]], max_new_tokens: int, skip_bad: bool
+def fitting_prompts(
+    policy: Policy,
+    rows: Sequence[dict[str, Any]],
+    max_new_tokens: int,
+    *,
+    skip_bad: bool = False,
+    option: str = "max_new_tokens",
 ) -> tuple[list[list[int]], list[dict[str, Any]]]:
-    """Prompts that leave room for a response: their tokens and their rows."""
+    """Prompts that leave a policy room for a response.
+
+    Args:
+        policy: what reads them.
+        rows: of `load_prompts`.
+        max_new_tokens: tokens that a response may have.
+        skip_bad: leave prompts out that are too long, or no token at all, instead of raising.
+        option: what the number of tokens is called where it is to be lowered.
+
+    Returns:
+        Token ids of each prompt, and its row.
+
+    Raises:
+        DataError: prompts are too long, or no token; or none is left. The message names the first ones.
+
+    Example:
+        >>> encoded, rows = fitting_prompts(policy, load_prompts("prompts.jsonl").rows, 256)  # doctest: +SKIP
+    """
     encoded = _encoded(policy, rows)
     room = policy.context_length - max_new_tokens
     if empty := [rows[place]["row"] for place, ids in enumerate(encoded) if not ids and not skip_bad]:
@@ -220,7 +242,7 @@ def _fitting(
         raise DataError(
             f"{len(over)} of {len(rows)} prompts and {max_new_tokens} new tokens do not fit into the "
             f"{policy.context_length} tokens that the policy reads: {shown}{', ...' if len(over) > 5 else ''}; lower "
-            f"max_new_tokens (--max-new-tokens){advice}"
+            f"{option} (--{option.replace('_', '-')}){advice}"
         )
     kept = sorted(set(range(len(rows))) - set(over))
     return [encoded[place] for place in kept], [rows[place] for place in kept]

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from shutil import disk_usage, rmtree
-from typing import Any
+from typing import Any, ClassVar
 
 from prudent.errors import ModelError
 from prudent.models import MODEL_FILES, RewardModel
@@ -48,7 +48,20 @@ class RunFolder:
 
     Args:
         output: the folder; it need not exist.
+
+    Attributes:
+        output: the folder.
+        checkpoints: where its checkpoints are.
     """
+
+    result_name: ClassVar[str] = _RESULT_NAME
+    """The file of a finished run's result."""
+    harmless: ClassVar[frozenset[str]] = HARMLESS
+    """Settings with which a run may resume though they differ."""
+    made: ClassVar[tuple[str, ...]] = _RUN_FILES
+    """Files, as patterns, that overwriting deletes; anything else is in its way."""
+    made_folders: ClassVar[tuple[str, ...]] = ()
+    """Folders, beside that of the checkpoints, that it deletes as well."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -64,13 +77,13 @@ class RunFolder:
         """
         if self.output.exists() and not self.output.is_dir():
             raise ModelError(f"{self.output} is a file; name a folder for the model")
-        result_file = self.output / _RESULT_NAME
+        result_file = self.output / self.result_name
         if result_file.exists():
             result = _read_json(result_file)
-            self._require_same(_settings_of(result), settings, "a finished run")
+            self._require_same(self._known(result.get("settings", {})), settings, "a finished run")
             return result
         if self._run_file.exists():
-            self._require_same(_with_defaults(_read_json(self._run_file)), settings, "an unfinished run")
+            self._require_same(self._known(_read_json(self._run_file)), settings, "an unfinished run")
         elif self.output.is_dir():
             other = [path for path in self.output.iterdir() if path != self.checkpoints]
             self._refuse([*other, *self.checkpoints.glob("checkpoint-*")])
@@ -78,14 +91,16 @@ class RunFolder:
 
     def resumes(self, settings: dict[str, Any]) -> bool:
         """An unfinished run with these settings is here, to be continued even where an earlier model is overwritten."""
-        if (self.output / _RESULT_NAME).exists() or not self._run_file.exists():
+        if (self.output / self.result_name).exists() or not self._run_file.exists():
             return False
-        return not _changed(_with_defaults(_read_json(self._run_file)), settings)
+        return not self._changed(self._known(_read_json(self._run_file)), settings)
 
     def holds(self, settings: dict[str, Any]) -> bool:
         """A finished run with these settings is here."""
-        result_file = self.output / _RESULT_NAME
-        return result_file.exists() and not _changed(_settings_of(_read_json(result_file)), settings)
+        result_file = self.output / self.result_name
+        return result_file.exists() and not self._changed(
+            self._known(_read_json(result_file).get("settings", {})), settings
+        )
 
     def clear(self) -> None:
         """Delete what an earlier run made, finished or not; a folder that no run made is left alone.
@@ -93,18 +108,22 @@ class RunFolder:
         Raises:
             ModelError: something else lies there too.
         """
-        if not (self.output / _RESULT_NAME).exists() and not self._run_file.exists():
+        if not (self.output / self.result_name).exists() and not self._run_file.exists():
             return
-        made = {path for pattern in _RUN_FILES for path in self.output.glob(pattern)}
-        self._refuse([path for path in self.output.iterdir() if path not in {*made, self.checkpoints, self._partial}])
+        made = {path for pattern in self.made for path in self.output.glob(pattern)}
+        folders = {self.output / name for name in self.made_folders}
+        own = {*made, *folders, self.checkpoints, self._partial}
+        self._refuse([path for path in self.output.iterdir() if path not in own])
         # The marks go first, so that a folder half deleted is not taken for a whole one; run.json, by which a deletion
         # cut short can be repeated, goes last.
-        for name in (_RESULT_NAME, *_CONFIG_NAMES):
+        for name in (self.result_name, *_CONFIG_NAMES):
             if (self.output / name).exists():
                 self._keep_run_file()
                 (self.output / name).unlink()
         for path in made:
             path.unlink(missing_ok=True)
+        for folder in folders:
+            rmtree(folder, ignore_errors=True)
         self._drop_work()
 
     def start(self, settings: dict[str, Any], *, writes: bool) -> Path | None:
@@ -132,25 +151,34 @@ class RunFolder:
         self._partial.mkdir(parents=True)
         return self._partial
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Move the staged files to their place, config last, then the result; drop the checkpoints."""
-        _write_json(self._partial / _RESULT_NAME, result)
-        last = [name for name in (*_CONFIG_NAMES, _RESULT_NAME) if (self._partial / name).exists()]
+    def finish(self, result: dict[str, Any], *, keep: Path | None = None) -> None:
+        """Move the staged files to their place, config last, then the result; drop the checkpoints but one to keep."""
+        _write_json(self._partial / self.result_name, result)
+        last = [name for name in (*_CONFIG_NAMES, self.result_name) if (self._partial / name).exists()]
         first = sorted(path.name for path in self._partial.iterdir() if path.name not in last)
         for name in (*first, *last):
             os.replace(self._partial / name, self.output / name)
-        self._drop_work()
+        self._drop_work(keep)
 
     def _refuse(self, other: list[Path]) -> None:
         if other:
             shown = ", ".join(sorted(path.name for path in other)[:3])
             raise ModelError(f"{self.output} holds files of something else ({shown}); name another output folder")
 
-    def _drop_work(self) -> None:
+    def _drop_work(self, keep: Path | None = None) -> None:
         rmtree(self._partial, ignore_errors=True)
         for checkpoint in self.checkpoints.glob("checkpoint-*"):
-            rmtree(checkpoint, ignore_errors=True)
-        rmtree(self.checkpoints, ignore_errors=True)
+            if checkpoint != keep:
+                rmtree(checkpoint, ignore_errors=True)
+        if keep is None:
+            rmtree(self.checkpoints, ignore_errors=True)
+
+    def _known(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings noted by an earlier version: an option that is younger than the record had its default."""
+        return {**_options(TrainingConfig()), **settings}
+
+    def _changed(self, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+        return [name for name in sorted({*before, *now} - self.harmless) if before.get(name) != now.get(name)]
 
     def _keep_run_file(self) -> None:
         if not self._run_file.exists():
@@ -158,16 +186,12 @@ class RunFolder:
             _write_json(self._run_file, {"overwritten": True})
 
     def _require_same(self, before: dict[str, Any], now: dict[str, Any], what: str) -> None:
-        changed = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in _changed(before, now)]
+        changed = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in self._changed(before, now)]
         if changed:
             raise ModelError(
                 f"{self.output} holds {what} with other settings ({'; '.join(changed[:3])}); "
                 "name another output folder, or discard that run with overwrite"
             )
-
-
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [name for name in sorted({*before, *now} - HARMLESS) if before.get(name) != now.get(name)]
 
 
 def run_settings(
@@ -187,15 +211,6 @@ def run_settings(
         "streaming": streaming,
         **_options(config),
     }
-
-
-def _settings_of(result: dict[str, Any]) -> dict[str, Any]:
-    return _with_defaults(result.get("settings", {}))
-
-
-def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings noted by an earlier version: an option that is younger than the record had its default."""
-    return {**_options(TrainingConfig()), **settings}
 
 
 def _options(config: TrainingConfig) -> dict[str, Any]:
@@ -255,10 +270,11 @@ def seconds_until(checkpoint: Path) -> float:
     return float(_read_json(checkpoint / _MARK_NAME)["seconds"])
 
 
-def drop_older_checkpoints(checkpoints: Path) -> None:
-    """Keep the last two: should the last be damaged later, the one before it serves."""
+def drop_older_checkpoints(checkpoints: Path, *, best: int | None = None) -> None:
+    """Keep the last two (should the last be damaged later, the one before it serves) and that of the best step."""
     for checkpoint in sorted(checkpoints.glob("checkpoint-*"), key=_step)[:-2]:
-        rmtree(checkpoint)
+        if _step(checkpoint) != best:
+            rmtree(checkpoint)
 
 
 def write_error(folder: Path, error: Exception) -> ModelError:

@@ -15,13 +15,13 @@ from prudent.training._config import TrainingConfig
 from prudent.training._pairs import PairDataset, PairStream, TruncationCount, encode_pairs
 from prudent.training._prepare import base_name, load_for_training, prepare_model, restore_dtypes
 from prudent.training._result import TrainingResult, model_card
+from prudent.training._resumable import require_finite_weights
 from prudent.training._run import RunFolder, write_error
 from prudent.training._trainer import (
     PairTrainer,
     ProgressCallback,
     mean_loss,
     pairs_per_step,
-    require_finite_weights,
 )
 
 __all__ = ["Session"]

@@ -20,7 +20,7 @@ from prudent.training._result import TrainingResult
 from prudent.training._run import RunFolder, data_digest, run_settings
 from prudent.training._session import Session
 
-__all__ = ["load_training_pairs", "plan_run", "require_apart", "train"]
+__all__ = ["load_training_pairs", "own_random_state", "plan_run", "require_apart", "train"]
 
 _STREAM_DIGEST_ROWS = 100
 
@@ -108,7 +108,7 @@ def train(
     finished = folder.finished(settings)
     if finished is not None:
         return replace(TrainingResult(**finished), already_finished=True)
-    with _own_random_state():
+    with own_random_state():
         session = Session(model, config, arguments, folder, settings)
         session.encode(pairs, eval_pairs, strict=strict, progress=progress)
         try:
@@ -231,8 +231,16 @@ def _digest(pairs: Preferences) -> str:
 
 
 @contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Seeding inside leaves the caller's random numbers alone."""
+def own_random_state() -> Iterator[None]:
+    """Seeding inside leaves the caller's random numbers alone.
+
+    Example:
+        >>> before = torch.random.initial_seed()
+        >>> with own_random_state():
+        ...     _ = torch.manual_seed(before + 1)
+        >>> torch.random.initial_seed() == before
+        True
+    """
     python: Any = random.getstate()
     numpy = np.random.get_state()  # noqa: NPY002  Transformers seeds the legacy generator
     try:

@@ -1,24 +1,20 @@
 """A thin layer on `transformers.Trainer`: batches of pairs in; loss, accuracy and likelihood out."""
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, TrainerState
+from transformers.trainer_callback import PrinterCallback
 
 from prudent.errors import ModelError
 from prudent.models import progress_bar
 from prudent.training._config import TrainingConfig
 from prudent.training._losses import bradley_terry_loss, classification_loss, preference_nll
 from prudent.training._pairs import LengthGroupedOrder, PairCollator, PairDataset, PairStream
-from prudent.training._run import drop_older_checkpoints, mark_complete, seconds_until, write_error
+from prudent.training._resumable import CheckpointCallback, ResumableTrainer
 
 __all__ = [
     "PairTrainer",
@@ -26,7 +22,6 @@ __all__ = [
     "mean_loss",
     "pairs_per_step",
     "preference_metrics",
-    "require_finite_weights",
 ]
 
 
@@ -53,7 +48,7 @@ def preference_metrics(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-class PairTrainer(Trainer):  # type: ignore[misc]
+class PairTrainer(ResumableTrainer, Trainer):  # type: ignore[misc]
     """`transformers.Trainer` on preference pairs.
 
     Args:
@@ -78,7 +73,7 @@ class PairTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         self._config = config
         self._order = _OrderCallback()
-        self._saving = _CheckpointCallback()
+        self.checkpointing = CheckpointCallback()
         super().__init__(
             model=model,
             args=args,
@@ -86,30 +81,10 @@ class PairTrainer(Trainer):  # type: ignore[misc]
             train_dataset=train_pairs,
             eval_dataset=eval_pairs,
             compute_metrics=preference_metrics,
-            callbacks=[self._saving, self._order, *callbacks],
+            callbacks=[self.checkpointing, self._order, *callbacks],
         )
         # It would print every record to standard output.
         self.remove_callback(PrinterCallback)
-
-    def fit(self, checkpoint: Path | None) -> tuple[int, float]:
-        """Train to the end, from a checkpoint where one is given.
-
-        Returns:
-            The step at which this call took over, and the seconds of training, those before the checkpoint included.
-        """
-        if checkpoint is None:
-            self.train()
-            return 0, self._saving.seconds()
-        earlier = seconds_until(checkpoint)
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step >= state.max_steps:
-            # Transformers would take one step more.
-            self._load_from_checkpoint(str(checkpoint))
-            self.state = state
-            return int(state.global_step), earlier
-        self._saving.earlier_seconds = earlier
-        self.train(resume_from_checkpoint=str(checkpoint))
-        return int(state.global_step), self._saving.seconds()
 
     def compute_loss(
         self,
@@ -169,17 +144,6 @@ class PairTrainer(Trainer):  # type: ignore[misc]
         self._order.sampler = LengthGroupedOrder(pairs.lengths, step, self.args.seed)
         return self._order.sampler
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        require_finite_weights(self.model, f"after step {self.state.global_step}")
-        folder = Path(self.args.output_dir)
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            # Space is likely what lacks; the half-written checkpoint would hold it.
-            if self.args.should_save:
-                rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
-            raise write_error(folder, error) from error
-
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Progress bars of trained pairs and of evaluation, with rate and time left, on standard error."""
@@ -223,31 +187,6 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._advance_evaluation(1)
 
 
-class _CheckpointCallback(TrainerCallback):  # type: ignore[misc]
-    """Marks a checkpoint complete once all of it is written and drops older ones; keeps the record of losses whole."""
-
-    def __init__(self) -> None:
-        self.earlier_seconds = 0.0
-        self._began = time.monotonic()
-
-    def seconds(self) -> float:
-        """Time spent in training so far, over all sessions."""
-        return self.earlier_seconds + time.monotonic() - self._began
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # What is summed since the last record is not in a checkpoint: record it before saving.
-        if control.should_save or control.should_training_stop:
-            control.should_log = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.seconds())
-            drop_older_checkpoints(Path(args.output_dir))
-
-
 class _OrderCallback(TrainerCallback):  # type: ignore[misc]
     """Gives the sampler its epoch, resumed or not; loaders that skip batches do not pass it on."""
 
@@ -257,20 +196,6 @@ class _OrderCallback(TrainerCallback):  # type: ignore[misc]
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.sampler is not None:
             self.sampler.set_epoch(int(state.epoch or 0))
-
-
-def require_finite_weights(model: nn.Module, when: str) -> None:
-    """Refuse a model with NaN or infinite trained weights.
-
-    Raises:
-        ModelError: naming the weights.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-            raise ModelError(
-                f"the weights {name} are not finite {when}: training diverged; "
-                "lower learning_rate or raise warmup_ratio"
-            )
 
 
 def mean_loss(history: list[dict[str, Any]]) -> float:
