@@ -1,0 +1,32 @@
+"""Reinforcement learning by TRL with rewards that may be wrong; needs the extra `align`."""
+
+from prudent.errors import PrudentError
+
+try:
+    import trl  # noqa: F401
+except ImportError as error:
+    raise PrudentError('TRL is not installed: pip install "prudent[align]"') from error
+
+from prudent.alignment.rlhf._align import align
+from prudent.alignment.rlhf._align_config import AlignConfig, Algorithm
+from prudent.alignment.rlhf._align_result import AlignSummary
+from prudent.alignment.rlhf._columns import MeasuredReward, VarianceOf
+from prudent.alignment.rlhf._early_stop import EarlyStopAdvice, early_stop_advice
+from prudent.alignment.rlhf._grpo import VarianceAwareGRPOTrainer
+from prudent.alignment.rlhf._policy_kl import sequence_kl, token_kl
+from prudent.alignment.rlhf._rloo import VarianceAwareRLOOTrainer
+
+__all__ = [
+    "AlignConfig",
+    "AlignSummary",
+    "Algorithm",
+    "EarlyStopAdvice",
+    "MeasuredReward",
+    "VarianceAwareGRPOTrainer",
+    "VarianceAwareRLOOTrainer",
+    "VarianceOf",
+    "align",
+    "early_stop_advice",
+    "sequence_kl",
+    "token_kl",
+]
