@@ -66,7 +66,7 @@ def test_tokens_are_those_of_a_loop_without_generate(policy):
         assert found.num_tokens == len(ids) - start
         assert found.finished == (ids[-1] in policy.eos_token_ids)
         tokens = ids[start:-1] if found.finished else ids[start:]
-        assert found.text.split() == policy._tokenizer.decode(tokens, skip_special_tokens=True).split()
+        assert found.text.split() == policy.tokenizer.decode(tokens, skip_special_tokens=True).split()
 
 
 def test_a_response_does_not_depend_on_its_batch(policy):
@@ -93,9 +93,9 @@ def test_prompt_and_response_read_as_one_text_without_a_template(shared_data):
     assert templated.chat_template
     assert not policy.chat_template
     ids = templated.encode(["Once upon a time"])[0]
-    assert templated._tokenizer.decode(ids) == "user: Once upon a time\nassistant: "
+    assert templated.tokenizer.decode(ids) == "user: Once upon a time\nassistant: "
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
-    plain = policy._tokenizer.decode(policy.encode([turns])[0], skip_special_tokens=True)
+    plain = policy.tokenizer.decode(policy.encode([turns])[0], skip_special_tokens=True)
     assert plain == "user: hi\nassistant: yes\nassistant: "
 
 
@@ -113,9 +113,9 @@ def test_what_the_checkpoint_says_of_decoding_is_not_used(policy, tiny_models):
 def test_any_of_several_ends_of_text_ends_it(tiny_models, policy):
     model = AutoModelForCausalLM.from_pretrained(tiny_models("llama", head=False))
     usual = draw(policy, PROMPTS, tokens=30)[0]
-    stop = policy._tokenizer(usual.text)["input_ids"][4]
+    stop = policy.tokenizer(usual.text)["input_ids"][4]
     model.generation_config.eos_token_id = [2, stop]
-    found = draw(Policy(model, policy._tokenizer), PROMPTS, tokens=30)[0]
+    found = draw(Policy(model, policy.tokenizer), PROMPTS, tokens=30)[0]
     assert found.finished
     assert found.num_tokens <= 5
     assert usual.text.startswith(found.text)
@@ -139,7 +139,7 @@ def test_an_adapter_changes_what_is_written(tiny_models, tmp_path, policy):
     found = Policy.from_pretrained(tmp_path / "adapter")
     assert found.name == str(tmp_path / "adapter")
     assert found.identity()["policy_weights"] != policy.identity()["policy_weights"]
-    in_memory = Policy(adapted, policy._tokenizer)
+    in_memory = Policy(adapted, policy.tokenizer)
     assert draw(found, PROMPTS) == draw(in_memory, PROMPTS) != draw(policy, PROMPTS)
 
 

@@ -227,8 +227,8 @@ def test_a_killed_run_gives_the_same_pool(tiny_models, tmp_path):
 
 def test_empty_responses_are_kept_and_counted(tiny_models, tmp_path):
     policy = Policy.from_pretrained(tiny_models("llama", head=False))
-    policy.model.generation_config.eos_token_id = list(range(0, len(policy._tokenizer), 2))
-    policy = Policy(policy.model, policy._tokenizer)
+    policy.model.generation_config.eos_token_id = list(range(0, len(policy.tokenizer), 2))
+    policy = Policy(policy.model, policy.tokenizer)
     summary = sample_pool(policy, PROMPTS, tmp_path / "pool.jsonl", **{**OPTIONS, "num_candidates": 40})
     texts = [text for row in load_pools(tmp_path / "pool.jsonl") for text in row["responses"]]
     assert summary.num_empty == sum(not text.strip() for text in texts) > 20

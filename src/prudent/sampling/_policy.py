@@ -57,6 +57,7 @@ class Policy:
 
     Attributes:
         model: the language model.
+        tokenizer: its tokenizer.
         name: what it is called.
         chat_template: prompts are rendered by the tokenizer's template.
         context_length: tokens that prompt and response together may have.
@@ -79,7 +80,7 @@ class Policy:
         if not chat_template:
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.chat_template = None
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         stated = getattr(self._config.get_text_config(), "max_position_embeddings", None)
         self.context_length: int = stated if stated and stated > 0 else sys.maxsize
         self._encoder = TextEncoder(tokenizer, max(8, self.context_length))
@@ -121,7 +122,7 @@ class Policy:
         """Names everything about the policy that its responses depend on, for manifests."""
         return {
             "policy_weights": weights_fingerprint(self.model.named_parameters()),
-            "tokenizer": tokenizer_hash(self._tokenizer),
+            "tokenizer": tokenizer_hash(self.tokenizer),
             "dtype": str(next(self.model.parameters()).dtype),
         }
 
@@ -167,7 +168,7 @@ class Policy:
             advance(rows * step // longest - told)
             told = rows * step // longest
 
-        pad = next((token for token in (self._tokenizer.pad_token_id, *self.eos_token_ids) if token is not None), 0)
+        pad = next((token for token in (self.tokenizer.pad_token_id, *self.eos_token_ids) if token is not None), 0)
         ids, mask = _left_padded(prompts, pad)
         draws = TokenDraws(torch.from_numpy(numbers).to(self.device), warpers(temperature, top_k, top_p), count)
         # What the checkpoint says of decoding, beside where to stop, is not what was asked for.
@@ -214,7 +215,7 @@ class Policy:
 
     def _decode(self, rows: Sequence[list[int]]) -> list[str]:
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        return [str(text) for text in self._tokenizer.batch_decode(rows, **options)]
+        return [str(text) for text in self.tokenizer.batch_decode(rows, **options)]
 
     @property
     def _config(self) -> Any:
@@ -224,7 +225,7 @@ class Policy:
         """What ends a response, by the checkpoint and by the tokenizer, which may know less or more."""
         model: Any = self.model
         stated = model.generation_config.eos_token_id
-        found = [*(stated if isinstance(stated, list) else [stated]), self._tokenizer.eos_token_id]
+        found = [*(stated if isinstance(stated, list) else [stated]), self.tokenizer.eos_token_id]
         return tuple(dict.fromkeys(int(token) for token in found if token is not None))
 
 

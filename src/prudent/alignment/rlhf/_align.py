@@ -1,0 +1,303 @@
+"""`align`: a policy, prompts and a reward model in; a moved policy out, watched on held-out prompts."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from prudent.alignment._reward import PrudentReward
+from prudent.alignment.rlhf._align_config import AlignConfig, trl_arguments
+from prudent.alignment.rlhf._align_folder import (
+    AlignFolder,
+    check_reference,
+    fitted_references,
+    sampled_references,
+)
+from prudent.alignment.rlhf._align_inputs import (
+    AlignPrompts,
+    RewardModels,
+    check_reward,
+    load_gold,
+    load_policy,
+    needs_references,
+    prompts_for,
+)
+from prudent.alignment.rlhf._align_result import AlignSummary, align_card
+from prudent.alignment.rlhf._align_trainer import ProgressCallback, make_trainer
+from prudent.alignment.rlhf._early_stop import early_stop_advice
+from prudent.alignment.rlhf._monitor import Gold, Monitor, MonitorCallback
+from prudent.alignment.rlhf._monitor_tables import MonitorTables
+from prudent.alignment.rlhf._policy_kl import Reference, reference_of
+from prudent.data import DataSource
+from prudent.errors import DataError
+from prudent.models import load_causal_model
+from prudent.sampling import Policy
+from prudent.training import (
+    CheckpointCallback,
+    model_identity,
+    own_random_state,
+    require_apart,
+    require_finite_weights,
+    write_error,
+)
+from prudent.utility import Utility
+
+__all__ = ["align"]
+
+_TOKENS_PER_BATCH = 16_384
+
+
+def align(
+    policy: str | Path,
+    prompts: DataSource,
+    output: str | Path,
+    *,
+    reward_model: RewardModels,
+    gold_model: str | Path | Gold | None = None,
+    references: str | Path | None = None,
+    monitor_prompts: DataSource | None = None,
+    config: AlignConfig | None = None,
+    split: str | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> AlignSummary:
+    """Train a policy on a reward that may be wrong, by RLOO or GRPO, and watch it on held-out prompts.
+
+    Everything is loaded and checked before anything takes long. Where the utility compares with the first policy
+    (`center`), and no references are given, so many responses of it to every prompt are sampled and scored first.
+
+    The output is an ordinary Transformers or PEFT folder, with `monitor.parquet` (a row a look at the held-out prompts:
+    proxy, gold, KL to the first policy, length, ...), `samples.parquet` (a row a completion) and `align_result.json`.
+    Killed and started again with the same arguments, a run resumes from its last whole checkpoint and gives the
+    same figures and weights; when finished, it only reports.
+
+    Args:
+        policy: hub name or folder of a causal language model, or of a PEFT adapter on one.
+        prompts: to train on, anything that `prudent.data.load_prompts` reads.
+        output: folder to write to.
+        reward_model: folder or hub name of a reward model or ensemble, a posterior beside it is used; or several by the
+            names in the utility.
+        gold_model: what is taken for the truth: a reward model by folder or name, or a function of prompts and
+            responses. It is only watched, never trained on.
+        references: a scored file, as `score` writes it, with responses of the first policy to all prompts.
+        monitor_prompts: held-out prompts, none of which may be trained on; by default some of `prompts` are held out.
+        config: options; by default those of `AlignConfig`.
+        split: the split of `prompts` that have several; by default the only one.
+        skip_bad: leave faulty rows and over-long prompts out instead of raising.
+        overwrite: discard what an earlier run left in `output`, but for an unfinished run with the same settings.
+        progress: show progress with rate and time left on standard error.
+
+    Returns:
+        Figures of the run, and advice about stopping.
+
+    Raises:
+        ValueError: options that do not go together.
+        DataError: prompts cannot be used or are in both sets; or the reward model lacks what utility or arm need.
+        ModelError: a model cannot be loaded or saved, training diverged, memory ran out, the reference drifted, or
+            `output` holds something else.
+        UnsupportedError: an integration of `config.report_to` is not installed.
+        KeyboardInterrupt: as it came, with a message that says from where the run will resume.
+
+    Example:
+        >>> from prudent.alignment.rlhf import AlignConfig, align
+        >>> config = AlignConfig(arm="lsc", max_steps=200)
+        >>> found = align("my-policy", "prompts.jsonl", "aligned", reward_model="rm", config=config)  # doctest: +SKIP
+        >>> found.end["proxy"], found.end["kl"]  # doctest: +SKIP
+        (1.93, 4.1)
+    """
+    config = config or AlignConfig()
+    folder = AlignFolder(Path(output))
+    if Path(policy).is_dir():
+        require_apart(Path(policy), folder.output)
+    with own_random_state():
+        loaded = load_policy(policy, config)
+        taken = prompts_for(loaded, prompts, monitor_prompts, config, split=split, skip_bad=skip_bad)
+        arguments = trl_arguments(config, folder.checkpoints, total_steps=config.total_steps(len(taken.rows)))
+        utility, reward_identity, has_variance = check_reward(reward_model, config)
+        gold, gold_identity = load_gold(gold_model, config.tokens_per_batch)
+        settings = {
+            "format_version": 1,
+            "policy": model_identity(policy),
+            "prompts": taken.digest(),
+            "reward_model": reward_identity,
+            "gold_model": gold_identity,
+            "references": None if references is None else str(references),
+            **config.settings(),
+        }
+        if overwrite and not folder.resumes(settings):
+            folder.clear()
+        finished = folder.finished(settings)
+        if finished is not None:
+            return replace(AlignSummary.from_dict(finished), already_finished=True)
+        run = _Run(loaded, taken, reward_model, gold, config, folder, settings, arguments)
+        run.prepare(utility, references, has_variance=has_variance, progress=progress)
+        is_named = isinstance(gold_model, str | Path)
+        facts = {"policy": str(policy), "gold_model": str(gold_model) if is_named else gold_identity}
+        try:
+            return run.train(facts, progress=progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"training was interrupted; start it again in the same way to resume from {folder.checkpoints}"
+            ) from None
+
+
+class _Run:
+    """One process's part of a run, after the checks."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: AlignPrompts,
+        reward_model: RewardModels,
+        gold: Gold | None,
+        config: AlignConfig,
+        folder: AlignFolder,
+        settings: dict[str, Any],
+        arguments: Any,
+    ) -> None:
+        self._policy = policy
+        self._prompts = prompts
+        self._reward_model = reward_model
+        self._gold = gold
+        self._config = config
+        self._folder = folder
+        self._settings = settings
+        self._arguments = arguments
+        self._budget = config.tokens_per_batch or _TOKENS_PER_BATCH
+
+    def prepare(self, utility: Utility, references: str | Path | None, *, has_variance: bool, progress: bool) -> None:
+        """Begin or resume, and make the reward function, with references where the utility needs them."""
+        try:
+            self._checkpoint = self._folder.start(self._settings, writes=self._arguments.should_save)
+        except OSError as error:
+            raise write_error(self._folder.output, error) from error
+        config = self._config
+        worth: str | Path = config.worth
+        if needs_references(utility) and not Path(worth).exists():
+            with self._arguments.main_process_first(local=False):
+                if references is None:
+                    references = sampled_references(
+                        self._policy,
+                        [*self._prompts.rows, *self._prompts.monitor_rows],
+                        self._reward_model,
+                        self._folder.references,
+                        config,
+                        factor=has_variance,
+                        progress=progress,
+                    )
+                worth = fitted_references(references, utility, self._reward_model, self._folder.references)
+        self._reward = PrudentReward(
+            self._reward_model,
+            worth,
+            truncation_penalty=config.truncation_penalty,
+            max_completion_length=config.max_completion_length,
+            eos_token_id=self._policy.eos_token_ids,
+            tokens_per_batch=config.tokens_per_batch,
+        )
+        knows = self._reward.load().knows([row["prompt"] for row in self._prompts.rows])
+        self._num_unknown = len(knows) - sum(knows)
+        if not any(knows):
+            raise DataError(
+                f"{references or worth} has references of none of the {len(knows):,} prompts, which {utility} needs: "
+                "sample some of the policy's responses to them and score these, or leave references out"
+            )
+
+    def train(self, facts: dict[str, Any], *, progress: bool) -> AlignSummary:
+        """Train, from a checkpoint where there is one, and write the folder."""
+        config, folder = self._config, self._folder
+        tables = MonitorTables(folder.output)
+        tables.resume(None if self._checkpoint is None else int(self._checkpoint.name.removeprefix("checkpoint-")))
+        monitor = Monitor(
+            self._prompts.monitor_rows,
+            self._prompts.monitor_ids,
+            reward=self._reward,
+            gold=self._gold,
+            num_completions=config.num_monitor_completions,
+            max_completion_length=config.max_completion_length,
+            temperature=config.temperature,
+            tokens_per_batch=self._budget,
+            seed=config.seed,
+            tables=tables,
+            labels={name: getattr(config, name) for name in ("arm", "algorithm", "kl_coef", "seed")},
+        )
+        looking = MonitorCallback(monitor, config.monitor_steps(self._arguments.max_steps))
+        bar = ProgressCallback(enabled=progress)
+        checkpointing = CheckpointCallback(best=tables.best_step)
+        trainer = make_trainer(
+            self._policy,
+            self._prompts.rows,
+            self._reward,
+            config,
+            self._arguments,
+            [bar, looking],
+            checkpointing,
+            folder.output / "logs",
+        )
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        reference = self._reference(trainer, model)
+        looking.attach(trainer, Policy(model, self._policy.tokenizer, name=self._policy.name), reference)
+        texts = [[*ids, self._policy.eos_token_ids[0]] for ids in self._prompts.monitor_ids]
+        kept = folder.output / "reference.json"
+        check_reference(kept, reference, texts, at_start=self._checkpoint is None)
+        try:
+            start, seconds = trainer.fit(self._checkpoint)
+        finally:
+            bar.close()
+        require_finite_weights(model, "after training")
+        check_reference(kept, reference, texts, at_start=False)
+        rows, advice = tables.rows, early_stop_advice(tables.samples)
+        best = None if advice is None or not advice.stop else folder.checkpoints / f"checkpoint-{advice.best_step}"
+        if best is not None and not best.is_dir():
+            best = None
+        result = AlignSummary(
+            output=str(folder.output),
+            reward_model=_named(self._reward_model),
+            arm=config.arm,
+            utility=config.worth,
+            algorithm=config.algorithm,
+            num_prompts=len(self._prompts.rows),
+            num_monitor_prompts=len(self._prompts.monitor_rows),
+            num_skipped=self._prompts.num_skipped,
+            num_without_references=self._num_unknown,
+            num_steps=trainer.state.global_step,
+            seconds=seconds,
+            resumed_from_step=start or None,
+            already_finished=False,
+            start=rows[0],
+            end=rows[-1],
+            advice=advice,
+            best_checkpoint=None if best is None else str(best),
+            settings=self._settings,
+            **facts,
+        )
+        if self._arguments.should_save:
+            try:
+                self._write(model, result, best)
+            except (OSError, SafetensorError) as error:
+                raise write_error(folder.output, error) from error
+        trainer.accelerator.wait_for_everyone()
+        return result
+
+    def _reference(self, trainer: Any, model: Any) -> Reference:
+        kept = trainer.ref_model
+        if kept is None and not hasattr(model, "peft_config"):
+            # TRL loads none where there is no penalty; the distance is of interest all the same.
+            kept = load_causal_model(self._policy.name, dtype=model.dtype, device=self._arguments.device)
+        return reference_of(model, kept)
+
+    def _write(self, model: Any, result: AlignSummary, best: Path | None) -> None:
+        staged = self._folder.stage()
+        adapted = hasattr(model, "peft_config")
+        model.save_pretrained(staged, **({"selected_adapters": ["default"]} if adapted else {}))
+        self._policy.tokenizer.save_pretrained(staged)
+        card = align_card(result, library="peft" if adapted else "transformers")
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        self._folder.finish(result.to_dict(), keep=best)
+
+
+def _named(reward_model: RewardModels) -> str | dict[str, str]:
+    if isinstance(reward_model, str | Path):
+        return str(reward_model)
+    return {name: str(model) for name, model in reward_model.items()}

@@ -1,0 +1,138 @@
+"""Whether a policy should have been stopped: gold falls on held-out prompts while the proxy rises."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from prudent.alignment.rlhf._monitor_tables import prompt_means
+from prudent.metrics import bootstrap
+
+__all__ = ["EarlyStopAdvice", "early_stop_advice"]
+
+_FEW_PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class EarlyStopAdvice:
+    """What the held-out prompts say about stopping.
+
+    Attributes:
+        stop: gold fell, surely, while the proxy rose.
+        best_step: the step at which gold is highest.
+        from_step: from this step on gold lies surely below that; None where `stop` is False.
+        gold_change: gold at the last step minus gold at the best one, each prompt judged at the step that is best on
+            the other half of the prompts, so that no prompt chooses the step that it judges.
+        gold_change_low: lower end of its 95 % interval over prompts.
+        gold_change_high: upper end.
+        proxy_change: of the proxy, likewise.
+        num_prompts: with gold at every step.
+        text: the same in a sentence.
+    """
+
+    stop: bool
+    best_step: int
+    from_step: int | None
+    gold_change: float
+    gold_change_low: float
+    gold_change_high: float
+    proxy_change: float
+    num_prompts: int
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def early_stop_advice(samples: pa.Table | str | Path) -> EarlyStopAdvice | None:
+    """Advice from the completions of held-out prompts.
+
+    Gold of a prompt is the average over its completions. It falls where the 95 % interval (bootstrap over prompts, in
+    pairs) of the last step minus the best one lies below 0. The best step is a maximum over noisy averages, which
+    would look like a fall where there is none; so half of the prompts choose it and the other half judge, both ways.
+
+    Args:
+        samples: `samples.parquet` of a run, or its path: columns `step`, `prompt_id`, `gold`, `reward_mean`.
+
+    Returns:
+        The advice; None with fewer than 8 prompts that have gold at every step, or with a single step.
+
+    Example:
+        >>> places = [(step, prompt) for step in (0, 9) for prompt in range(8)]
+        >>> rows = [{"step": s, "prompt_id": p, "reward_mean": float(s), "gold": p - float(s)} for s, p in places]
+        >>> early_stop_advice(pa.Table.from_pylist(rows)).text
+        'gold falls from step 9 on, by 9 [9, 9] at the end, while the proxy rises by 9: take the policy of step 0'
+    """
+    table = samples if isinstance(samples, pa.Table) else pq.read_table(samples)
+    steps = sorted(set(table["step"].to_pylist()))
+    gold, proxy = _by_prompt(table, steps, "gold"), _by_prompt(table, steps, "reward_mean")
+    known = ~(np.isnan(gold) | np.isnan(proxy)).any(1)
+    gold, proxy = gold[known], proxy[known]
+    if len(steps) < 2 or len(gold) < _FEW_PROMPTS:
+        return None
+    change, proxy_change = np.empty(len(gold)), np.empty(len(gold))
+    for half in (0, 1):
+        own = np.arange(len(gold)) % 2 == half
+        chosen = int(gold[~own].mean(0).argmax())
+        change[own] = gold[own, -1] - gold[own, chosen]
+        proxy_change[own] = proxy[own, -1] - proxy[own, chosen]
+    interval = bootstrap(torch.from_numpy(change))
+    low, high = float(interval.low), float(interval.high)
+    best, rise = int(gold.mean(0).argmax()), float(proxy_change.mean())
+    stop = high < 0 < rise
+    from_step = steps[_surely_below(gold, best)] if stop else None
+    found = {
+        "stop": stop,
+        "best_step": steps[best],
+        "from_step": from_step,
+        "gold_change": float(change.mean()),
+        "gold_change_low": low,
+        "gold_change_high": high,
+        "proxy_change": rise,
+        "num_prompts": len(gold),
+    }
+    return EarlyStopAdvice(**found, text=_sentence(found))
+
+
+def _by_prompt(table: pa.Table, steps: list[int], column: str) -> NDArray[np.float64]:
+    """[P, steps] average over the completions of each prompt; NaN where it is not known."""
+    prompts = sorted(set(table["prompt_id"].to_pylist()))
+    step = np.array(table["step"].to_pylist())
+    prompt = np.array(table["prompt_id"].to_pylist(), dtype=np.float64)
+    values = np.array([np.nan if value is None else value for value in table[column].to_pylist()], dtype=np.float64)
+    found = np.full((len(prompts), len(steps)), np.nan)
+    for place, number in enumerate(steps):
+        means = prompt_means(values[step == number], prompt[step == number])
+        found[:, place] = [means.get(one, np.nan) for one in prompts]
+    return found
+
+
+def _surely_below(gold: NDArray[np.float64], best: int) -> int:
+    """The first step from which on gold lies below the best one by more than chance; the last at the latest."""
+    if best + 1 >= gold.shape[1]:
+        return best
+    later = torch.from_numpy(gold[:, best + 1 :] - gold[:, [best]])
+    below = (bootstrap(later).high < 0).tolist()
+    first = len(below) - 1
+    while first > 0 and below[first - 1]:
+        first -= 1
+    return best + 1 + first
+
+
+def _sentence(found: dict[str, Any]) -> str:
+    change, low, high = (found[name] for name in ("gold_change", "gold_change_low", "gold_change_high"))
+    if found["stop"]:
+        return (
+            f"gold falls from step {found['from_step']} on, by {-change:.3g} [{-high:.3g}, {-low:.3g}] at the end, "
+            f"while the proxy rises by {found['proxy_change']:.3g}: take the policy of step {found['best_step']}"
+        )
+    return (
+        f"no fall of gold that {found['num_prompts']} prompts would show: {change:+.3g} [{low:.3g}, {high:.3g}] from "
+        "its best step to the last"
+    )
