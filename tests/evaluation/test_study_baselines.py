@@ -258,9 +258,11 @@ def test_consensus_picks_what_is_most_like_the_candidates_present(first):
         mean, group = (torch.tensor(data[name].to_numpy()) for name in ("reward_mean", "prompt_id"))
         weights = pick_probabilities(parse_strategy(curve.strategy), mean, group, embedding=torch.tensor(vectors))
         assert float(weights @ torch.tensor(gold).flatten() / 22) == pytest.approx(curve.bands["gold"].value[-1])
-        lead = study.curve("lcb_var").outcomes["gold"].versus["consensus"]
-        at_last = study.curve("lcb_var").bands["gold"].value[-1] - curve.bands["gold"].value[-1]
-        assert lead.value == pytest.approx(at_last)
+        for key in ("mean", "lcb_var", "mbr, tuned"):
+            lead = study.curve(key).outcomes["gold"].versus["consensus"]
+            at_last = study.curve(key).bands["gold"].value[-1] - curve.bands["gold"].value[-1]
+            assert lead.value == pytest.approx(at_last)
+        assert "consensus" not in study.curve("longest").outcomes["gold"].versus
     else:
         assert (curve.utility, curve.strategy) == (None, None)
         assert "mbr" not in [one.key for one in study.families]

@@ -65,10 +65,10 @@ class Outcome:
     versus: dict[str, Estimate]
     """Gold at the largest n minus that of another curve, paired over prompts, by the other's part: `first` (the
     study's first utility), `longest`, `shuffled` (the control made from the same utility) or `marginal` (the same
-    utility without its `center`); of utilities and baselines that read a variance also `oracle_n`, `hedged_n`, and the
-    tuned `top_k`, `soft`, `pessimism` and `mbr`, which the variance must beat or be decoration: these pick by the first
-    utility, and are compared with where that one reads no variance; and `consensus`. Curves that the study does not
-    hold are absent."""
+    utility without its `center`); of utilities and baselines also `consensus`, which needs no reward; of those that
+    read a variance also `oracle_n`, `hedged_n`, and the tuned `top_k`, `soft`, `pessimism` and `mbr`, which the
+    variance must beat or be decoration: these pick by the first utility, and are compared with where that one reads no
+    variance. Curves that the study does not hold are absent."""
     share_above_first: float | None
     """Share of prompts (of prompts and seeds, where there are several) whose gold at the largest n is above that of the
     first utility; equal ones count one half. None for the first itself."""

@@ -22,9 +22,8 @@ _RIVALS = {
     "soft": "soft, tuned",
     "pessimism": "pessimism, tuned",
     "mbr": "mbr, tuned",
-    "consensus": "consensus",
 }
-"""What picks by the first utility otherwise, or without any, by what it is called in a comparison.
+"""What picks by the first utility otherwise, by what it is called in a comparison.
 
 Where the first utility reads no variance, whatever reads one must beat these.
 """
@@ -152,8 +151,10 @@ def shuffled_key(key: str) -> str:
 def _others(one: Drawn, first: str, by_key: Mapping[str, Drawn]) -> dict[str, Drawn]:
     """The curves that one is compared with, by the name that the comparison gets."""
     against = {"first": first, "longest": "longest", "shuffled": shuffled_key(one.key)}
-    if one.beside is not None and one.kind != "control":
-        against["marginal"] = one.beside
+    if one.kind != "control":
+        against["consensus"] = "consensus"
+        if one.beside is not None:
+            against["marginal"] = one.beside
     if one.variance is not None and one.kind != "control":
         against |= {name: key for name, key in _RIVALS.items() if key in by_key and by_key[key].variance is None}
     return {name: by_key[key] for name, key in against.items() if key in by_key and key != one.key}
