@@ -8,7 +8,7 @@ except ImportError as error:
     raise PrudentError('TRL is not installed: pip install "prudent[align]"') from error
 
 from prudent.alignment.rlhf._align import align
-from prudent.alignment.rlhf._align_config import AlignConfig, Algorithm
+from prudent.alignment.rlhf._align_config import Algorithm, AlignConfig
 from prudent.alignment.rlhf._align_result import AlignSummary
 from prudent.alignment.rlhf._columns import MeasuredReward, VarianceOf
 from prudent.alignment.rlhf._early_stop import EarlyStopAdvice, early_stop_advice
@@ -17,9 +17,9 @@ from prudent.alignment.rlhf._policy_kl import sequence_kl, token_kl
 from prudent.alignment.rlhf._rloo import VarianceAwareRLOOTrainer
 
 __all__ = [
+    "Algorithm",
     "AlignConfig",
     "AlignSummary",
-    "Algorithm",
     "EarlyStopAdvice",
     "MeasuredReward",
     "VarianceAwareGRPOTrainer",
