@@ -10,18 +10,15 @@ from typing import Any, Literal
 
 import torch
 
-from prudent.alignment._contrasts import contrast_variance
-from prudent.alignment._reward_measures import RewardMeasures, measures_of
+from prudent.alignment._reward_columns import RewardColumn
+from prudent.alignment._reward_measures import RewardMeasures, measures_of, numbers
 from prudent.alignment._reward_texts import check_texts, one_sided_templates, plain_text, stray_tokens
-from prudent.alignment._sign_weights import sign_weights, signcert_weights
-from prudent.errors import DataError, ModelError, UnsupportedError
+from prudent.errors import DataError, ModelError
 from prudent.models import Message
 from prudent.scoring import UtilityModel
-from prudent.utility import Utility, parse_utility
+from prudent.utility import ONLY, Utility, parse_utility
 
-__all__ = ["PrudentReward", "RewardColumn"]
-
-ColumnKind = Literal["variance", "contrast_variance", "sign", "signcert"]
+__all__ = ["PrudentReward"]
 
 
 class PrudentReward:
@@ -55,6 +52,7 @@ class PrudentReward:
 
     Raises:
         UtilityError: the text is not a utility.
+        DataError: it reads a reward that there is no model of.
         ValueError: an option out of range.
 
     Example:
@@ -86,8 +84,8 @@ class PrudentReward:
             raise ValueError("a truncation_penalty needs max_completion_length, by which cut completions are known")
         if isinstance(utility, Utility):
             utility = str(utility)
-        elif not os.path.exists(utility):
-            utility = str(parse_utility(str(utility)))
+        if not os.path.exists(utility):
+            _check_names(parse_utility(str(utility)), model)
         self._model = (
             {key: _lasting(one) for key, one in model.items()} if isinstance(model, Mapping) else _lasting(model)
         )
@@ -119,6 +117,11 @@ class PrudentReward:
 
     def __repr__(self) -> str:
         return f"PrudentReward({self._model!r}, {self._utility!r}, name={self.__name__!r})"
+
+    @property
+    def model(self) -> str | dict[str, str]:
+        """Folder or hub name of the reward model, or several by name."""
+        return self._model
 
     @property
     def utility(self) -> str:
@@ -173,9 +176,9 @@ class PrudentReward:
             for metric, average in found.metrics.items():
                 log_metric(f"{self.__name__}/{metric}", average)
         if log_extra is not None:
-            log_extra(f"{self.__name__}_mean", _numbers(found.mean))
-            log_extra(f"{self.__name__}_std", _numbers(found.std))
-        return _numbers(found.value)
+            log_extra(f"{self.__name__}_mean", numbers(found.mean))
+            log_extra(f"{self.__name__}_std", numbers(found.std))
+        return numbers(found.value)
 
     def measure(
         self,
@@ -287,57 +290,15 @@ class PrudentReward:
                 warnings.warn(message, stacklevel=4)
 
 
-class RewardColumn:
-    """A reward function that gives another figure of the same completions; see `PrudentReward.variance_column`.
-
-    Args:
-        reward: what reads them.
-        kind: the figure.
-        name: under which trainers log it.
-    """
-
-    def __init__(self, reward: PrudentReward, kind: ColumnKind, name: str) -> None:
-        self.reward = reward
-        self.kind = kind
-        self.__name__ = name
-
-    def __call__(
-        self,
-        prompts: Sequence[str | Sequence[Message]],
-        completions: Sequence[str | Sequence[Message]],
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """The figure of each completion; None where it is not applicable, or a weight is not defined.
-
-        Raises:
-            UnsupportedError: the model has no posterior, or one that cannot compare completions.
-        """
-        found = self.reward.measure(prompts, completions, completion_ids)
-        if found.posterior is None:
-            if not bool(found.is_applicable.any()):
-                return [None] * len(found)
-            if self.kind != "signcert":
-                raise UnsupportedError(
-                    f"the reward model has no variance for {self.__name__!r}: fit a posterior (`prudent fit`), or take "
-                    "an ensemble"
-                )
-        if self.kind == "variance":
-            return _numbers(found.std.square())
-        if self.kind == "contrast_variance":
-            assert found.posterior is not None
-            return _numbers(found.spread(contrast_variance(found.posterior)))
-        if self.kind == "sign":
-            assert found.posterior is not None
-            return _numbers(found.spread(sign_weights(found.posterior)))
-        assert found.embedding is not None
-        rows = found.is_applicable
-        weights = signcert_weights(found.mean[rows], found.embedding.float(), found.group[rows])
-        return _numbers(found.spread(weights))
-
-
-def _numbers(values: torch.Tensor) -> list[float | None]:
-    return [None if value != value else value for value in values.tolist()]
+def _check_names(utility: Utility, model: str | Path | Mapping[str, str | Path]) -> None:
+    """Refuse a utility that reads what there is no model of, such as a misspelt step or folder."""
+    known = tuple(model) if isinstance(model, Mapping) else (ONLY,)
+    missing = [name for name in utility.reward_names if name not in known and not (name == ONLY and len(known) == 1)]
+    if missing:
+        raise DataError(
+            f"the utility {str(utility)!r} reads a reward {missing[0]!r}, and the models are {', '.join(known)}: name "
+            "a model so, or correct the utility (there is no folder of that name either)"
+        )
 
 
 def _lasting(place: str | Path) -> str:

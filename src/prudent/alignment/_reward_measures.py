@@ -12,7 +12,7 @@ from prudent.rewards import RewardPosterior
 from prudent.scoring import UtilityModel, UtilityScores
 from prudent.utility import Center, Combined, Piped
 
-__all__ = ["RewardMeasures", "measures_of"]
+__all__ = ["RewardMeasures", "measures_of", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,11 @@ def measures_of(
         posterior,
         scores.embedding,
     )
+
+
+def numbers(values: Tensor) -> list[float | None]:
+    """Values as a trainer takes them, None where there is none."""
+    return [None if value != value else value for value in values.tolist()]
 
 
 def _placed(values: Tensor, where: Tensor) -> Tensor:

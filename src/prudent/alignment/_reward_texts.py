@@ -9,9 +9,9 @@ from prudent.models import Message, as_messages, render_plain
 from prudent.posteriors import EnsembleScorer, ModelScorer
 from prudent.scoring import UtilityModel
 
-__all__ = ["check_texts", "one_sided_templates", "plain_text", "stray_tokens"]
+__all__ = ["SPECIAL_TOKENS", "check_texts", "one_sided_templates", "plain_text", "stray_tokens"]
 
-MARKS = re.compile(r"<\|[a-z_]+\|>|<(?:start|end)_of_turn>|\[/?INST\]|</s>|<eos>|<pad>")
+SPECIAL_TOKENS = re.compile(r"<\|[a-z_]+\|>|<\uff5c[^>]+\uff5c>|<(?:start|end)_of_turn>|\[/?INST\]|</s>|<eos>|<pad>")
 """Tokens that chat templates and tokenizers of common models put around texts, and no response says by itself."""
 
 
@@ -39,14 +39,14 @@ def check_texts(prompts: Sequence[Any], completions: Sequence[Any]) -> None:
 
 def stray_tokens(worth: UtilityModel, prompts: Sequence[Any], said: Sequence[str]) -> Iterator[tuple[str, str]]:
     """A kind and a warning for each sort of text that holds special tokens of a template or of the policy."""
-    found = next((mark for text in said if (mark := MARKS.search(text))), None)
+    found = next((mark for text in said if (mark := SPECIAL_TOKENS.search(text))), None)
     if found is not None:
         yield (
             "completion",
             f"completions hold special tokens such as {found[0]!r}, which the reward model reads as text: decode them "
             "with skip_special_tokens=True",
         )
-    found = next((mark for one in prompts if isinstance(one, str) and (mark := MARKS.search(one))), None)
+    found = next((mark for one in prompts if isinstance(one, str) and (mark := SPECIAL_TOKENS.search(one))), None)
     if found is not None and _has_template(worth):
         yield (
             "prompt",

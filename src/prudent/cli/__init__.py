@@ -6,11 +6,13 @@ import typer
 
 from prudent import __version__
 from prudent.cli._app import app, unwrapped
+from prudent.cli._align import align
 from prudent.cli._clean import clean
 from prudent.cli._demo import demo
 from prudent.cli._ensemble import ensemble
 from prudent.cli._evaluate import evaluate
 from prudent.cli._explain import explain
+from prudent.cli._export import export
 from prudent.cli._fit import fit
 from prudent.cli._overopt import overopt
 from prudent.cli._report import report
@@ -22,7 +24,23 @@ from prudent.cli._utility import utility
 
 __all__ = ["app", "main"]
 
-for declared in (demo, clean, train, fit, ensemble, sample, score, utility, select, explain, evaluate, overopt, report):
+for declared in (
+    demo,
+    clean,
+    train,
+    fit,
+    ensemble,
+    sample,
+    score,
+    utility,
+    select,
+    explain,
+    align,
+    export,
+    evaluate,
+    overopt,
+    report,
+):
     declared.add_to(app)
 
 
