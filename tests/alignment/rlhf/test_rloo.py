@@ -345,6 +345,35 @@ def test_other_reward_functions_keep_their_weights(short_run: Callable[..., Any]
     assert [name for name in run.trainer.state.log_history[0] if name.startswith("rewards/")]
 
 
+def test_a_reward_model_is_read_once_a_scoring(
+    short_run: Callable[..., Any], reward_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prudent.alignment import PrudentReward
+    from prudent.alignment.rlhf import VarianceAwareRLOOTrainer
+
+    readings: list[Any] = []
+    measured = PrudentReward._measured
+
+    def recorded(self: Any, *args: Any) -> Any:
+        readings.append(measured(self, *args))
+        return readings[-1]
+
+    monkeypatch.setattr(PrudentReward, "_measured", recorded)
+    run = short_run(
+        VarianceAwareRLOOTrainer,
+        PrudentReward(reward_models["heads"], "lcb_std(1)"),
+        options={"advantage_weight": "sign", "variance_of": "contrast"},
+        max_steps=2,
+    )
+    assert len(readings) == len(run.scored) == 2
+    for found, row in zip(readings, run.trainer.state.log_history, strict=False):
+        weights = kl_weights(found.contrast_std.double() ** 2)
+        assert row["kl_weight/min"] == pytest.approx(weights.min().item(), rel=1e-4)
+        assert row["kl_weight/max"] == pytest.approx(weights.max().item(), rel=1e-4)
+        assert row["kl_weight/min"] < row["kl_weight/max"]
+        assert 0 < row["advantage_weight/mean"] < 1
+
+
 def test_what_the_columns_are_asked_for(short_run: Callable[..., Any], measured: Any) -> None:
     from prudent.alignment.rlhf import VarianceAwareRLOOTrainer
 
@@ -388,7 +417,7 @@ def test_needs_one_reward_that_knows_variances(short_run: Callable[..., Any], me
 def test_prompts_may_not_straddle_processes_where_responses_are_compared(measured: Any) -> None:
     from types import SimpleNamespace
 
-    from prudent.alignment.rlhf._columns import RewardColumns
+    from prudent.alignment.rlhf._columns import WeightColumns
 
     args = SimpleNamespace(
         reward_weights=None,
@@ -400,9 +429,9 @@ def test_prompts_may_not_straddle_processes_where_responses_are_compared(measure
         num_generations_eval=None,
     )
     common = {"floor": 0.1, "cap": 10.0}
-    marginal = RewardColumns([measured()], variance_of="reward", advantage_weight="none", **common)
+    marginal = WeightColumns([measured()], variance_of="reward", advantage_weight="none", **common)
     assert marginal.extend(args, {}).reward_weights == [1.0, 0.0]
-    compared = RewardColumns([measured()], variance_of="contrast", advantage_weight="none", **common)
+    compared = WeightColumns([measured()], variance_of="contrast", advantage_weight="none", **common)
     with pytest.raises(UnsupportedError, match="num_generations"):
         compared.extend(args, {})
     args.per_device_train_batch_size = 4

@@ -11,7 +11,7 @@ from prudent.alignment._arms import AdvantageWeight
 from prudent.alignment._kl_weights import kl_weights, relative_variance
 from prudent.errors import UnsupportedError
 
-__all__ = ["MeasuredReward", "RewardColumns", "VarianceOf", "Weights"]
+__all__ = ["MeasuredReward", "VarianceOf", "WeightColumns", "Weights"]
 
 VarianceOf = Literal["reward", "contrast"]
 
@@ -44,7 +44,7 @@ class Weights(NamedTuple):
     metrics: dict[str, float]
 
 
-class RewardColumns:
+class WeightColumns:
     """The zero-weight reward functions that carry variances and weights of advantages through TRL.
 
     TRL gathers what reward functions return over processes, so a variance told as one more reward of weight 0 arrives

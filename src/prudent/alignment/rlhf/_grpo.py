@@ -7,7 +7,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from prudent.alignment._arms import AdvantageWeight, Arm
 from prudent.alignment.rlhf._coefficient import ResponseCoefficient
-from prudent.alignment.rlhf._columns import RewardColumns, VarianceOf, Weights
+from prudent.alignment.rlhf._columns import VarianceOf, WeightColumns, Weights
 from prudent.alignment.rlhf._order import OrderOfEpoch
 
 __all__ = ["VarianceAwareGRPOTrainer"]
@@ -68,7 +68,7 @@ class VarianceAwareGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no
                 "(exact and in_reward are forms of VarianceAwareRLOOTrainer)"
             )
         self._kl_coefficient = None if kl_form == "constant" else ResponseCoefficient(args.beta, kl_form)
-        self._reward_columns = RewardColumns(
+        self._weight_columns = WeightColumns(
             reward_funcs,
             variance_of=None if kl_form == "constant" else variance_of,
             advantage_weight=advantage_weight,
@@ -76,8 +76,8 @@ class VarianceAwareGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no
             cap=kl_weight_cap,
         )
         self._response_weights = Weights(None, None, {})
-        args = self._reward_columns.extend(args, options)
-        super().__init__(model, self._reward_columns.reward_funcs, args, **options)
+        args = self._weight_columns.extend(args, options)
+        super().__init__(model, self._weight_columns.reward_funcs, args, **options)
         if self._kl_coefficient is not None:
             self.beta = (
                 self._kl_coefficient
@@ -88,7 +88,7 @@ class VarianceAwareGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
-        self._response_weights = self._reward_columns.read(rewards)
+        self._response_weights = self._weight_columns.read(rewards)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

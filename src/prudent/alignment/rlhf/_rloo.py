@@ -7,7 +7,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from prudent.alignment._arms import AdvantageWeight, Arm, KlForm
 from prudent.alignment.rlhf._coefficient import ResponseCoefficient
-from prudent.alignment.rlhf._columns import RewardColumns, VarianceOf, Weights
+from prudent.alignment.rlhf._columns import VarianceOf, WeightColumns, Weights
 from prudent.alignment.rlhf._order import OrderOfEpoch
 
 __all__ = ["VarianceAwareRLOOTrainer"]
@@ -17,8 +17,8 @@ class VarianceAwareRLOOTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL has no
     """`trl.RLOOTrainer` that weighs the KL penalty by the reward's variance, and advantages by how sure they are.
 
     The objective is E_pi[R(x, y) - b(x, y) log(pi(y|x) / pi0(y|x))]. There b is kl_coef times `kl_weights` of the
-    variances of the batch (all processes, one generation): the policy may move where the reward model knows, and is held
-    where it guesses. Since b depends on the response, the gradient is
+    variances of the batch (all processes, one generation): the policy may move where the reward model knows, and is
+    held where it guesses. Since b depends on the response, the gradient is
 
         E[(R - b log(pi / pi0) - b) grad log pi],
 
@@ -74,7 +74,7 @@ class VarianceAwareRLOOTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL has no
     ) -> None:
         Arm(kl_form=kl_form, advantage_weight=advantage_weight)  # names of options are checked there
         self._kl_coefficient = None if kl_form == "constant" else ResponseCoefficient(args.beta, kl_form)
-        self._reward_columns = RewardColumns(
+        self._weight_columns = WeightColumns(
             reward_funcs,
             variance_of=None if kl_form == "constant" else variance_of,
             advantage_weight=advantage_weight,
@@ -82,8 +82,8 @@ class VarianceAwareRLOOTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL has no
             cap=kl_weight_cap,
         )
         self._response_weights = Weights(None, None, {})
-        args = self._reward_columns.extend(args, options)
-        super().__init__(model, self._reward_columns.reward_funcs, args, **options)
+        args = self._weight_columns.extend(args, options)
+        super().__init__(model, self._weight_columns.reward_funcs, args, **options)
         if self._kl_coefficient is not None:
             self.beta = (
                 self._kl_coefficient
@@ -94,7 +94,7 @@ class VarianceAwareRLOOTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL has no
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
-        self._response_weights = self._reward_columns.read(rewards)
+        self._response_weights = self._weight_columns.read(rewards)
         kl = self._response_weights.kl
         if self._kl_coefficient is not None and kl is not None:
             self._kl_coefficient.give(kl)
