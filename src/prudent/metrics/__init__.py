@@ -9,7 +9,7 @@ from prudent.metrics._bootstrap import (
     bootstrap_statistic,
 )
 from prudent.metrics._bounds import RankingRates, bound_calibration_error, ranking_rates, ranking_score
-from prudent.metrics._calibration import ReliabilityBin, expected_calibration_error, reliability
+from prudent.metrics._calibration import ReliabilityBin, expected_calibration_error, reliability, wilson_interval
 from prudent.metrics._gold import GoldCalibration, GoldCoverage, fit_gold_calibration, gold_coverage
 from prudent.metrics._pairs import PairMetrics, PairScores, pair_metrics, pair_scores
 from prudent.metrics._risk_coverage import RiskCoverage, area_under_risk_coverage, risk_coverage
@@ -53,5 +53,6 @@ __all__ = [
     "reliability",
     "risk_coverage",
     "spearman_within",
+    "wilson_interval",
     "zscore_within",
 ]

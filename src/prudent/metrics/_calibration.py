@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Binning", "ReliabilityBin", "expected_calibration_error", "reliability"]
+__all__ = ["Binning", "ReliabilityBin", "expected_calibration_error", "reliability", "wilson_interval"]
 
 Binning = Literal["equal_count", "equal_width"]
 """Bins that hold about equally many pairs (adaptive, the default), or that divide [0.5, 1] evenly."""
@@ -95,7 +95,7 @@ def reliability(
     table = []
     for rows, (low, high) in zip(parts, edges, strict=True):
         frequency = hit[rows].mean().item()
-        interval = _wilson(frequency, len(rows))
+        interval = wilson_interval(frequency, len(rows))
         table.append(ReliabilityBin(low, high, confidence[rows].mean().item(), frequency, len(rows), *interval))
     return table
 
@@ -132,8 +132,20 @@ def expected_calibration_error(
     return total / sum(row.count for row in table)
 
 
-def _wilson(frequency: float, count: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion."""
+def wilson_interval(frequency: float, count: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion.
+
+    Args:
+        frequency: share of the trials, in [0, 1].
+        count: how many trials, at least 1.
+
+    Returns:
+        Lower and upper end, in [0, 1].
+
+    Example:
+        >>> [round(end, 4) for end in wilson_interval(0.5, 100)]
+        [0.4038, 0.5962]
+    """
     z = 1.959963984540054
     scale = 1 + z * z / count
     middle = (frequency + z * z / (2 * count)) / scale
