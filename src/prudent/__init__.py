@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prudent.alignment import PrudentReward, write_reward_file
     from prudent.data import World, load_pools, load_preferences
     from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError, UtilityError
     from prudent.evaluation import best_of_n_study, compare_utilities, evaluate, overopt, run_benchmark, run_demo
@@ -57,6 +58,7 @@ __all__ = [
     "Policy",
     "PosteriorError",
     "PrudentError",
+    "PrudentReward",
     "RewardModel",
     "RewardPosterior",
     "RewardSet",
@@ -97,10 +99,12 @@ __all__ = [
     "select",
     "train",
     "tune_utility",
+    "write_reward_file",
 ]
 
 # Where each name of the block above lives; a test holds the two together.
 _HOMES = {
+    "prudent.alignment": ("PrudentReward", "write_reward_file"),
     "prudent.data": ("World", "load_pools", "load_preferences"),
     "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError", "UtilityError"),
     "prudent.evaluation": ("best_of_n_study", "compare_utilities", "evaluate", "overopt", "run_benchmark", "run_demo"),

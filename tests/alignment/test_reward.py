@@ -161,7 +161,6 @@ def test_what_is_logged(reward_models, files):
         "careful/reward": pytest.approx(float(pool.column("reward_mean").mean()), rel=1e-3),
         "careful/share_below_reference": pytest.approx(float((steps[1].mean < 0).double().mean())),
         "careful/share_empty": 0.0,
-        "careful/share_cut": 0.0,
     }
     assert metrics["careful/contrast_std"] > 0
     assert list(extra) == ["careful_mean", "careful_std"]
@@ -226,7 +225,7 @@ def test_a_model_without_a_posterior(reward_models):
     metrics = {}
     found = given(prompts=PROMPTS, completions=COMPLETIONS, log_metric=metrics.__setitem__)
     assert all(value is not None for value in found)
-    assert set(metrics) == {"prudent/mean", "prudent/reward", "prudent/share_empty", "prudent/share_cut"}
+    assert set(metrics) == {"prudent/mean", "prudent/reward", "prudent/share_empty"}
     with pytest.raises(UnsupportedError, match="has no variance for 'variance': fit a posterior"):
         given.variance_column()(prompts=PROMPTS, completions=COMPLETIONS)
     assert len(given.sign_column("signcert")(prompts=PROMPTS, completions=COMPLETIONS)) == len(PROMPTS)
@@ -324,6 +323,7 @@ def test_empty_completions_and_completions_that_were_cut(reward_models):
     assert unknown.measure(prompts, completions, ids).is_truncated.tolist() == [True, False, True, False]
     # the same texts with other tokens are flagged anew
     assert not unknown.measure(prompts, completions, [[1]] * 4).is_truncated.any()
+    assert unknown.measure(prompts, completions).is_truncated is None
 
 
 def test_a_reward_that_is_not_a_number_is_an_error(reward_models, monkeypatch):

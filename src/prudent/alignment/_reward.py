@@ -200,8 +200,9 @@ class PrudentReward:
             raise ValueError(f"there are {len(prompts)} prompts and {len(completions)} completions")
         if completion_ids is not None and len(completion_ids) != len(completions):
             raise ValueError(f"there are {len(completions)} completions and the tokens of {len(completion_ids)}")
-        is_truncated = self._is_truncated(len(completions), completion_ids)
-        batch = json.dumps([list(prompts), list(completions), is_truncated.tolist()], default=str)
+        is_truncated = self._is_truncated(completion_ids)
+        cut = None if is_truncated is None else is_truncated.tolist()
+        batch = json.dumps([list(prompts), list(completions), cut], default=str)
         # tensors made in a trainer's inference mode are of no use to posteriors that need gradients
         with self._lock, torch.inference_mode(False):
             if self._last is None or self._last[0] != batch:
@@ -230,10 +231,10 @@ class PrudentReward:
             self._forget()
         return RewardColumn(self, kind, "sign_weight")
 
-    def _is_truncated(self, size: int, completion_ids: Sequence[Sequence[int]] | None) -> torch.Tensor:
+    def _is_truncated(self, completion_ids: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
         limit = self._max_completion_length
         if completion_ids is None or limit is None:
-            return torch.zeros(size, dtype=torch.bool)
+            return None
         cut = [len(ids) >= limit and self._eos_token_ids.isdisjoint(ids) for ids in completion_ids]
         return torch.tensor(cut, dtype=torch.bool)
 
@@ -241,7 +242,7 @@ class PrudentReward:
         self,
         prompts: Sequence[str | Sequence[Message]],
         completions: Sequence[str | Sequence[Message]],
-        is_truncated: torch.Tensor,
+        is_truncated: torch.Tensor | None,
     ) -> RewardMeasures:
         check_texts(prompts, completions)
         worth = self.load()

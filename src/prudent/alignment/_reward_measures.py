@@ -36,7 +36,7 @@ class RewardMeasures:
         is_applicable: [N] booleans; False where the prompt has no references and the utility needs them, or where an
             empty completion is left out.
         is_empty: [N] booleans, nothing but white space.
-        is_truncated: [N] booleans, cut at the length limit; all False where the limit is not known.
+        is_truncated: [N] booleans, cut at the length limit; None where the limit or the tokens are not known.
         group: [N] int64, the prompt of each completion; equal prompts have one number.
         posterior: joint, over the applicable completions in their order, of what the utility's rules judge; None where
             there is none.
@@ -51,7 +51,7 @@ class RewardMeasures:
     is_below_reference: Tensor | None
     is_applicable: Tensor
     is_empty: Tensor
-    is_truncated: Tensor
+    is_truncated: Tensor | None
     group: Tensor
     posterior: RewardPosterior | None
     embedding: Tensor | None
@@ -63,7 +63,9 @@ class RewardMeasures:
     def metrics(self) -> dict[str, float]:
         """Averages over the completions, for logs; what is not known is left out."""
         found = {"mean": self.mean, "std": self.std, "contrast_std": self.contrast_std, **self.components}
-        found |= {"share_empty": self.is_empty, "share_cut": self.is_truncated}
+        found["share_empty"] = self.is_empty
+        if self.is_truncated is not None:
+            found["share_cut"] = self.is_truncated
         if self.is_below_reference is not None:
             found["share_below_reference"] = self.is_below_reference[self.is_applicable]
         averages = {name: float(values.double().nanmean()) for name, values in found.items()}
@@ -81,7 +83,7 @@ def measures_of(
     group: Tensor,
     is_applicable: Tensor,
     is_empty: Tensor,
-    is_truncated: Tensor,
+    is_truncated: Tensor | None,
     truncation_penalty: float,
 ) -> RewardMeasures:
     """Figures of N completions.
@@ -92,7 +94,7 @@ def measures_of(
         group: [N] int64, the prompt of each.
         is_applicable: [N] booleans.
         is_empty: [N] booleans.
-        is_truncated: [N] booleans.
+        is_truncated: [N] booleans; None where it is not known.
         truncation_penalty: what the value of a completion that was cut loses.
     """
 
@@ -110,7 +112,7 @@ def measures_of(
     if std is None and posterior is not None:  # parts that end in rules of their own
         mean, std = posterior.mean, posterior.variance.sqrt()
     return RewardMeasures(
-        placed(scores.value) - truncation_penalty * is_truncated,
+        placed(scores.value) - (0 if is_truncated is None else truncation_penalty * is_truncated),
         placed(mean),
         nothing if posterior is None or std is None else placed(std),
         nothing if posterior is None else placed(_contrast_std(posterior)),
