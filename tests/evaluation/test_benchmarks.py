@@ -343,6 +343,23 @@ def test_what_is_not_scored_is_lost() -> None:
     assert found.figure("AUROC", "within prompts").num == 1
 
 
+def test_other_numbers_of_responses_than_those_of_public_figures_are_told() -> None:
+    """Best of four and one among ten: with fewer to choose from, figures say something else."""
+    four = {"prompt": "p", "chosen": ["a"], "rejected": ["b", "c", "d"], "subset": "Math", "s": [3.0, 2.0, 1.0, 0.0]}
+    two = {"prompt": "q", "chosen": ["a"], "rejected": ["b"], "subset": "Focus", "s": [1.0, 0.0]}
+    ties = {"prompt": "r", "chosen": ["a"], "rejected": ["b"], "subset": "Ties", "id": "ref:0", "s": [1.0, 0.0]}
+    found = run_benchmark(None, "rewardbench2", [four, two, ties], score_column="s", **FEW)
+    assert found.notes[0].startswith("1 of 2 prompts have 2 responses where public figures are of 4")
+    assert not any(
+        "public figures" in note for note in run_benchmark(None, "rewardbench2", [four], score_column="s").notes
+    )
+    problems = [
+        {"problem": f"p{size}", "is_correct": [True] + [False] * size, "s": [1.0] + [0.0] * size} for size in (1, 2, 9)
+    ]
+    (note,) = run_benchmark(None, "reward_math", problems, score_column="s", **FEW).notes
+    assert note.startswith("2 of 3 problems have 2 to 3 solutions where public figures are of 10")
+
+
 def test_subsets_agree_with_evaluate_on_ties_and_soft_labels() -> None:
     rows = [
         {"prompt": "a", "chosen": "x", "rejected": "y", "subset": "one", "s": [1.0, 0.0]},
@@ -357,29 +374,42 @@ def test_subsets_agree_with_evaluate_on_ties_and_soft_labels() -> None:
 
 def test_faults_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
     pair = {"prompt": "p", "chosen": "a", "rejected": "b", "subset": "donotanswer"}
+    two = {"prompt": "p", "chosen": ["a"], "rejected": ["b", "c"], "subset": "Math"}
+    solution = {"problem": "p", "problem_id": 1, "eval_solution": "a", "solution_type": "chosen"}
     three = {"prompt": "p", "chosen": ["a", "b"], "rejected": ["a", "b", "c"], "domain": "chat"}
     cases: list[tuple[str, Any, str]] = [
         ("reward_bench", [pair], "no benchmark 'reward_bench'; there are rewardbench, rewardbench2"),
         ("rewardbench", [{"prompt": "p", "chosen": "a", "rejected": "b"}], "no column subset"),
         ("rewardbench", [{**pair, "subset": None}], "row 0: `subset` is missing"),
-        ("rewardbench2", [pair], "row 0: `chosen` must be a list of responses, it is a"),
+        ("rewardbench", [{**pair, "subset": "poetry"}], "none of its subsets \\(poetry\\) is one of RewardBench's"),
+        (
+            "rewardbench2",
+            [{**two, "subset": "poetry"}],
+            "none of its subsets \\(poetry\\) is a domain of RewardBench 2",
+        ),
+        ("rewardbench2", [{**two, "chosen": None}], "row 0: `chosen` is missing or null"),
+        ("rewardbench2", [{**two, "rejected": ["b", None]}], "row 0: the text of response 3 of 3 is missing or null"),
+        ("rewardbench2", [pair], "row 0: `chosen` must be a list with an entry for each response, it is 'a'"),
         ("rm_bench", [three], "row 0: `chosen` has 2 responses where RM-Bench has 3 styles"),
         ("rm_bench", [{**three, "chosen": ["a", "b", "c"], "domain": "poetry"}], "none of its domains \\(poetry\\)"),
         ("reward_math", [{"problem": "p", "is_correct": [True, False]}], "no texts of responses .*--score-column"),
         ("reward_math", [{"prompt": "p", "chosen": "a", "rejected": []}], "row 0: `rejected` must be a list"),
-        ("best_of_n", [{"prompt": "p", "responses": ["a"]}], "no column gold"),
+        ("reward_math", [solution, {**solution, "solution_type": "chosen"}], "the problem of row 0 has 2 right"),
+        (
+            "reward_math",
+            [{"problem": "p", "is_correct": [True, False], "solutions": "a"}],
+            "`solutions` must be a list",
+        ),
+        ("best_of_n", [{"prompt": "p", "responses": ["a"]}], "no column gold;"),
+        ("best_of_n", [{"prompt": "p"}], "no column gold, responses;"),
+        ("best_of_n", [{"prompt": "p", "responses": "ab", "gold": [0, 1]}], "`responses` must be a list .* it is 'ab'"),
         ("subsets", [{"chosen": "a", "rejected": "b"}], "no column subset"),
         ("subsets", [], "no rows"),
     ]
     nowhere = tmp_path / "nowhere"
     for name, rows, message in cases:
-        if "poetry" in message:  # known once the rows are read, and told before figures
-            rows = [{**row, "s": [0.0] * 6} for row in rows]
-            with pytest.raises(DataError, match=message):
-                run_benchmark(None, name, rows, score_column="s", **FEW)
-        else:
-            with pytest.raises(DataError, match=message):
-                run_benchmark(nowhere, name, rows)
+        with pytest.raises(DataError, match=message):
+            run_benchmark(nowhere, name, rows)
     with pytest.raises(DataError, match="no column 's' with scores"):
         run_benchmark(None, "rewardbench", [pair], score_column="s")
     with pytest.raises(DataError, match="`s` must be a list of 2 scores"):

@@ -27,7 +27,7 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
         responses, gold = [row[name] for name in names], texts_of(row.get("scores"), "scores")
     elif "responses" in row:
         gold = texts_of(row.get("gold"), "gold")
-        responses = row["responses"] or [None] * len(gold)
+        responses = texts_of(row["responses"], "responses") if row["responses"] else [None] * len(gold)
     else:
         return {**labels, "response": row.get("response"), "gold": _right(row.get("gold"))}
     return {**labels, "responses": responses, "gold": [_right(one) for one in gold]}

@@ -13,10 +13,18 @@ from prudent.data import DataSource, OnBad, Pools, load_pools, load_preferences
 from prudent.errors import DataError
 from prudent.evaluation.benchmarks._answers import Answers
 from prudent.evaluation.benchmarks._figures import Average, Leaf, Line
-from prudent.evaluation.benchmarks._questions import Layout
+from prudent.evaluation.benchmarks._questions import Layout, Questions
 from prudent.metrics import pair_scores
 
-__all__ = ["REWARDBENCH", "SECTIONS", "SUBSETS", "rewardbench_lines", "subsets_lines", "unknown_note"]
+__all__ = [
+    "REWARDBENCH",
+    "SECTIONS",
+    "SUBSETS",
+    "rewardbench_lines",
+    "subsets_lines",
+    "unknown_note",
+    "with_known_subsets",
+]
 
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
@@ -75,20 +83,28 @@ REWARDBENCH = Layout(
 )
 
 
-def rewardbench_lines(answers: Answers) -> tuple[list[Line], list[str]]:
-    """RewardBench: a pair is won where the chosen one scores strictly higher.
+_KNOWN = {name for subsets in SECTIONS.values() for name in subsets}
+
+
+def with_known_subsets(questions: Questions) -> Questions:
+    """The same questions.
 
     Raises:
         DataError: no subset of RewardBench is there.
     """
-    leaves = _leaves(answers, _wins(answers))
-    counts = answers.questions.counts()
-    known = {name for subsets in SECTIONS.values() for name in subsets}
-    if not known & set(leaves):
+    counts = questions.counts()
+    if not _KNOWN & set(counts):
         raise DataError(
-            f"{answers.questions.source}: none of its subsets ({', '.join(list(counts)[:8])}) is one of RewardBench's; "
+            f"{questions.source}: none of its subsets ({', '.join(list(counts)[:8])}) is one of RewardBench's; "
             "for preferences with subsets of their own use the benchmark `subsets`"
         )
+    return questions
+
+
+def rewardbench_lines(answers: Answers) -> tuple[list[Line], list[str]]:
+    """RewardBench: a pair is won where the chosen one scores strictly higher."""
+    leaves = _leaves(answers, _wins(answers))
+    counts = answers.questions.counts()
     sections, lines, notes = {}, [], []
     for section, weights in SECTIONS.items():
         there = {name: weight for name, weight in weights.items() if name in leaves}
@@ -97,14 +113,14 @@ def rewardbench_lines(answers: Answers) -> tuple[list[Line], list[str]]:
             number = sum(counts[name] for name in there)
             lines.append(Line("section", section, number, sections[section], 0.5))
     names = [name for subsets in SECTIONS.values() for name in subsets if name in leaves]
-    names += [name for name in leaves if name not in known]
+    names += [name for name in leaves if name not in _KNOWN]
     lines += [Line("subset", name, counts[name], leaves[name], 0.5) for name in names]
-    absent = known - set(leaves)
+    absent = _KNOWN - set(leaves)
     if absent:
         where = "" if len(sections) == len(SECTIONS) else f"; overall is over {', '.join(sections)}"
-        notes.append(f"{len(absent)} of {len(known)} subsets are not there, sections are over the others{where}")
-    notes += unknown_note({name: counts[name] for name in counts if name not in known})
-    number = sum(counts[name] for name in counts if name in known)
+        notes.append(f"{len(absent)} of {len(_KNOWN)} subsets are not there, sections are over the others{where}")
+    notes += unknown_note({name: counts[name] for name in counts if name not in _KNOWN})
+    number = sum(counts[name] for name in counts if name in _KNOWN)
     return [Line("overall", "mean of sections", number, Average(list(sections.values())), 0.5), *lines], notes
 
 

@@ -13,7 +13,7 @@ from prudent.data import DataSource, OnBad, Pools, choose_split, load_pools, pro
 from prudent.errors import DataError
 from prudent.models import Message
 
-__all__ = ["Layout", "Questions", "read_questions", "texts_of"]
+__all__ = ["Layout", "Questions", "read_questions", "size_note", "texts_of"]
 
 GIVEN = "given_score"
 
@@ -126,7 +126,9 @@ def read_questions(
         pool = layout.read(row)
         if scores is not None:
             pool[GIVEN] = _scores(row, scores, len(pool["responses"]) if "responses" in pool else None)
-        elif None in pool.get("responses", ()):
+        elif None in (texts := pool.get("responses", ())):
+            if any(text is not None for text in texts):
+                raise DataError(f"the text of response {texts.index(None) + 1} of {len(texts)} is missing or null")
             raise DataError("there are no texts of responses in it; give the column of their scores (--score-column)")
         if "responses" in pool:
             pool["responses"] = [
@@ -172,7 +174,7 @@ def _check_columns(layout: Layout, columns: list[str], name: str, scores: str | 
         missing = min((sorted(wanted - set(columns)) for wanted in layout.columns), key=len)
         forms = " or ".join(", ".join(sorted(wanted)) for wanted in layout.columns)
         public = "" if layout.hub is None else f", as {layout.hub} has them"
-        raise DataError(f"no column {' or '.join(missing)}; {there}. {name} needs {forms}{public}")
+        raise DataError(f"no column {', '.join(missing)}; {there}. {name} needs {forms}{public}")
     if scores is not None and scores not in columns:
         raise DataError(f"no column {scores!r} with scores (--score-column); {there}")
 
@@ -193,11 +195,26 @@ def _scores(row: dict[str, Any], column: str, size: int | None) -> Any:
 
 
 def texts_of(value: Any, field: str) -> list[Any]:
-    """A list of responses, each a text or messages, or the fault of it.
+    """A list with an entry a response: its text or messages, or what is known of it.
 
     Raises:
-        DataError: it is no list.
+        DataError: it is no list, or an empty one.
     """
+    if value is None:
+        raise DataError(f"`{field}` is missing or null")
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) == 0:
-        raise DataError(f"`{field}` must be a list of responses, it is {str(value)[:40]}")
+        raise DataError(f"`{field}` must be a list with an entry for each response, it is {str(value)[:40]!r}")
     return list(value)
+
+
+def size_note(sizes: Tensor, usual: int, questions: str, responses: str) -> list[str]:
+    """What to say of questions `[q]` with more or fewer responses than the benchmark's."""
+    others = sizes[sizes != usual]
+    if len(others) == 0:
+        return []
+    least, most = int(others.min()), int(others.max())
+    there = str(least) if least == most else f"{least} to {most}"
+    return [
+        f"{len(others):,} of {len(sizes):,} {questions} have {there} {responses} where public figures are of {usual}, "
+        "which makes them easier or harder"
+    ]

@@ -12,9 +12,11 @@ import torch
 from prudent.errors import DataError
 from prudent.evaluation.benchmarks._answers import Answers, rank_of_right
 from prudent.evaluation.benchmarks._figures import Leaf, Line
-from prudent.evaluation.benchmarks._questions import Layout, texts_of
+from prudent.evaluation.benchmarks._questions import Layout, Questions, size_note, texts_of
 
-__all__ = ["REWARD_MATH", "reward_math_lines"]
+__all__ = ["REWARD_MATH", "reward_math_lines", "with_one_right"]
+
+_NUM_SOLUTIONS = 10
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +33,8 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
         }
     if "is_correct" in row:
         gold = [float(bool(one)) for one in texts_of(row["is_correct"], "is_correct")]
-        responses = row.get("solutions") or [None] * len(gold)
+        solutions = row.get("solutions")
+        responses = texts_of(solutions, "solutions") if solutions else [None] * len(gold)
     else:
         rejected = [_joined(one, "rejected") for one in texts_of(row.get("rejected"), "rejected")]
         responses = [_joined(row.get("chosen"), "chosen"), *rejected]
@@ -61,25 +64,31 @@ REWARD_MATH = Layout(
 )
 
 
-def reward_math_lines(answers: Answers) -> tuple[list[Line], list[str]]:
-    """RewardMATH: how often the right solution ranks first, and the mean of 1 / rank; a tie ranks the wrong one first.
+def with_one_right(questions: Questions) -> Questions:
+    """The same questions.
 
     Raises:
         DataError: a problem has not one right solution.
     """
-    questions = answers.questions
-    for place, (_, right) in enumerate(answers.each):
+    for place, right in enumerate(torch.split(questions.right, questions.size.tolist())):
         if float(right.sum()) != 1 or len(right) < 2:
             raise DataError(
                 f"{questions.source}: the problem of row {questions.pools.rows[place]['row']} has {right.sum():.0f} "
                 f"right solutions of {len(right)}; one right and some wrong ones are needed"
             )
+    return questions
+
+
+def reward_math_lines(answers: Answers) -> tuple[list[Line], list[str]]:
+    """RewardMATH: how often the right solution ranks first, and the mean of 1 / rank; in a tie the wrong one does."""
+    questions = answers.questions
     ranks = torch.tensor([rank_of_right(score, right) for score, right in answers.each], dtype=torch.float64)
     ranks = torch.where(answers.scored, ranks, torch.inf)
     confidence = answers.best_confidence()
     size = questions.size.double()
     harmonic = torch.stack([(1 / torch.arange(1, int(one) + 1, dtype=torch.float64)).sum() for one in size])
     number = len(questions)
+    notes = size_note(questions.size, _NUM_SOLUTIONS, "problems", "solutions")
     accuracy = Line(
         "overall",
         "accuracy",
@@ -88,4 +97,4 @@ def reward_math_lines(answers: Answers) -> tuple[list[Line], list[str]]:
         float((1 / size).mean()),
     )
     mrr = Leaf(1 / ranks, questions.unit, confidence)
-    return [accuracy, Line("rank", "MRR", number, mrr, float((harmonic / size).mean()))], []
+    return [accuracy, Line("rank", "MRR", number, mrr, float((harmonic / size).mean()))], notes

@@ -15,11 +15,13 @@ from prudent.errors import DataError
 from prudent.evaluation.benchmarks._answers import Answers
 from prudent.evaluation.benchmarks._figures import Average, Confidence, Leaf, Line, Node, Total
 from prudent.evaluation.benchmarks._pairs import unknown_note
-from prudent.evaluation.benchmarks._questions import Layout, Questions, texts_of
+from prudent.evaluation.benchmarks._questions import Layout, Questions, size_note, texts_of
 
 __all__ = ["DOMAINS", "REWARDBENCH2", "TiesScore", "rewardbench2_lines", "ties_score", "with_ties_as_prompts"]
 
 DOMAINS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
+_NUM_RESPONSES = 4
+"""Of a prompt of any domain but Ties."""
 _WEIGHTS = {"right above wrong, tied": 0.3, "right above wrong, reference": 0.3}
 _WEIGHTS |= {"gap above spread": 0.2, "both gaps above spread": 0.2, "margin": 0.01}
 
@@ -148,29 +150,30 @@ def _credits(versions: Sequence[_Version]) -> dict[str, list[tuple[int, float]]]
 
 
 def with_ties_as_prompts(questions: Questions) -> Questions:
-    """Both versions of a prompt of Ties are resampled together."""
+    """Both versions of a prompt of Ties are resampled together.
+
+    Raises:
+        DataError: no domain of RewardBench 2 is there.
+    """
+    spellings = _spellings(questions)
+    if not any(spellings[name] for name in DOMAINS):
+        raise DataError(
+            f"{questions.source}: none of its subsets ({', '.join(list(spellings)[len(DOMAINS) :][:8])}) is a domain "
+            f"of RewardBench 2, which are {', '.join(DOMAINS)}"
+        )
     unit = questions.unit.clone()
-    for place in questions.of_subset(*_spellings(questions)["Ties"]).tolist():
+    for place in questions.of_subset(*spellings["Ties"]).tolist():
         unit[place] = -1 - _tie_of(questions.ids[place])[1]
     return replace(questions, unit=torch.unique(unit, return_inverse=True)[1])
 
 
 def rewardbench2_lines(answers: Answers) -> tuple[list[Line], list[str]]:
-    """RewardBench 2: credit for the best of four with ties shared, the score of Ties, and the mean of the domains.
-
-    Raises:
-        DataError: no domain of RewardBench 2 is there.
-    """
+    """RewardBench 2: credit for the best of four with ties shared, the score of Ties, and the mean of the domains."""
     questions = answers.questions
     spellings = _spellings(questions)
     rows_of = {name: questions.of_subset(*found) for name, found in spellings.items()}
     counts = {name: len(rows) for name, rows in rows_of.items() if len(rows)}
     domains = [name for name in DOMAINS if name in counts]
-    if not domains:
-        raise DataError(
-            f"{questions.source}: none of its subsets ({', '.join(list(counts)[:8])}) is a domain of RewardBench 2, "
-            f"which are {', '.join(DOMAINS)}"
-        )
     credit, confidence = answers.best_credit(), answers.best_confidence()
     nodes: dict[str, Node] = {}
     chance: dict[str, float] = {}
@@ -188,6 +191,9 @@ def rewardbench2_lines(answers: Answers) -> tuple[list[Line], list[str]]:
     others = [name for name in counts if name not in domains]
     lines += [Line("subset", name, counts[name], nodes[name], chance[name]) for name in others]
     notes = unknown_note({name: counts[name] for name in others})
+    best_of = [rows_of[name] for name in domains if name != "Ties"]
+    if best_of:
+        notes += size_note(questions.size[torch.cat(best_of)], _NUM_RESPONSES, "prompts", "responses")
     if len(domains) < len(DOMAINS):
         absent = ", ".join(name for name in DOMAINS if name not in domains)
         notes.append(f"not there: {absent}; overall is over the other domains")

@@ -13,9 +13,9 @@ from prudent.errors import DataError
 from prudent.evaluation.benchmarks._answers import Answers
 from prudent.evaluation.benchmarks._figures import Average, Leaf, Line, Node
 from prudent.evaluation.benchmarks._pairs import unknown_note
-from prudent.evaluation.benchmarks._questions import Layout, texts_of
+from prudent.evaluation.benchmarks._questions import Layout, Questions, texts_of
 
-__all__ = ["RM_BENCH", "rm_bench_lines", "style_matrix"]
+__all__ = ["RM_BENCH", "rm_bench_lines", "style_matrix", "with_known_domains"]
 
 STYLES = ("concise", "detailed", "markdown")
 DOMAINS = ("chat", "code", "math", "safety")
@@ -70,21 +70,32 @@ def style_matrix(chosen: Tensor, rejected: Tensor) -> Tensor:
     return (chosen[:, :, None] > rejected[:, None, :]).double().mean(0)
 
 
-def rm_bench_lines(answers: Answers) -> tuple[list[Line], list[str]]:
-    """RM-Bench: easy, normal and hard accuracy in each domain; safety is the mean of its two halves.
+def with_known_domains(questions: Questions) -> Questions:
+    """The same questions.
 
     Raises:
         DataError: no domain of RM-Bench is there.
     """
-    questions = answers.questions
+    if not _parts(questions):
+        raise DataError(
+            f"{questions.source}: none of its domains ({', '.join(list(questions.counts())[:8])}) is one of "
+            f"RM-Bench's, which are {', '.join(DOMAINS)} (or safety-refuse and safety-response)"
+        )
+    return questions
+
+
+def _parts(questions: Questions) -> dict[str, list[str]]:
+    """The subsets of each domain that is there."""
     counts = questions.counts()
     parts = {name: [one for one in counts if one.partition("-")[0].casefold() == name] for name in DOMAINS}
-    domains = [name for name in DOMAINS if parts[name]]
-    if not domains:
-        raise DataError(
-            f"{questions.source}: none of its domains ({', '.join(list(counts)[:8])}) is one of RM-Bench's, which are "
-            f"{', '.join(DOMAINS)} (or safety-refuse and safety-response)"
-        )
+    return {name: found for name, found in parts.items() if found}
+
+
+def rm_bench_lines(answers: Answers) -> tuple[list[Line], list[str]]:
+    """RM-Bench: easy, normal and hard accuracy in each domain; safety is the mean of its two halves."""
+    questions = answers.questions
+    counts, parts = questions.counts(), _parts(questions)
+    domains = list(parts)
     cells = {part: _cells(answers, questions.of_subset(part)) for name in domains for part in parts[name]}
     hardness: dict[str, list[Node]] = {name: [] for name in _DIFFICULTIES}
     of_domain: dict[str, Node] = {}

@@ -15,11 +15,17 @@ from prudent.evaluation.benchmarks._answers import Answers
 from prudent.evaluation.benchmarks._best_of_n import BEST_OF_N, best_of_n_lines
 from prudent.evaluation.benchmarks._figures import Line, figures_of
 from prudent.evaluation.benchmarks._files import write_rewardbench, write_rewardbench2
-from prudent.evaluation.benchmarks._pairs import REWARDBENCH, SUBSETS, rewardbench_lines, subsets_lines
+from prudent.evaluation.benchmarks._pairs import (
+    REWARDBENCH,
+    SUBSETS,
+    rewardbench_lines,
+    subsets_lines,
+    with_known_subsets,
+)
 from prudent.evaluation.benchmarks._questions import Layout, Questions, read_questions
-from prudent.evaluation.benchmarks._reward_math import REWARD_MATH, reward_math_lines
+from prudent.evaluation.benchmarks._reward_math import REWARD_MATH, reward_math_lines, with_one_right
 from prudent.evaluation.benchmarks._rewardbench2 import REWARDBENCH2, rewardbench2_lines, with_ties_as_prompts
-from prudent.evaluation.benchmarks._rm_bench import RM_BENCH, rm_bench_lines
+from prudent.evaluation.benchmarks._rm_bench import RM_BENCH, rm_bench_lines, with_known_domains
 from prudent.evaluation.benchmarks._types import BenchmarkResult
 from prudent.models import RewardModel, atomic_file
 from prudent.posteriors import EnsembleScorer, ModelScorer, Posterior, load_scorer
@@ -34,13 +40,14 @@ class _Benchmark:
     lines: Callable[[Answers], tuple[list[Line], list[str]]]
     write: Callable[..., None] | None = None
     prepare: Callable[[Questions], Questions] = lambda questions: questions
+    """Refuses what the benchmark can make nothing of, before it is scored."""
 
 
 _BENCHMARKS = {
-    "rewardbench": _Benchmark(REWARDBENCH, rewardbench_lines, write_rewardbench),
+    "rewardbench": _Benchmark(REWARDBENCH, rewardbench_lines, write_rewardbench, with_known_subsets),
     "rewardbench2": _Benchmark(REWARDBENCH2, rewardbench2_lines, write_rewardbench2, with_ties_as_prompts),
-    "rm_bench": _Benchmark(RM_BENCH, rm_bench_lines),
-    "reward_math": _Benchmark(REWARD_MATH, reward_math_lines),
+    "rm_bench": _Benchmark(RM_BENCH, rm_bench_lines, prepare=with_known_domains),
+    "reward_math": _Benchmark(REWARD_MATH, reward_math_lines, prepare=with_one_right),
     "best_of_n": _Benchmark(BEST_OF_N, best_of_n_lines),
     "subsets": _Benchmark(SUBSETS, subsets_lines),
 }
