@@ -33,6 +33,15 @@ class ResponseCoefficient(float):
 
     Raises:
         ValueError: `kl_coef` is not positive: there is nothing to weigh.
+
+    Example:
+        >>> import torch
+        >>> coefficient = ResponseCoefficient(0.5, "exact")
+        >>> coefficient.give(torch.tensor([0.5, 1.5]))
+        >>> (coefficient * torch.tensor([2.0, 2.0])).tolist()
+        [0.25, 1.75]
+        >>> coefficient.take(), coefficient == 0.0
+        (0.5, False)
     """
 
     def __new__(cls, kl_coef: float, form: Literal["exact", "in_reward", "in_loss"]) -> "ResponseCoefficient":

@@ -46,6 +46,13 @@ class VarianceAwareGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no
         UnsupportedError: as of `VarianceAwareRLOOTrainer`.
 
     Source: GRPO: 2402.03300; the weighting as in `VarianceAwareRLOOTrainer`, its divergence derived here.
+
+    Example:
+        >>> from prudent.alignment import PrudentReward
+        >>> reward = PrudentReward("rm-ensemble")
+        >>> args = GRPOConfig("aligned", beta=0.05)  # doctest: +SKIP
+        >>> trainer = VarianceAwareGRPOTrainer("my-policy", reward, args, train_dataset=prompts)  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
     """
 
     def __init__(

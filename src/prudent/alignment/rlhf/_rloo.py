@@ -57,6 +57,13 @@ class VarianceAwareRLOOTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL has no
     Source: Uncertainty-aware RLHF (2410.23726); the regularizer that knows the reward's variance is as the abstract of
     2507.15906 describes it, the objective's form and the derivation of its gradient are this project's. Leave-one-out
     REINFORCE: 2402.14740.
+
+    Example:
+        >>> from prudent.alignment import PrudentReward
+        >>> reward = PrudentReward("rm-ensemble")
+        >>> args = RLOOConfig("aligned", beta=0.05)  # doctest: +SKIP
+        >>> trainer = VarianceAwareRLOOTrainer("my-policy", reward, args, train_dataset=prompts)  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
     """
 
     def __init__(
