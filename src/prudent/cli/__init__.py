@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from prudent import __version__
-from prudent.cli._app import app, unwrapped
 from prudent.cli._align import align
+from prudent.cli._app import app, unwrapped
 from prudent.cli._clean import clean
 from prudent.cli._demo import demo
 from prudent.cli._ensemble import ensemble
@@ -16,6 +16,7 @@ from prudent.cli._export import export
 from prudent.cli._fit import fit
 from prudent.cli._overopt import overopt
 from prudent.cli._report import report
+from prudent.cli._reweight import reweight
 from prudent.cli._sample import sample
 from prudent.cli._score import score
 from prudent.cli._select import select
@@ -34,6 +35,7 @@ for declared in (
     score,
     utility,
     select,
+    reweight,
     explain,
     align,
     export,

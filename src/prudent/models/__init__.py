@@ -9,6 +9,7 @@ from prudent.models._hub import find_model_file
 from prudent.models._loading import add_lora, choose_device, load_tokenizer
 from prudent.models._manifest import manifest_changes, read_manifest, write_manifest
 from prudent.models._progress import progress_bar, progress_within
+from prudent.models._quiet import quiet_transformers
 from prudent.models._reward_model import RewardModel
 from prudent.models._saving import MODEL_FILES, atomic_file, atomic_folder
 from prudent.models._shared import SharedLayers, load_reward_models, rewards_of_each
@@ -46,6 +47,7 @@ __all__ = [
     "pad_batch",
     "progress_bar",
     "progress_within",
+    "quiet_transformers",
     "read_manifest",
     "render_plain",
     "rewards_of_each",

@@ -13,6 +13,10 @@ def quiet_transformers() -> Iterator[None]:
 
     That is Transformers' bars and report of missing weights, what PEFT says when it mends its own settings for GPT-2,
     and what one of the two libraries has deprecated in the other.
+
+    Example:
+        >>> with quiet_transformers():
+        ...     model = AutoModel.from_pretrained("my-model")  # doctest: +SKIP
     """
     from transformers.utils import logging
 

@@ -22,6 +22,7 @@ from prudent.alignment.rlhf._align_inputs import (
     load_policy,
     needs_references,
     prompts_for,
+    trainer_prompt,
 )
 from prudent.alignment.rlhf._align_result import AlignSummary, align_card
 from prudent.alignment.rlhf._align_trainer import ProgressCallback, make_trainer
@@ -31,7 +32,7 @@ from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import Reference, reference_of
 from prudent.data import DataSource
 from prudent.errors import DataError
-from prudent.models import load_causal_model
+from prudent.models import load_causal_model, quiet_transformers
 from prudent.sampling import Policy
 from prudent.training import (
     CheckpointCallback,
@@ -111,7 +112,7 @@ def align(
     folder = AlignFolder(Path(output))
     if Path(policy).is_dir():
         require_apart(Path(policy), folder.output)
-    with own_random_state():
+    with own_random_state(), quiet_transformers():
         loaded = load_policy(policy, config)
         taken = prompts_for(loaded, prompts, monitor_prompts, config, split=split, skip_bad=skip_bad)
         arguments = trl_arguments(config, folder.checkpoints, total_steps=config.total_steps(len(taken.rows)))
@@ -180,7 +181,7 @@ class _Run:
                 if references is None:
                     references = sampled_references(
                         self._policy,
-                        [*self._prompts.rows, *self._prompts.monitor_rows],
+                        [trainer_prompt(self._policy, row) for row in self._prompts.every_row],
                         self._reward_model,
                         self._folder.references,
                         config,
@@ -196,7 +197,7 @@ class _Run:
             eos_token_id=self._policy.eos_token_ids,
             tokens_per_batch=config.tokens_per_batch,
         )
-        knows = self._reward.load().knows([row["prompt"] for row in self._prompts.rows])
+        knows = self._reward.load().knows([trainer_prompt(self._policy, row) for row in self._prompts.rows])
         self._num_unknown = len(knows) - sum(knows)
         if not any(knows):
             raise DataError(
@@ -210,7 +211,7 @@ class _Run:
         tables = MonitorTables(folder.output)
         tables.resume(None if self._checkpoint is None else int(self._checkpoint.name.removeprefix("checkpoint-")))
         monitor = Monitor(
-            self._prompts.monitor_rows,
+            [trainer_prompt(self._policy, row) for row in self._prompts.monitor_rows],
             self._prompts.monitor_ids,
             reward=self._reward,
             gold=self._gold,

@@ -21,7 +21,7 @@ from prudent.alignment.rlhf._align_config import HARMLESS, AlignConfig
 from prudent.alignment.rlhf._align_inputs import RewardModels
 from prudent.alignment.rlhf._policy_kl import Reference, text_log_probs
 from prudent.errors import ModelError
-from prudent.models import atomic_file
+from prudent.models import Message, atomic_file
 from prudent.sampling import Policy, sample_pool
 from prudent.scoring import fit_utility, score
 from prudent.training import RunFolder
@@ -56,7 +56,7 @@ class AlignFolder(RunFolder):
 
 def sampled_references(
     policy: Policy,
-    rows: Sequence[dict[str, Any]],
+    prompts: Sequence[str | Sequence[Message]],
     reward_model: RewardModels,
     folder: Path,
     config: AlignConfig,
@@ -68,7 +68,7 @@ def sampled_references(
 
     Args:
         policy: before training.
-        rows: of `load_prompts`.
+        prompts: as the trainer has them.
         reward_model: the proxy.
         folder: to write to.
         config: how many, how long, at which temperature.
@@ -82,7 +82,7 @@ def sampled_references(
     pool, scored = folder / "pool.parquet", folder / "scored.parquet"
     sample_pool(
         policy,
-        [{"prompt": row["prompt"]} for row in rows],
+        [{"prompt": prompt} for prompt in prompts],
         pool,
         num_candidates=config.num_references,
         temperature=config.temperature,

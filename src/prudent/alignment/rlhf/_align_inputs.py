@@ -51,6 +51,11 @@ class AlignPrompts:
     monitor_ids: list[list[int]]
     num_skipped: int
 
+    @property
+    def every_row(self) -> list[dict[str, Any]]:
+        """Both sets."""
+        return [*self.rows, *self.monitor_rows]
+
     def digest(self) -> str:
         """Names both sets."""
         names = [*(row["digest"] for row in self.rows), "held out", *(row["digest"] for row in self.monitor_rows)]

@@ -14,13 +14,14 @@ from prudent.alignment.rlhf._memory import out_of_memory
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import Reference, sequence_kl
 from prudent.errors import ModelError
-from prudent.models import Message, render_plain, token_budget_batches
+from prudent.models import Message, as_messages, render_plain, token_budget_batches
 from prudent.sampling import Completion, Policy, uniforms
 from prudent.training import own_random_state
 
 __all__ = ["Gold", "Monitor", "MonitorCallback", "undisturbed"]
 
-Gold = Callable[[Sequence[Sequence[Message]], Sequence[str]], Sequence[float]]
+Prompt = str | Sequence[Message]
+Gold = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 """Prompts and responses to the true reward of each, higher is truer; NaN where it is not known."""
 
 _NUM_SHOWN = 8
@@ -59,7 +60,7 @@ class Monitor:
     others than those of the reference responses.
 
     Args:
-        rows: of `load_prompts`, the held-out prompts.
+        prompts: the held-out ones, as the trainer has others.
         encoded: their token ids.
         reward: the proxy.
         gold: the true reward, where there is one.
@@ -74,7 +75,7 @@ class Monitor:
 
     def __init__(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        prompts: Sequence[Prompt],
         encoded: Sequence[list[int]],
         *,
         reward: PrudentReward,
@@ -87,11 +88,13 @@ class Monitor:
         tables: MonitorTables,
         labels: Mapping[str, Any],
     ) -> None:
-        self._rows = rows
+        self._prompts = prompts
+        self._texts = [render_plain(as_messages(prompt)) for prompt in prompts]
         self._encoded = encoded
         self._reward = reward
         self._gold = gold
         self._each = num_completions
+        self._place = [number for number in range(len(prompts)) for _ in range(num_completions)]
         self._longest = max_completion_length
         self._temperature = temperature
         self._tokens_per_batch = tokens_per_batch
@@ -115,11 +118,10 @@ class Monitor:
         """
         with undisturbed(policy.model), out_of_memory("tokens_per_batch"):
             drawn = self._draw(policy)
-            place = np.repeat(np.arange(len(self._rows)), self._each)
             kl, log_ratio = sequence_kl(
                 policy.model,
                 reference,
-                [self._encoded[number] for number in place],
+                [self._encoded[number] for number in self._place],
                 [one.token_ids for one in drawn],
                 temperature=self._temperature,
                 tokens_per_batch=self._tokens_per_batch,
@@ -127,17 +129,17 @@ class Monitor:
         if not bool(kl.isfinite().all()):
             raise ModelError(f"the KL to the reference is not finite at step {step}; lower learning_rate")
         with own_random_state(), out_of_memory("tokens_per_batch"):
-            prompts = [self._rows[number]["prompt"] for number in place]
+            prompts = [self._prompts[number] for number in self._place]
             texts = [one.text for one in drawn]
-            measured = self._reward.measure(prompts, texts)
+            measured = self._reward.measure(prompts, texts, [one.token_ids for one in drawn])
             gold = [None] * len(texts) if self._gold is None else list(self._gold(prompts, texts))
         only = next(iter(measured.components.values())) if len(measured.components) == 1 else measured.mean
         samples = [
             {
                 "step": step,
-                "prompt_id": int(number),
+                "prompt_id": number,
                 "completion_id": row % self._each,
-                "prompt": render_plain(prompts[row]),
+                "prompt": self._texts[number],
                 "response": texts[row],
                 "num_tokens": one.num_tokens,
                 "is_empty": not one.text.strip(),
@@ -149,26 +151,24 @@ class Monitor:
                 "kl": float(kl[row]),
                 "log_ratio": float(log_ratio[row]),
             }
-            for row, (number, one) in enumerate(zip(place, drawn, strict=True))
+            for row, (number, one) in enumerate(zip(self._place, drawn, strict=True))
         ]
         return self.tables.add(samples, self._labels)
 
     def _draw(self, policy: Policy) -> list[Completion]:
-        place = np.repeat(np.arange(len(self._rows)), self._each)
-        lengths = np.array([len(self._encoded[number]) + self._longest for number in place])
+        lengths = np.array([len(self._encoded[number]) + self._longest for number in self._place])
         found: dict[int, Completion] = {}
         for batch in token_budget_batches(lengths, self._tokens_per_batch):
+            rows = batch.tolist()
             numbers = [
-                uniforms(
-                    self._seed, f"monitor {self._rows[place[row]]['digest']}", int(row) % self._each, self._longest
-                )
-                for row in batch
+                uniforms(self._seed, f"monitor {self._texts[self._place[row]]}", row % self._each, self._longest)
+                for row in rows
             ]
-            texts = policy.complete(
-                [self._encoded[place[row]] for row in batch], np.stack(numbers), temperature=self._temperature
+            drawn = policy.complete(
+                [self._encoded[self._place[row]] for row in rows], np.stack(numbers), temperature=self._temperature
             )
-            found.update(zip(batch.tolist(), texts, strict=True))
-        return [found[row] for row in range(len(place))]
+            found.update(zip(rows, drawn, strict=True))
+        return [found[row] for row in range(len(self._place))]
 
 
 class MonitorCallback(TrainerCallback):  # type: ignore[misc]
