@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prudent.alignment import PrudentReward, write_reward_file
+    from prudent.alignment import PrudentReward, reweight_pool, write_reward_file
     from prudent.data import World, load_pools, load_preferences
     from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError, UtilityError
     from prudent.evaluation import best_of_n_study, compare_utilities, evaluate, overopt, run_benchmark, run_demo
@@ -90,6 +90,7 @@ __all__ = [
     "parse_utility",
     "read_scored",
     "report",
+    "reweight_pool",
     "run_benchmark",
     "run_demo",
     "sample_pool",
@@ -104,7 +105,7 @@ __all__ = [
 
 # Where each name of the block above lives; a test holds the two together.
 _HOMES = {
-    "prudent.alignment": ("PrudentReward", "write_reward_file"),
+    "prudent.alignment": ("PrudentReward", "reweight_pool", "write_reward_file"),
     "prudent.data": ("World", "load_pools", "load_preferences"),
     "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError", "UtilityError"),
     "prudent.evaluation": ("best_of_n_study", "compare_utilities", "evaluate", "overopt", "run_benchmark", "run_demo"),

@@ -15,7 +15,7 @@ import prudent
 from prudent.cli import app
 from prudent.cli._console import Outcome, plain, table
 
-VERBS = ["demo", "train", "fit", "ensemble", "sample", "score", "select", "evaluate", "report"]
+VERBS = ["demo", "train", "fit", "ensemble", "sample", "score", "select", "reweight", "evaluate", "report"]
 
 
 def invoke(*arguments: str):
@@ -65,6 +65,7 @@ def test_defaults_are_those_of_the_library():
         "sample": prudent.sample_pool,
         "score": prudent.score,
         "select": prudent.select,
+        "reweight": prudent.reweight_pool,
         "evaluate": prudent.evaluate,
         "report": prudent.best_of_n_study,
     }

@@ -7,6 +7,8 @@ from prudent.alignment._reward import PrudentReward
 from prudent.alignment._reward_columns import RewardColumn
 from prudent.alignment._reward_file import RewardFile, write_reward_file
 from prudent.alignment._reward_measures import RewardMeasures
+from prudent.alignment._reweight import Reweighted, reweight
+from prudent.alignment._reweight_pool import ReweightSummary, reweight_pool
 from prudent.alignment._sign_weights import sign_weights, signcert_weights
 
 __all__ = [
@@ -19,9 +21,13 @@ __all__ = [
     "RewardColumn",
     "RewardFile",
     "RewardMeasures",
+    "ReweightSummary",
+    "Reweighted",
     "VerlReward",
     "kl_weights",
     "parse_arm",
+    "reweight",
+    "reweight_pool",
     "sign_weights",
     "signcert_weights",
     "write_reward_file",
