@@ -46,6 +46,17 @@ def measured() -> type[MeasuredByTokens]:
     return MeasuredByTokens
 
 
+def tokens_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+    """The tokens of each completion of a batch of TRL's."""
+    pairs = zip(batch["completion_ids"], batch["completion_mask"], strict=True)
+    return [ids[mask.bool()].tolist() for ids, mask in pairs]
+
+
+@pytest.fixture(name="tokens_of")
+def tokens_of_fixture() -> Callable[[dict[str, torch.Tensor]], list[list[int]]]:
+    return tokens_of
+
+
 @dataclass
 class Recorded:
     """A short run: the trainer, the loss and gradient of every step, and what every scoring gave."""

@@ -11,6 +11,7 @@ from prudent.alignment import kl_weights
 from prudent.errors import UnsupportedError
 
 pytest.importorskip("trl")
+Tokens = Callable[[dict[str, Tensor]], list[list[int]]]
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # of TRL's own making
 
 
@@ -47,14 +48,9 @@ def test_equal_variances_are_trls_own_trainer_to_the_bit(
     assert own.same_as(short_run(VarianceAwareGRPOTrainer, [equal], lora=lora, options=options))
 
 
-def tokens_of(batch: dict[str, Tensor]) -> list[list[int]]:
-    pairs = zip(batch["completion_ids"], batch["completion_mask"], strict=True)
-    return [ids[mask.bool()].tolist() for ids, mask in pairs]
-
-
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
 def test_weights_stay_with_their_responses_and_weigh_the_loss(
-    short_run: Callable[..., Any], measured: Any, monkeypatch: pytest.MonkeyPatch, loss_type: str
+    short_run: Callable[..., Any], measured: Any, monkeypatch: pytest.MonkeyPatch, loss_type: str, tokens_of: Tokens
 ) -> None:
     """Two parts of a generation, shuffled by TRL: each loss has the weights of its own responses."""
     from trl import GRPOTrainer
@@ -103,22 +99,28 @@ def test_weights_stay_with_their_responses_and_weigh_the_loss(
     assert logged["kl_weight/min"] < 1 < logged["kl_weight/max"]
 
 
-def test_responses_without_a_reward_are_held_with_weight_one(short_run: Callable[..., Any], measured: Any) -> None:
+def test_responses_without_a_reward_are_held_with_weight_one(
+    short_run: Callable[..., Any], measured: Any, tokens_of: Tokens
+) -> None:
     from prudent.alignment.rlhf import VarianceAwareGRPOTrainer
 
     reward = measured(reward=lambda ids: None if sum(ids) % 3 == 0 else sum(ids) % 11 / 5)
-    run = short_run(VarianceAwareGRPOTrainer, [reward], options={"advantage_weight": "sign"})
+    run = short_run(VarianceAwareGRPOTrainer, [reward], options={"advantage_weight": "sign"}, train=False)
+    given: list[Tensor] = []
+    give = run.trainer._kl_coefficient.give
+    run.trainer._kl_coefficient.give = lambda weights: given.append(weights) or give(weights)
+    run.trainer.train()
     rows = 0
     for output in run.scored:
         missing = torch.tensor([sum(ids) % 3 == 0 for ids in tokens_of(output)])
         rows += int(missing.sum())
-        assert bool((output["kl_weight"][missing] == 1).all())
+        assert output["kl_weight"].isnan().tolist() == missing.tolist()
         assert bool((output["advantages"][missing] == 0).all())
-    assert rows > 0
+    assert rows == int((torch.cat(given) == 1).sum()) > 0
     assert all(bool(p.isfinite().all()) for p in run.trainer.model.parameters())
 
 
-def test_advantages_are_weighted(short_run: Callable[..., Any], measured: Any) -> None:
+def test_advantages_are_weighted(short_run: Callable[..., Any], measured: Any, tokens_of: Tokens) -> None:
     from prudent.alignment.rlhf import VarianceAwareGRPOTrainer
 
     reward = measured()

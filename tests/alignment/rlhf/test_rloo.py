@@ -14,6 +14,7 @@ from prudent.alignment import kl_weights
 from prudent.errors import UnsupportedError
 
 pytest.importorskip("trl")
+Tokens = Callable[[dict[str, Tensor]], list[list[int]]]
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # of TRL's own making
 
 KL_COEF = 0.3
@@ -132,11 +133,6 @@ def test_a_real_language_model_to_the_bit(shared_data: Path, short_run: Callable
     assert own.same_as(short_run(VarianceAwareRLOOTrainer, [equal], **common))
 
 
-def tokens_of(output: dict[str, Tensor]) -> list[list[int]]:
-    pairs = zip(output["completion_ids"], output["completion_mask"], strict=True)
-    return [ids[mask.bool()].tolist() for ids, mask in pairs]
-
-
 class LogRatios:
     """Log-ratios of each scoring of a trainer, taken where TRL computes log-probabilities, without its arithmetic."""
 
@@ -158,7 +154,7 @@ class LogRatios:
 
 
 @pytest.mark.parametrize("form", ["exact", "in_reward"])
-def test_two_responses_by_hand(short_run: Callable[..., Any], measured: Any, form: str) -> None:
+def test_two_responses_by_hand(short_run: Callable[..., Any], measured: Any, form: str, tokens_of: Tokens) -> None:
     from prudent.alignment.rlhf import VarianceAwareRLOOTrainer
 
     reward = measured()
@@ -254,7 +250,7 @@ def test_the_reference_of_an_adapter_stays_the_first_policy(
 
 
 def test_responses_without_a_reward_have_no_weight_and_no_advantage(
-    short_run: Callable[..., Any], measured: Any
+    short_run: Callable[..., Any], measured: Any, tokens_of: Tokens
 ) -> None:
     from prudent.alignment.rlhf import VarianceAwareRLOOTrainer
 
@@ -281,7 +277,9 @@ def test_responses_without_a_reward_have_no_weight_and_no_advantage(
     assert all(bool(p.isfinite().all()) for p in run.trainer.model.parameters())
 
 
-def test_vanishing_variances_are_held_at_the_floor_and_logged(short_run: Callable[..., Any], measured: Any) -> None:
+def test_vanishing_variances_are_held_at_the_floor_and_logged(
+    short_run: Callable[..., Any], measured: Any, tokens_of: Tokens
+) -> None:
     from prudent.alignment.rlhf import VarianceAwareRLOOTrainer
 
     reward = measured(variance=lambda ids: float(ids[0] % 2))
@@ -299,7 +297,9 @@ def test_vanishing_variances_are_held_at_the_floor_and_logged(short_run: Callabl
         assert 0.5 * logged["kl_weight/min"] <= logged["kl_coef/effective"] <= 0.5 * logged["kl_weight/max"]
 
 
-def test_resumed_training_has_the_same_log(short_run: Callable[..., Any], measured: Any, tmp_path: Path) -> None:
+def test_resumed_training_has_the_same_log(
+    short_run: Callable[..., Any], measured: Any, tmp_path: Path, tokens_of: Tokens
+) -> None:
     from prudent.alignment.rlhf import VarianceAwareRLOOTrainer
 
     def log_of(run: Any) -> list[dict[str, float]]:

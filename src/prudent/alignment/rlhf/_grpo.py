@@ -5,15 +5,12 @@ from typing import Any, Literal
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from prudent.alignment._arms import AdvantageWeight, Arm
-from prudent.alignment.rlhf._coefficient import ResponseCoefficient
-from prudent.alignment.rlhf._columns import VarianceOf, WeightColumns, Weights
-from prudent.alignment.rlhf._order import OrderOfEpoch
+from prudent.alignment.rlhf._weighted import WeightedTrainer
 
 __all__ = ["VarianceAwareGRPOTrainer"]
 
 
-class VarianceAwareGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
+class VarianceAwareGRPOTrainer(WeightedTrainer, GRPOTrainer):  # type: ignore[misc]  # TRL has no types
     """`trl.GRPOTrainer` that weighs the KL penalty by the reward's variance, and advantages by how sure they are.
 
     GRPO keeps the penalty out of the reward: its loss adds kl_coef times k3 = pi0 / pi - 1 - log(pi0 / pi) of each
@@ -62,58 +59,18 @@ class VarianceAwareGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no
         args: GRPOConfig,
         *,
         kl_form: Literal["constant", "in_loss"] = "in_loss",
-        advantage_weight: AdvantageWeight = "none",
-        variance_of: VarianceOf = "reward",
-        kl_weight_floor: float = 0.1,
-        kl_weight_cap: float = 10.0,
         **options: Any,
     ) -> None:
-        Arm(advantage_weight=advantage_weight)  # its name is checked there
         if kl_form not in ("constant", "in_loss"):
             raise ValueError(
                 f"GRPO's KL penalty stands in the loss: kl_form must be in_loss or constant, got {kl_form!r} "
                 "(exact and in_reward are forms of VarianceAwareRLOOTrainer)"
             )
-        self._kl_coefficient = None if kl_form == "constant" else ResponseCoefficient(args.beta, kl_form)
-        self._weight_columns = WeightColumns(
-            reward_funcs,
-            variance_of=None if kl_form == "constant" else variance_of,
-            advantage_weight=advantage_weight,
-            floor=kl_weight_floor,
-            cap=kl_weight_cap,
-        )
-        self._response_weights = Weights(None, None, {})
-        args = self._weight_columns.extend(args, options)
-        super().__init__(model, self._weight_columns.reward_funcs, args, **options)
-        if self._kl_coefficient is not None:
-            self.beta = (
-                self._kl_coefficient
-            )  # not sooner: TRL decides on a plain number whether it loads the reference model
-
-    def _get_train_sampler(self, dataset: Any = None) -> OrderOfEpoch:
-        return OrderOfEpoch(super()._get_train_sampler(dataset), lambda: self.state.epoch or 0)
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
-        self._response_weights = self._weight_columns.read(rewards)
-        return rewards
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        kl, advantage, metrics = self._response_weights
-        start = self.accelerator.process_index * len(inputs)
-        local = slice(start, start + len(inputs))
-        if kl is not None:
-            output["kl_weight"] = kl[local].nan_to_num(1.0)  # travels with its response when TRL shuffles and splits
-        if advantage is not None:
-            output["advantages"] = output["advantages"] * advantage[local].nan_to_num()
-        for name, value in metrics.items():
-            self._metrics["train" if self.model.training else "eval"][name].append(value)
-        return output
+        super().__init__(model, reward_funcs, args, kl_form=kl_form, **options)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if self._kl_coefficient is not None:
-            self._kl_coefficient.give(inputs["kl_weight"])
+            self._kl_coefficient.give(inputs["kl_weight"].nan_to_num(1.0))
         loss: Tensor = super()._compute_loss(model, inputs)
         if self._kl_coefficient is not None:
             self._kl_coefficient.take()

@@ -5,15 +5,13 @@ from typing import Any
 from torch import Tensor
 from trl import RLOOConfig, RLOOTrainer
 
-from prudent.alignment._arms import AdvantageWeight, Arm, KlForm
-from prudent.alignment.rlhf._coefficient import ResponseCoefficient
-from prudent.alignment.rlhf._columns import VarianceOf, WeightColumns, Weights
-from prudent.alignment.rlhf._order import OrderOfEpoch
+from prudent.alignment._arms import Arm, KlForm
+from prudent.alignment.rlhf._weighted import WeightedTrainer
 
 __all__ = ["VarianceAwareRLOOTrainer"]
 
 
-class VarianceAwareRLOOTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL has no types
+class VarianceAwareRLOOTrainer(WeightedTrainer, RLOOTrainer):  # type: ignore[misc]  # TRL has no types
     """`trl.RLOOTrainer` that weighs the KL penalty by the reward's variance, and advantages by how sure they are.
 
     The objective is E_pi[R(x, y) - b(x, y) log(pi(y|x) / pi0(y|x))]. There b is kl_coef times `kl_weights` of the
@@ -67,54 +65,21 @@ class VarianceAwareRLOOTrainer(RLOOTrainer):  # type: ignore[misc]  # TRL has no
     """
 
     def __init__(
-        self,
-        model: Any,
-        reward_funcs: Any,
-        args: RLOOConfig,
-        *,
-        kl_form: KlForm = "exact",
-        advantage_weight: AdvantageWeight = "none",
-        variance_of: VarianceOf = "reward",
-        kl_weight_floor: float = 0.1,
-        kl_weight_cap: float = 10.0,
-        **options: Any,
+        self, model: Any, reward_funcs: Any, args: RLOOConfig, *, kl_form: KlForm = "exact", **options: Any
     ) -> None:
-        Arm(kl_form=kl_form, advantage_weight=advantage_weight)  # names of options are checked there
-        self._kl_coefficient = None if kl_form == "constant" else ResponseCoefficient(args.beta, kl_form)
-        self._weight_columns = WeightColumns(
-            reward_funcs,
-            variance_of=None if kl_form == "constant" else variance_of,
-            advantage_weight=advantage_weight,
-            floor=kl_weight_floor,
-            cap=kl_weight_cap,
-        )
-        self._response_weights = Weights(None, None, {})
-        args = self._weight_columns.extend(args, options)
-        super().__init__(model, self._weight_columns.reward_funcs, args, **options)
-        if self._kl_coefficient is not None:
-            self.beta = (
-                self._kl_coefficient
-            )  # not sooner: TRL decides on a plain number whether it loads the reference model
-
-    def _get_train_sampler(self, dataset: Any = None) -> OrderOfEpoch:
-        return OrderOfEpoch(super()._get_train_sampler(dataset), lambda: self.state.epoch or 0)
+        Arm(kl_form=kl_form)  # its name is checked there
+        super().__init__(model, reward_funcs, args, kl_form=kl_form, **options)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
-        self._response_weights = self._weight_columns.read(rewards)
+        rewards = super()._calculate_rewards(*args, **kwargs)
         kl = self._response_weights.kl
         if self._kl_coefficient is not None and kl is not None:
-            self._kl_coefficient.give(kl)
+            self._kl_coefficient.give(kl)  # TRL takes the penalty from the rewards next
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        _, advantage, metrics = self._response_weights
+        output = super()._generate_and_score_completions(inputs)
         if self._kl_coefficient is not None:
-            metrics = metrics | {"kl_coef/effective": self._kl_coefficient.take()}
-        if advantage is not None:
-            start = self.accelerator.process_index * len(inputs)
-            output["advantages"] = output["advantages"] * advantage[start : start + len(inputs)].nan_to_num()
-        for name, value in metrics.items():
-            self._metrics["train" if self.model.training else "eval"][name].append(value)
+            mode = "train" if self.model.training else "eval"
+            self._metrics[mode]["kl_coef/effective"].append(self._kl_coefficient.take())
         return output
