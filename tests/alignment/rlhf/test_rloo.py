@@ -342,7 +342,18 @@ def test_other_reward_functions_keep_their_weights(short_run: Callable[..., Any]
     run = short_run(VarianceAwareRLOOTrainer, [short, measured()], reward_weights=[0.25, 2.0])
     assert run.trainer.reward_weights.tolist() == [0.25, 2.0, 0.0]
     assert run.trainer.reward_func_names[-1] == "variance"
-    assert [name for name in run.trainer.state.log_history[0] if name.startswith("rewards/")]
+    assert {"rewards/short/mean", "rewards/variance/mean"} < run.trainer.state.log_history[0].keys()
+
+
+def test_evaluation_weighs_too(short_run: Callable[..., Any], measured: Any) -> None:
+    from prudent.alignment.rlhf import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer
+
+    for trainer_class in (VarianceAwareRLOOTrainer, VarianceAwareGRPOTrainer):
+        run = short_run(trainer_class, [measured()], options={"advantage_weight": "sign"}, max_steps=1)
+        run.trainer.evaluate(run.trainer.train_dataset.select(range(4)))
+        logged = run.trainer.state.log_history[-1]
+        assert logged["eval_kl_weight/min"] < 1 < logged["eval_kl_weight/max"]
+        assert 0 < logged["eval_advantage_weight/mean"] < 1
 
 
 def test_a_reward_model_is_read_once_a_scoring(
