@@ -35,7 +35,7 @@ def test_help_of_each_verb_has_an_example_and_the_shared_options(verb):
     assert f"prudent {verb}" in result.stdout.partition("Example")[2]
     for option in ("--config", "--json", "--quiet", "--debug"):
         assert option in result.stdout
-    assert ("--seed" in result.stdout) == (verb != "ensemble")  # which draws nothing
+    assert ("--seed" in result.stdout) == (verb not in ("ensemble", "export"))  # which draw nothing
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -65,6 +65,7 @@ def test_defaults_are_those_of_the_library():
         "sample": prudent.sample_pool,
         "score": prudent.score,
         "select": prudent.select,
+        "export": prudent.write_reward_file,
         "reweight": prudent.reweight_pool,
         "evaluate": prudent.evaluate,
         "report": prudent.best_of_n_study,

@@ -237,3 +237,47 @@ def test_another_model_without_a_posterior_is_refused_also_where_none_has_one(ti
     # reading it in half precision makes it no other model
     UtilityModel(folders["llama"], tmp_path / "careful", dtype="bfloat16")
     check(UtilityModel(folders["llama"], tmp_path / "careful"), scored, "center | mean")
+
+
+def test_the_joint_posterior_before_the_rule(scorers, files):
+    worth = UtilityModel(scorers["helpful"], "lcb_std(2)", factor=True, embeddings=True)
+    found = worth(*texts(ROWS))
+    pool = files["one"]
+    assert torch.allclose(found.posterior.mean.double(), pool.column("reward_mean")[ROWS], atol=1e-4)
+    covariance = pool.posterior().covariance(torch.tensor(ROWS)).double()
+    # the factor is stored in half precision
+    assert torch.allclose(
+        found.posterior.covariance().double(), covariance, rtol=0.01, atol=0.01 * covariance.abs().max()
+    )
+    assert found.embedding.shape == (len(ROWS), 32)
+    assert torch.equal(
+        worth(*texts(ROWS[:4])).value, UtilityModel(scorers["helpful"], "lcb_std(2)")(*texts(ROWS[:4])).value
+    )
+    with pytest.raises(ValueError, match="no responses"):
+        _ = worth([], []).posterior
+    with pytest.raises(DataError, match=r"features are those of one model, and .* reads helpful, harmless"):
+        UtilityModel(scorers, BOTH, references=files["plain"], embeddings=True)
+
+
+def test_the_joint_posterior_of_transforms_and_of_parts_with_rules(scorers, files):
+    """It is that of the same utility without rules, with draws where there is no closed form."""
+    parts = "weighted(helpful | center(mean) | {rule}, harmless | center(mean) | {rule}, weights=[1, 2])"
+    ruled = UtilityModel(scorers, parts.format(rule="lcb_std"), references=files["plain"], factor=True)
+    plain = UtilityModel(scorers, parts.replace(" | {rule}", "") + " | lcb_std", references=files["plain"], factor=True)
+    first, second = (one(*texts(ROWS)).posterior for one in (ruled, plain))
+    assert torch.equal(first.mean, second.mean)
+    i, j = torch.tensor([0, 1, 2]), torch.tensor([5, 6, 7])
+    assert torch.equal(first.contrast(i, j)[1], second.contrast(i, j)[1])
+    both = UtilityModel(scorers, BOTH, references=files["plain"], factor=True)(*texts(ROWS))
+    drawn = both.posterior.sample(4096, torch.Generator().manual_seed(0))
+    error = drawn.double().std(0) / 64
+    assert bool(((both.posterior.mean.double() - drawn.double().mean(0)).abs() < 5 * error).all())
+    assert both.posterior.covariance(torch.tensor([0, 1])).shape == (2, 2)
+
+
+def test_which_prompts_are_known(scorers, files, tmp_path):
+    save_utility(fit_utility(files["one"], "center"), tmp_path)
+    prompts = [POOLS[1]["prompt"], "never seen", POOLS[0]["prompt"]]
+    assert UtilityModel(scorers["helpful"], tmp_path).knows(prompts) == [True, False, True]
+    assert UtilityModel(scorers["helpful"], "mean", references=files["one"]).knows(prompts) == [True, False, True]
+    assert UtilityModel(scorers["helpful"], "lcb_std").knows(prompts) == [True, True, True]
