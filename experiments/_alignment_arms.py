@@ -1,12 +1,12 @@
 """The arms of offline alignment over a pool: what each makes of a block of reward models.
 
 Arms are those of `prudent.alignment.ARMS`, and controls beside them: other variances, the variance of another
-candidate, what length explains of the variance and what it does not, and utilities that are no reward model's.
+candidate, what length explains of the variance and what it does not, the variance without the reward, length and gold.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from _alignment_policies import (
@@ -43,10 +43,11 @@ TABULAR = (
     "lcb, shuffled",
     "lcb, length",
     "lcb, length out",
+    "least variance",
     "longest",
     "oracle",
 )
-LINEAR = (*ARMS, *KL_APART, "penalty of variance_kl", "variance_kl, shuffled", "lcb, shuffled")
+LINEAR = (*ARMS, *KL_APART, "penalty of variance_kl", "variance_kl, shuffled", "lcb, shuffled", "least variance")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Block:
         self.pool = pool
         self.seeds = seeds
         self.signcert_quantile = signcert_quantile
+        self.features = cache(pool.white_features)
 
     def recipe(self, name: str) -> Recipe:
         """What an arm or a control does."""
@@ -117,9 +119,9 @@ class Block:
         if name == "penalty of variance_kl":
             weight, mean = self.weight("own"), self.mean
             return Recipe(lambda kl_coef: mean - kl_coef[..., None, None] * weight, self.spread(mean))
-        if name == "lcb" or base == "lcb":
+        if base in ("lcb", "least variance"):
             std = torch.stack([self.std(place, kind or "own") for place in range(len(self.judged))])
-            return self._fixed(torch.stack([one.mean for one in self.judged]) - std)
+            return self._fixed(torch.stack([one.mean for one in self.judged]) - std if base == "lcb" else -std)
         arm = ARMS[base]
         if "{kl_coef}" in arm.utility:
             return Recipe(lambda kl_coef: self.tied(arm.utility_at, kl_coef), self.spread(self.mean))

@@ -9,8 +9,8 @@ CodeT; what is run stands in `pool_alignment/config.yaml`.
     python experiments/pool_alignment.py --fast         # seconds: two small worlds, nothing written
     python experiments/pool_alignment.py --figures      # the figures again from the table
 
-Outcomes are kept under `.cache/experiments/pool_alignment/`, a file a block of reward models, so that an interrupted
-run goes on.
+Outcomes are kept under `.cache/experiments/pool_alignment/`, a file an arm and block of reward models, so that an
+interrupted run goes on.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +81,39 @@ def grid(settings: Mapping[str, Any]) -> Tensor:
     return torch.linspace(float(ends[0]), float(ends[1]), settings["num"]).exp()
 
 
-def outcomes_of(stratum: Stratum, seeds: Sequence[int], kind: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What each arm measures at equal KL: `[S, T, B, 5]` by name."""
-    block = Block([stratum.judged(seed) for seed in seeds], stratum.pool, seeds, config["signcert_quantile"])
-    log_reference = stratum.pool.log_reference
+def outcome_of(name: str, block: Block, kind: str, config: Mapping[str, Any]) -> Tensor:
+    """What an arm measures at equal KL: `[S, T, B, 5]`."""
+    log_reference = block.pool.log_reference
+    recipe = block.recipe(name)
     is_linear = kind == "linear"
-    features = stratum.pool.white_features(config["linear"]["num_features"]) if is_linear else None
-    targets = torch.tensor(config["linear_kl_targets" if is_linear else "kl_targets"])
-    found = {}
-    for name in POLICIES[kind]:
-        recipe = block.recipe(name)
-        coefs = "linear_kl_coefs" if is_linear else "kl_coefs" if recipe.weigh is None else "weighted_kl_coefs"
-        kl_coef = recipe.spread[:, None] * grid(config[coefs])
-        if features is None:
-            policy = recipe.optimum(kl_coef, log_reference)
-        else:
-            policy = recipe.ascent(kl_coef, features, log_reference, config["linear"]["num_steps"])
-        values = measured(policy, block)
-        found[name] = at_kl(values, values[..., -1].mean(-1), targets)
-    return found
+    coefs = "linear_kl_coefs" if is_linear else "kl_coefs" if recipe.weigh is None else "weighted_kl_coefs"
+    kl_coef = recipe.spread[:, None] * grid(config[coefs])
+    if is_linear:
+        linear = config["linear"]
+        policy = recipe.ascent(kl_coef, block.features(linear["num_features"]), log_reference, linear["num_steps"])
+    else:
+        policy = recipe.optimum(kl_coef, log_reference)
+    values = measured(policy, block)
+    return at_kl(
+        values, values[..., -1].mean(-1), torch.tensor(config["linear_kl_targets" if is_linear else "kl_targets"])
+    )
+
+
+def outcomes_of(
+    stratum: Stratum, seeds: Sequence[int], kind: str, config: Mapping[str, Any], folder: Path
+) -> dict[str, Tensor]:
+    """Of every arm, each kept; nothing is fitted where all are."""
+
+    @cache
+    def block() -> Block:
+        return Block([stratum.judged(seed) for seed in seeds], stratum.pool, seeds, config["signcert_quantile"])
+
+    return {
+        name: kept(
+            folder / f"{name.replace(', ', '-')}.pt", partial(lambda arm: outcome_of(arm, block(), kind, config), name)
+        )
+        for name in POLICIES[kind]
+    }
 
 
 def setting_outcomes(
@@ -106,7 +121,7 @@ def setting_outcomes(
 ) -> list[dict[str, Tensor]]:
     """Of each pool of a setting, `[S, B, A, T]` by measure; `gain` is gold over the reference policy's."""
     used = {key: config[key] for key in (*USED_BY_BOTH, *USED[kind])}
-    digest = hashlib.sha256(json.dumps([dict(setting), used, POLICIES[kind]], sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([dict(setting), used], sort_keys=True).encode()).hexdigest()[:8]
     pools = []
     count = config["num_linear_seeds" if kind == "linear" else "num_seeds"]
     each = count // (len(config["world"]["seeds"]) if setting["pool"] == "world" else 1)
@@ -114,12 +129,10 @@ def setting_outcomes(
         blocks = []
         for start in range(0, each, config["block"]):
             seeds = range(start, min(start + config["block"], each))
-            place = folder / f"{name.replace(', ', '-')}-{kind}-{digest}-{number}-{start}-{len(seeds)}.pt"
+            place = folder / f"{name.replace(', ', '-')}-{kind}-{digest}-{number}-{start}-{len(seeds)}"
             began = time.perf_counter()
-            is_new = not place.exists()
-            blocks.append(kept(place, lambda: outcomes_of(stratum, seeds, kind, config)))  # noqa: B023
-            if is_new:
-                print(f"{name}, {kind}: {place.stem} in {time.perf_counter() - began:.0f} s", flush=True)
+            blocks.append(outcomes_of(stratum, seeds, kind, config, place))
+            print(f"{place.name} in {time.perf_counter() - began:.0f} s", flush=True)
         values = torch.cat([torch.stack([one[arm] for arm in POLICIES[kind]], 3) for one in blocks])
         pools.append(gains(values.permute(0, 2, 3, 1, 4), stratum.pool))  # [S, T, B, A, 5] -> [S, B, A, T, 5]
     return pools
