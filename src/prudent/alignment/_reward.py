@@ -32,13 +32,16 @@ class PrudentReward:
 
     It reads text: the policy may have another tokenizer and another chat template than the reward model. It can be
     pickled, since it holds paths and loads the model where it is first called. Within a process the last batch is
-    remembered, so that `variance_column` and `sign_column` cost no second reading.
+    remembered, so that `variance_column` and `sign_column` cost no second reading. A rule that draws (`thompson`) draws
+    the same at every call, so that the policy follows one reward function out of the posterior; one that compares
+    responses (`prob_best`) compares those of a call.
 
     Args:
         model: folder or hub name of a reward model or an ensemble, or several by the names in the utility. A posterior
             beside a model is used.
         utility: as text, as an expression, or the folder of a saved one, which knows the references of its prompts.
-        references: a scored file with reference responses to every prompt; see `UtilityModel`.
+        references: a scored file with reference responses to every prompt, which are read again at every call; see
+            `UtilityModel`. A saved utility that was fitted on responses with their factor gives the same without.
         empty: what an empty completion is worth: "score", what the model says of an empty text; "none", not
             applicable. By default it is scored: a policy that learns to say nothing would otherwise get no signal
             against it.
