@@ -59,12 +59,14 @@ def made_up_model(folder: Path) -> str:
     return str(folder / "posterior")
 
 
-def made_up_batch(num_prompts: int, num_generations: int) -> tuple[list[Messages], list[Messages]]:
+def made_up_batch(num_prompts: int, num_generations: int, length: int | None) -> tuple[list[Messages], list[Messages]]:
     """Conversations as a trainer gives them, generations of a prompt next to each other."""
     prompts, responses = made_up_texts(num_prompts * num_generations, seed=0)
     asked = [[{"role": "user", "content": text}] for text in prompts[:num_prompts] for _ in range(num_generations)]
     # words of these texts are tokens; half the length of answers to humans
     said = [" ".join(text.split()[: max(3, min(256, len(text.split()) // 2))]) for text in responses]
+    if length is not None:
+        said = [" ".join((responses[place].split() * length)[:length]) for place in range(len(said))]
     return asked, [[{"role": "assistant", "content": text}] for text in said]
 
 
@@ -91,12 +93,13 @@ def main() -> None:
     parser.add_argument("--model", help="folder of a reward model with a posterior; by default one is drawn")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--generations", type=int, default=8)
+    parser.add_argument("--length", type=int, help="tokens of every completion; by default they are mixed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or made_up_model(Path(folder))
-        prompts, completions = made_up_batch(options.prompts, options.generations)
+        prompts, completions = made_up_batch(options.prompts, options.generations, options.length)
         own = trl_way(model)
         rewards = {utility: PrudentReward(model, utility) for utility in ("lcb_std(1)",)}
 
