@@ -34,7 +34,7 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 DEBUG_KEY = "prudent.debug"
 TYPED_KEY = "prudent.typed"
-RESUMES = {"train", "fit", "sample", "score", "evaluate", "overopt", "demo"}
+RESUMES = {"train", "fit", "sample", "score", "align", "evaluate", "overopt", "demo"}
 # How tokenizers and safetensors, written in Rust, report a full disk or a lacking permission: in any type.
 RUST_OS_ERROR = re.compile(r"\(os error \d+\)")
 # What other libraries raise for the user's own files or machine, by name, so that nothing heavy is imported for it.

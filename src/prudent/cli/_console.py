@@ -16,7 +16,7 @@ import typer
 
 __all__ = ["Outcome", "calm_libraries", "show", "table"]
 
-CHATTY = ("transformers", "datasets", "huggingface_hub", "accelerate", "peft", "torch", "matplotlib", "filelock")
+CHATTY = ("transformers", "datasets", "huggingface_hub", "accelerate", "peft", "torch", "trl", "matplotlib", "filelock")
 
 
 @dataclass(frozen=True)

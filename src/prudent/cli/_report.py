@@ -1,5 +1,6 @@
 """`prudent report`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ import typer
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome, table
 from prudent.cli._named import labeled
-from prudent.cli._options import FILES, UTILITY, NumBootstrapOption, OnePolicyOption, ScoredOption, SeedOption
+from prudent.cli._options import FILES, UTILITY, NumBootstrapOption, OnePolicyOption, SeedOption, refuse
 
 if TYPE_CHECKING:
     from prudent.evaluation import BestOfNStudy
@@ -29,12 +30,22 @@ class Scale(StrEnum):
     prudent report --data scored.parquet --output report.html
     prudent report --data scored.parquet --evaluation evaluation.json --output report.html
     prudent report --data scored.parquet --utility mean --utility careful="lcb_std(2)" --output report.html
+    prudent report --data aligned --output alignment.html
     """,
 )
 def report(
     common: Common,
     *,
-    data: ScoredOption,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="SCORED|FOLDER",
+            help="What `prudent score` wrote; or the folder of an aligned policy, or one that holds several: arms, and"
+            " seeds of each.",
+            rich_help_panel=FILES,
+        ),
+    ],
     output: Annotated[
         str,
         typer.Option(
@@ -84,7 +95,15 @@ def report(
     seed: SeedOption = 0,
 ) -> Outcome:
     """Show whether optimising the reward helped or hacked: one page that opens offline, and its figures."""
+    from prudent.reports import alignment_folders, alignment_report
     from prudent.reports import report as write_report
+
+    if folders := alignment_folders(data):
+        why = "is about scored responses, and not about aligned policies"
+        refuse({"--evaluation": evaluation, "--benchmark": benchmark, "--utility": utility}, why)
+        shown = alignment_report(folders, output, title=title, command=common.typed)
+        told = [_aligned(shown.rows), *shown.notes, f"report in {shown.html}"]
+        return Outcome({"output": shown.html, "figures": shown.figures, "arms": shown.rows}, "\n".join(told))
 
     chosen: dict[str, Any] = {"utilities": labeled(utility)} if utility else {}
     written = write_report(
@@ -109,6 +128,14 @@ def report(
         "utilities": {curve.key: curve.rows(study.n_values) for curve in study.curves},
     }
     return Outcome(result, "\n".join([last_points(study), *study.notes, f"report in {written.html}"]))
+
+
+def _aligned(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What each arm came to, as a table."""
+    header = {"kl": "KL", "proxy_gain": "proxy gain", "gold_gain": "gold gain", "length": "tokens"}
+    known = {name: label for name, label in header.items() if any(row[name] for row in rows)}
+    body = [[row["label"], row["num_seeds"], *((row[name] or {}).get("value") for name in known)] for row in rows]
+    return table(["arm", "seeds", *known.values()], body)
 
 
 def last_points(study: "BestOfNStudy") -> str:

@@ -23,7 +23,7 @@ from prudent.reports._style import SCALE_LABELS, Look, axis_label, looks
 from prudent.reports._trade_off import LEVELS
 from prudent.reports._words import ensemble_sentence, held_out_sentence, interval, number, sentences
 
-__all__ = ["Shown", "render"]
+__all__ = ["Shown", "page_environment", "render"]
 
 _FOLD = 400
 """Longer texts of examples are folded after so many characters."""
@@ -64,15 +64,7 @@ def render(
         images: PNG of the figures of held-out pairs.
         command: What made the page, as one would type it.
     """
-    jinja2 = need("jinja2")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_template),
-    )
-    environment.filters |= {"number": number, "interval": interval}
+    environment = page_environment()
     markup = need("markupsafe").Markup
     several = len(shown) > 1
     stills = _stills(len(shown))
@@ -100,12 +92,26 @@ def render(
             command=command,
             few=FEW_PROMPTS,
             versions=versions(),
-            style=markup(_template("report.css")),
             script=markup(_template("charts.js") + _template("page.js")),
             plotly=plotly_script(),
             charts=packed(json.dumps(scopes, allow_nan=False, separators=(",", ":"))),
         )
     )
+
+
+def page_environment() -> Any:
+    """What reads the templates: they escape, know `number` and `interval`, and have the style in `style`."""
+    jinja2 = need("jinja2")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_template),
+    )
+    environment.filters |= {"number": number, "interval": interval}
+    environment.globals["style"] = need("markupsafe").Markup(_template("report.css"))
+    return environment
 
 
 @dataclass(frozen=True)

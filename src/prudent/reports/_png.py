@@ -6,7 +6,7 @@ from typing import Any
 
 from prudent.errors import DataError
 from prudent.evaluation import BestOfNStudy, Curve
-from prudent.models import atomic_file
+from prudent.reports._canvas import DASHES, INK, dress, legend, new_figure, save_figure
 from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, held_out_diagrams, reliability_diagrams
 from prudent.reports._extra import need
 from prudent.reports._held_out import HeldOut
@@ -27,9 +27,6 @@ from prudent.reports._style import (
 from prudent.reports._trade_off import axis_titles, draw_trade_off
 
 __all__ = ["draw_figures", "draw_held_out", "plot_curves"]
-
-_DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1.2, 1.6)), "dashdot": (0, (5, 1.5, 1, 1.5))}
-_INK, _FAINT = "#22262b", "#d9dce0"
 
 
 def plot_curves(
@@ -68,8 +65,8 @@ def plot_curves(
         raise DataError("nothing to draw: the study has no gold, and every reward is missing for some responses")
     figure = _draw_panels(study, columns, 5.0 * len(columns) + 1.0, 4.6, below=True)
     if title:
-        figure.suptitle(for_matplotlib(title), color=_INK, fontsize=12)
-    return _save(figure, path, dpi)
+        figure.suptitle(for_matplotlib(title), color=INK, fontsize=12)
+    return save_figure(figure, path, dpi)
 
 
 def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str) -> dict[str, Path]:
@@ -93,11 +90,11 @@ def draw_figures(study: BestOfNStudy, stem: Path, *, scale: str) -> dict[str, Pa
     if study.gold_scales and (pictures := law_pictures(study, scale, styles)):
         figures["laws"] = _draw_laws(pictures, study, scale)
     if study.trade_off is not None:
-        figures["trade_off"] = figure = _figure(8.4, 5.4)
+        figures["trade_off"] = figure = new_figure(8.4, 5.4)
         axes = figure.subplots()
         draw_trade_off(axes, study.trade_off, styles)
-        _dress(axes, *axis_titles(study.trade_off))
-        _legend(figure, axes, below=False)
+        dress(axes, *axis_titles(study.trade_off))
+        legend(figure, axes, below=False)
     return _saved(figures | _draw_diagrams(reliability_diagrams(study)), stem)
 
 
@@ -112,23 +109,23 @@ def draw_held_out(held_out: Sequence[HeldOut], stem: Path) -> dict[str, Path]:
 
 
 def _saved(figures: Mapping[str, Any], stem: Path) -> dict[str, Path]:
-    return {name: _save(one, stem.with_name(f"{stem.name}_{name}.png"), 160) for name, one in figures.items()}
+    return {name: save_figure(one, stem.with_name(f"{stem.name}_{name}.png"), 160) for name, one in figures.items()}
 
 
 def _draw_diagrams(found: Sequence[Diagram]) -> dict[str, Any]:
     figures = {}
     for one in found:
-        figures[one.name] = figure = _figure(6.4, 5.2)
+        figures[one.name] = figure = new_figure(6.4, 5.2)
         _draw_diagram(figure.subplots(), one)
     return figures
 
 
 def _draw_strengths(study: BestOfNStudy, scale: str, styles: dict[str, Look]) -> Any:
-    figure = _figure(8.4, 4.4)
+    figure = new_figure(8.4, 4.4)
     axes = figure.subplots()
     draw_strengths(axes, strengths(study, scale, styles))
-    _dress(axes, TOGETHER, f"{SCALE_LABELS[scale]}, of the pick at n = {study.n_values[-1]:,}")
-    _legend(figure, axes, below=False)
+    dress(axes, TOGETHER, f"{SCALE_LABELS[scale]}, of the pick at n = {study.n_values[-1]:,}")
+    legend(figure, axes, below=False)
     return figure
 
 
@@ -137,33 +134,23 @@ def _draw_laws(pictures: Sequence[LawPicture], study: BestOfNStudy, scale: str) 
     verdict = study.verdicts[scale]
     rescue = None if verdict.rescue is None else verdict.rescue.key
     shown = [pictures[0], *sorted(pictures[1:], key=lambda one: one.curve.key != rescue)[:1]]
-    figure = _figure(1.0 + 4.2 * len(shown), 4.2)
+    figure = new_figure(1.0 + 4.2 * len(shown), 4.2)
     axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     draw_laws(axes, shown)
     for one in axes:
-        _dress(one, "square root of KL, nats", SCALE_LABELS[scale] if one is axes[0] else "")
+        dress(one, "square root of KL, nats", SCALE_LABELS[scale] if one is axes[0] else "")
         handles, labels = one.get_legend_handles_labels()
-        one.legend(handles, map(for_matplotlib, labels), frameon=False, fontsize=9, labelcolor=_INK)
+        one.legend(handles, map(for_matplotlib, labels), frameon=False, fontsize=9, labelcolor=INK)
     return figure
-
-
-def _figure(width: float, height: float) -> Any:
-    return need("matplotlib.figure").Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _save(figure: Any, path: str | Path, dpi: int) -> Path:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
-    return Path(path)
 
 
 def _draw_panels(study: BestOfNStudy, columns: Sequence[str], width: float, height: float, *, below: bool) -> Any:
     """A figure with the curves of each column side by side, and one legend."""
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for one, column in zip(axes, columns, strict=True):
         _draw_curves(one, study, column)
-    _legend(figure, axes[0], below=below)
+    legend(figure, axes[0], below=below)
     return figure
 
 
@@ -191,16 +178,16 @@ def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
-    _dress(axes, axis_label(study), titles.get(column) or f"{SCALE_LABELS[column]}, of the pick")
+    dress(axes, axis_label(study), titles.get(column) or f"{SCALE_LABELS[column]}, of the pick")
 
 
 def _draw_curve(axes: Any, study: BestOfNStudy, curve: Curve, style: Look, column: str, zorder: float) -> None:
     x, band, label = x_values(study, curve), curve.bands[column], wrapped(curve.label, "\n")
     if curve.key == "random":  # no choice, no KL: a level to compare with
-        axes.axhline(band.value[0], color=style.color, linestyle=_DASHES["dot"], linewidth=1.4, label=label)
+        axes.axhline(band.value[0], color=style.color, linestyle=DASHES["dot"], linewidth=1.4, label=label)
         return
     axes.plot(
-        x, band.value, color=style.color, linestyle=_DASHES[style.dash], linewidth=style.width, label=label,
+        x, band.value, color=style.color, linestyle=DASHES[style.dash], linewidth=style.width, label=label,
         zorder=zorder, marker="o" if style.band else None, markersize=3,
     )  # fmt: skip
     if style.band:
@@ -210,12 +197,12 @@ def _draw_curve(axes: Any, study: BestOfNStudy, curve: Curve, style: Look, colum
 def _draw_diagram(axes: Any, diagram: Diagram) -> None:
     reliability = diagram.kind == "reliability"
     if reliability:
-        diagonal = {"color": "#8a9097", "linewidth": 1.2, "linestyle": _DASHES["dash"]}
+        diagonal = {"color": "#8a9097", "linewidth": 1.2, "linestyle": DASHES["dash"]}
         axes.plot([0.5, 1], [0.5, 1], zorder=1, label="as sure as right", **diagonal)
     for one in diagram.series:
         color, marker = SERIES_COLORS[one.style][0], SERIES_MARKERS[one.style][0]
         if not reliability:
-            dash = _DASHES["dash" if one.dashed else "solid"]
+            dash = DASHES["dash" if one.dashed else "solid"]
             axes.plot(one.x, one.y, color=color, linestyle=dash, linewidth=1.8, label=one.name)
             if one.band:
                 axes.fill_between(one.x, one.low, one.high, color=color, alpha=0.13, linewidth=0, zorder=1)
@@ -232,31 +219,13 @@ def _draw_diagram(axes: Any, diagram: Diagram) -> None:
         axes.set_xlim(0, 1.01)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(need("matplotlib.ticker").PercentFormatter(1.0, decimals=0))
-    _dress(axes, _X_LABELS[diagram.kind], diagram.y_label)
+    dress(axes, _X_LABELS[diagram.kind], diagram.y_label)
     handles, labels = axes.get_legend_handles_labels()
     place = "upper left" if reliability else "lower right"
-    axes.legend(handles, map(for_matplotlib, labels), frameon=False, fontsize=9, loc=place, labelcolor=_INK)
+    axes.legend(handles, map(for_matplotlib, labels), frameon=False, fontsize=9, loc=place, labelcolor=INK)
 
 
 _X_LABELS = {
     "reliability": "stated confidence, max(P, 1 - P)",
     "risk": "coverage: share of the pairs kept, the surest first",
 }
-
-
-def _dress(axes: Any, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(for_matplotlib(x_label), color=_INK)
-    axes.set_ylabel(for_matplotlib(y_label), color=_INK)
-    axes.grid(True, color=_FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors="#4a4f55", labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#a9aeb4")
-
-
-def _legend(figure: Any, axes: Any, *, below: bool) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4} if below else {"loc": "outside right upper"}
-    figure.legend(handles, map(for_matplotlib, labels), frameon=False, fontsize=9, labelcolor=_INK, **place)

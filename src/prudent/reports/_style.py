@@ -14,6 +14,7 @@ from prudent.selection import best_of_n_kl
 
 __all__ = [
     "HINDSIGHT",
+    "PALETTE",
     "SCALE_LABELS",
     "Look",
     "axis_label",
@@ -38,6 +39,8 @@ _COLORS = {
 }
 """Of the usual rules, so that they look the same in every report; others take what these leave, in their order."""
 _FURTHER = (("#7a5a00", "#d9b44a"), ("#333333", "#dddddd"), ("#b0306a", "#ff7fb0"), ("#3a7d1e", "#8fd36a"))
+PALETTE = (*_COLORS.values(), *_FURTHER)
+"""All of them, for curves of another kind."""
 _BASELINES = {
     "lcb_std": (_COLORS["lcb_std"], "dash"),
     "lcb_var": (_COLORS["lcb_var"], "dash"),
