@@ -14,7 +14,7 @@ def dense(covariance: torch.Tensor, mean: torch.Tensor, group: torch.Tensor) -> 
         others = (group == group[row]) & ~mean.isnan()
         others[row] = False
         if others.any() and not mean[row].isnan():
-            weight = -(others / others.sum())
+            weight = -(others.double() / others.sum())
             weight[row] = 1
             found[row] = weight @ covariance @ weight
     return found
