@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prudent.alignment import PrudentReward, reweight_pool, write_reward_file
+    from prudent.alignment.rlhf import AlignConfig, align
     from prudent.data import World, load_pools, load_preferences
     from prudent.errors import DataError, ModelError, PosteriorError, PrudentError, UnsupportedError, UtilityError
     from prudent.evaluation import best_of_n_study, compare_utilities, evaluate, overopt, run_benchmark, run_demo
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlignConfig",
     "DataError",
     "GaussianRewards",
     "LastLayerPosterior",
@@ -70,6 +72,7 @@ __all__ = [
     "UtilityModel",
     "World",
     "__version__",
+    "align",
     "best_of_n",
     "best_of_n_curve",
     "best_of_n_kl",
@@ -106,6 +109,7 @@ __all__ = [
 # Where each name of the block above lives; a test holds the two together.
 _HOMES = {
     "prudent.alignment": ("PrudentReward", "reweight_pool", "write_reward_file"),
+    "prudent.alignment.rlhf": ("AlignConfig", "align"),
     "prudent.data": ("World", "load_pools", "load_preferences"),
     "prudent.errors": ("DataError", "ModelError", "PosteriorError", "PrudentError", "UnsupportedError", "UtilityError"),
     "prudent.evaluation": ("best_of_n_study", "compare_utilities", "evaluate", "overopt", "run_benchmark", "run_demo"),

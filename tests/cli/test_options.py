@@ -15,7 +15,19 @@ import prudent
 from prudent.cli import app
 from prudent.cli._console import Outcome, plain, table
 
-VERBS = ["demo", "train", "fit", "ensemble", "sample", "score", "select", "reweight", "evaluate", "report"]
+VERBS = [
+    "demo",
+    "train",
+    "fit",
+    "ensemble",
+    "sample",
+    "score",
+    "select",
+    "reweight",
+    "align",
+    "evaluate",
+    "report",
+]
 
 
 def invoke(*arguments: str):
@@ -67,6 +79,7 @@ def test_defaults_are_those_of_the_library():
         "select": prudent.select,
         "export": prudent.write_reward_file,
         "reweight": prudent.reweight_pool,
+        "align": prudent.align,
         "evaluate": prudent.evaluate,
         "report": prudent.best_of_n_study,
     }
@@ -75,6 +88,9 @@ def test_defaults_are_those_of_the_library():
         library = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
         if verb == "train":
             library |= {field.name: field.default for field in fields(TrainingConfig)}
+            library["report_to"] = None
+        if verb == "align":
+            library |= {field.name: field.default for field in fields(prudent.AlignConfig)}
             library["report_to"] = None
         for parameter in get_command(app).commands[verb].params:
             has_default = library.get(parameter.name, inspect.Parameter.empty) is not inspect.Parameter.empty

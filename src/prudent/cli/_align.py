@@ -59,7 +59,7 @@ class AlgorithmName(StrEnum):
     prudent align --policy my-policy --data prompts.jsonl --reward-model rm-posterior --arm variance_kl --output aligned
     prudent align --policy my-policy --data prompts.jsonl --reward-model rm --gold-model bigger-rm --arm lsc \
         --max-steps 200 --output aligned
-    prudent align --config align.yaml --full --learning-rate 1e-6 --output aligned-in-full
+    prudent align --config align.yaml --max-steps 20 --output aligned
     """,
 )
 def align(
