@@ -17,6 +17,7 @@ SHOWN = {
     "top_k, tuned": ("#e0a030", "-", "uniform top-k, tuned"),
     "soft, tuned": ("#a8518a", "--", "soft best-of-n, tuned"),
     "mbr, tuned": ("#56b4e9", "-.", "MBR best-of-n, tuned"),
+    "consensus": ("#aaaaaa", "-", "consensus alone"),
     "hedged n": ("#333333", ":", "hedged n"),
     "longest": ("#888888", "-.", "longest"),
     "random": ("#888888", ":", "random"),
@@ -41,12 +42,15 @@ RULES = {
     "soft, tuned": "soft best-of-n, tuned",
     "pessimism, tuned": "pessimism, tuned",
     "mbr, tuned": "MBR best-of-n, tuned",
+    "consensus": "consensus alone",
     "shuffled: lcb_var, tuned": "variance shuffled",
     "length as variance: lcb_var, tuned": "length as variance",
     "length out of variance: lcb_var, tuned": "length out of variance",
     "length out of variance: center(mean) | lcb_var, tuned": "the same, centered",
     "longest": "longest",
 }
+LEFT_OUT = {"alpacaeval": [("consensus", "gold")]}
+"""The worst by far, as the longest is once length does not count: others would lie in one heap."""
 COLORS = {"matching": "#0072b2", "noisy": "#d55e00", "shifted": "#00805e", "reward_model": "#a8518a"}
 SCALES = {
     "gold": "gold, minus that of the mean",
@@ -76,7 +80,7 @@ def _pools(table: pa.Table) -> list[str]:
 def draw_curves(table: pa.Table, place: Path, scale: str = "gold") -> None:
     """Gold over n, a row a pool, a column a proxy.
 
-    At n below the size of the pool consensus and centered variance know more responses than the n to pick from.
+    At n below the size of the pool centered variance knows more responses than the n to pick from.
     """
     pools = _pools(table)
     columns = max(len(_proxies(table, pool)) for pool in pools)
@@ -93,10 +97,6 @@ def draw_curves(table: pa.Table, place: Path, scale: str = "gold") -> None:
                 if curve in ("mean", "center(mean) | lcb_var, tuned"):
                     low, high = ([row[f"gold_{end}"] for row in points] for end in ("low", "high"))
                     axis.fill_between(n, low, high, color=color, alpha=0.12, linewidth=0)
-            points = rows_of(table, pool=pool, proxy="consensus", scale=scale, curve="mean")
-            axis.plot(
-                [row["n"] for row in points], [row["gold"] for row in points], color="#aaaaaa", label="consensus alone"
-            )
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:.0f}")
             axis.tick_params(labelsize=7)
@@ -124,8 +124,8 @@ def draw_differences(table: pa.Table, place: Path) -> None:
                 color = COLORS[proxy.partition("-")[0]]
                 label = proxy.replace("-", ", ")
                 for height, rule in enumerate(RULES):
-                    if rule == "longest" and scale != "gold":
-                        continue  # the worst by far, once length does not count
+                    if (rule, scale) in LEFT_OUT.get(pool, ()) or (rule, scale) == ("longest", "gold_length_adjusted"):
+                        continue
                     # only heads have members; their mean is that of the last layer
                     wanted = proxy.replace("last_layer", "heads") if rule in ("worst", "uwo") else proxy
                     for row in rows_of(table, pool=pool, proxy=wanted, scale=scale, curve=rule):
@@ -137,6 +137,7 @@ def draw_differences(table: pa.Table, place: Path) -> None:
             axis.set_title(POOLS.get(pool, pool) if line == 0 else "", size=8)
             axis.set_xlabel(called, size=7)
             axis.tick_params(labelsize=7)
+            axis.locator_params(axis="x", nbins=6)
         axes[line][0].set_yticks([-height for height in range(len(RULES))], RULES.values(), size=8)
     _legend(figure, axes)
     figure.savefig(place, dpi=100)

@@ -28,7 +28,6 @@ from prudent.utility import choose_references
 FOLDER = CACHE / "real_table"
 OF_THE_POOL = "of the pool"
 REWARD_MODEL = "reward_model"
-CONSENSUS = "consensus"
 
 
 class Pairs(NamedTuple):
@@ -260,13 +259,11 @@ def reward_model(pool: Candidates, spec: dict[str, Any], data: Path) -> ScoredPo
     return ScoredPool(only.table.append_column("embedding", pool.columns["embedding"]))
 
 
-def consensus(pool: Candidates) -> ScoredPool:
-    """No reward at all: how alike a candidate is to all of its prompt, by the average cosine of their features."""
+def consensus(pool: Candidates) -> Tensor:
+    """No reward at all: how alike each candidate `[N]` is to all of its prompt, by the average cosine of features."""
     direction = torch.nn.functional.normalize(pool.features, dim=1)
     total = torch.zeros(int(pool.group.max()) + 1, direction.shape[1]).index_add_(0, pool.group, direction)
-    alike = (direction * total[pool.group]).sum(1) / torch.bincount(pool.group)[pool.group]
-    unknown = pa.nulls(len(alike), pa.float32())
-    return scored(pool, pa.table({"reward_mean": pa.array(alike.numpy()), "reward_variance": unknown}))
+    return (direction * total[pool.group]).sum(1) / torch.bincount(pool.group)[pool.group]
 
 
 @dataclass(frozen=True)
@@ -284,8 +281,6 @@ class Proxy:
     def scored(self, encoder: Encoder, config: dict[str, Any]) -> list[ScoredPool]:
         """The pool as each seed of the proxy scores it."""
         pool = encoder.candidates(self.pool, config)
-        if self.source == CONSENSUS:
-            return [consensus(pool)]
         if self.source == REWARD_MODEL:
             return [reward_model(pool, config["pools"][self.pool], encoder.data)]
         return [scored(pool, one) for one in self._seeds(encoder, config)]
@@ -319,8 +314,7 @@ def _pairs(encoder: Encoder, file: str, count: int, seed: int, config: dict[str,
 
 
 def proxies_of(pool: str, config: dict[str, Any]) -> Iterator[Proxy]:
-    """The proxies that are asked for; before them consensus, and the reward model that scored the pool elsewhere."""
-    yield Proxy(pool, CONSENSUS, "")
+    """The proxies that are asked for; before them the reward model that scored the pool elsewhere."""
     if "score" in config["pools"][pool]:
         yield Proxy(pool, REWARD_MODEL, "")
     for source, proxy in config["proxies"].items():

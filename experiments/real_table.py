@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from _real_figures import draw_curves, draw_differences
-from _real_proxies import FOLDER, Candidates, Encoder, Proxy, figures, proxies_of
+from _real_proxies import FOLDER, Candidates, Encoder, Proxy, consensus, figures, proxies_of
 
 from prudent.evaluation import Overoptimization, Verdict, overopt, read_overopt
 from prudent.metrics import spearman_within
@@ -65,6 +65,8 @@ def experiment(data: Path, config: dict[str, Any], *, keep: Path | None) -> dict
     parts: dict[str, list[pa.Table]] = {}
     for pool in config["pools"]:
         candidates = encoder.candidates(pool, config)
+        alike = {"pool": pool, "proxy": "consensus", "seed": 0, **figures(candidates, consensus(candidates))._asdict()}
+        parts.setdefault("pairs", []).append(pa.Table.from_pylist([alike]))
         for proxy in proxies_of(pool, config):
             sources = proxy.scored(encoder, config)
             found = study(proxy, sources, config, keep)
