@@ -78,7 +78,7 @@ def test_refuses_in_one_line_before_a_model_is_loaded(tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     cases: list[tuple[list[object], str]] = [
         (["--benchmark", "rewardbench3", "--model", nothing, "--data", data], "there are rewardbench, rewardbench2"),
-        (["--benchmark", "rewardbench2", "--model", nothing, "--data", data], "must be a list with an entry for each response"),
+        (["--benchmark", "rewardbench2", "--model", nothing, "--data", data], "a list with an entry for each"),
         (["--benchmark", "rm_bench", "--model", nothing, "--data", data], "no column domain"),
         (["--benchmark", "rewardbench", "--model", nothing, "--data", empty], "empty"),
         (["--benchmark", "rewardbench", "--model", nothing], "--benchmark needs --data"),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from prudent.errors import DataError, UtilityError
 from prudent.evaluation import compare_utilities, trade_off
+from prudent.evaluation._records import rebuilt
 from prudent.scoring import ScoredPool
 
 SUM = "weighted(a, b, weights=[1, 1])"
@@ -110,7 +111,7 @@ def test_the_plane_of_two_rewards():
     torch.testing.assert_close(level, level[0, 0].expand_as(level), atol=1e-4, rtol=0)
     expected = F.logsigmoid(x)[None, :] + F.logsigmoid(y)[:, None]
     assert (torch.tensor(both.grid) - expected).abs().max() < 0.01  # a variance of 0.01 takes off 0.005 at most
-    assert type(found).from_dict(json.loads(json.dumps(asdict(found)))) == found
+    assert rebuilt(type(found), json.loads(json.dumps(asdict(found))), "the plane") == found
 
 
 def test_the_plane_where_rewards_are_missing():

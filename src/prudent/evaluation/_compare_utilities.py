@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from prudent.errors import DataError
 from prudent.evaluation._evaluation_types import Figure
 from prudent.evaluation._pair_figures import to_figure
-from prudent.evaluation._study_types import plain
+from prudent.evaluation._records import plain
 from prudent.metrics import bootstrap, spearman_within
 from prudent.models import atomic_file
 from prudent.rewards import index_groups

@@ -1,8 +1,6 @@
 """Curves of a best-of-n study and what they do: small frozen records that turn into JSON and back."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 __all__ = ["Band", "Curve", "Estimate", "Outcome"]
 
@@ -14,11 +12,6 @@ class Estimate:
     value: float
     low: float
     high: float
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(data["value"], data["low"], data["high"])
 
 
 @dataclass(frozen=True)
@@ -32,11 +25,6 @@ class Band:
     def at(self, index: int) -> Estimate:
         """Value and bounds at one position of the grid (negative counts from the end)."""
         return Estimate(self.value[index], self.low[index], self.high[index])
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, from lists or tuples."""
-        return cls(tuple(data["value"]), tuple(data["low"]), tuple(data["high"]))
 
 
 @dataclass(frozen=True)
@@ -72,15 +60,6 @@ class Outcome:
     share_above_first: float | None
     """Share of prompts (of prompts and seeds, where there are several) whose gold at the largest n is above that of the
     first utility; equal ones count one half. None for the first itself."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        for name in ("gain", "drop", "kept"):
-            values[name] = None if values[name] is None else Estimate.from_dict(values[name])
-        values["versus"] = {name: Estimate.from_dict(one) for name, one in values["versus"].items()}
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -142,17 +121,3 @@ class Curve:
             }
             for i, n in enumerate(n_values)
         ]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        values["kl"] = None if values["kl"] is None else tuple(values["kl"])
-        values["bands"] = {name: Band.from_dict(band) for name, band in values["bands"].items()}
-        if values["standard_error"] is not None:
-            values["standard_error"] = {name: tuple(error) for name, error in values["standard_error"].items()}
-        size = values["effective_size"]
-        values["effective_size"] = None if size is None else tuple(size)
-        values["outcomes"] = {name: Outcome.from_dict(one) for name, one in values["outcomes"].items()}
-        values["by_seed"] = {name: tuple(map(tuple, curves)) for name, curves in values["by_seed"].items()}
-        return cls(**values)

@@ -15,7 +15,8 @@ from prudent.data import ResponseFacts, World, pretrain_world_base
 from prudent.errors import DataError
 from prudent.evaluation._best_of_n import best_of_n_study
 from prudent.evaluation._evaluate import evaluate
-from prudent.evaluation._study_types import BestOfNStudy, plain
+from prudent.evaluation._records import plain
+from prudent.evaluation._study_types import BestOfNStudy
 from prudent.models import atomic_file, atomic_folder, progress_bar
 from prudent.posteriors import fit
 from prudent.scoring import ScoredPool, read_scored, score, utility_for

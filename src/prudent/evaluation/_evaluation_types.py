@@ -1,14 +1,11 @@
 """What `evaluate` found: small frozen records that turn into JSON and back."""
 
 import json
-import types
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from prudent.errors import DataError
-from prudent.evaluation._study_types import plain
+from prudent.evaluation._records import Record
 from prudent.metrics import GoldCalibration, ReliabilityBin
 
 __all__ = [
@@ -23,10 +20,7 @@ __all__ = [
     "SelectiveFigures",
     "ShiftFigures",
     "read_evaluation",
-    "rebuilt",
 ]
-
-FORMAT_VERSION = 1
 
 COVERAGES = tuple(step / 20 for step in range(1, 21))
 """The shares of pairs kept at which selective risk is given."""
@@ -188,7 +182,7 @@ class GoldFigures:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """The result of `evaluate`.
 
     Attributes:
@@ -219,6 +213,9 @@ class Evaluation:
         gold: on a scored pool with gold; None where none was given.
     """
 
+    called = "an evaluation"
+    format_version = 1
+
     data: str
     split: str | None
     posterior: str
@@ -241,24 +238,6 @@ class Evaluation:
     bounds: BoundFigures | None
     shift: ShiftFigures | None
     gold: GoldFigures | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"format_version": FORMAT_VERSION, **{f.name: plain(getattr(self, f.name)) for f in fields(self)}}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`, also after a trip through JSON.
-
-        Raises:
-            ValueError: an entry is missing, unknown or of another type, or the format is not known to this version.
-        """
-        entries = dict(data)
-        version = entries.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ValueError(f"an evaluation of format {version!r}: this version reads {FORMAT_VERSION}")
-        found: Self = rebuilt(cls, entries, "the evaluation")
-        return found
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -283,22 +262,3 @@ def read_evaluation(path: str | Path) -> Evaluation:
         raise DataError(
             f"{path} is not what this version's `prudent evaluate --output` writes ({error}); evaluate again"
         ) from error
-
-
-def rebuilt(kind: Any, value: Any, where: str) -> Any:
-    """A value of JSON as the type that it was written from."""
-    if is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        if not isinstance(value, dict) or set(value) != set(hints):
-            different = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else [type(value).__name__]
-            raise ValueError(f"in {where}: {', '.join(different[:3])} missing or unknown")
-        return kind(**{name: rebuilt(hint, value[name], name) for name, hint in hints.items()})
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(rebuilt(get_args(kind)[0], one, where) for one in value)
-    if get_origin(kind) is types.UnionType:
-        return None if value is None else rebuilt(get_args(kind)[0], value, where)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{where} is {value!r}, where a {kind.__name__} belongs")
-    return value

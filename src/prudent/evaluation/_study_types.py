@@ -1,10 +1,9 @@
 """What a best-of-n study found: small frozen records that turn into JSON and back."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
 
 from prudent.evaluation._curve_types import Band, Curve, Estimate
+from prudent.evaluation._records import Record
 from prudent.evaluation._trade_off_types import TradeOff
 from prudent.evaluation._verdict_types import LawFit, StrengthFamily, Verdict
 
@@ -19,10 +18,7 @@ __all__ = [
     "Reliability",
     "RewardScale",
     "StudySettings",
-    "plain",
 ]
-
-FORMAT_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -58,18 +54,6 @@ class Reliability:
     """Expected calibration error over the bins, weighted by their counts. Sampling alone keeps it above 0, and in a
     bootstrap twice so, hence no interval."""
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        for name in ("share_right", "risk"):
-            values[name] = Band.from_dict(values[name])
-        for name in ("accuracy", "overconfidence", "brier", "area"):
-            values[name] = Estimate.from_dict(values[name])
-        for name in ("confidence", "count", "coverage"):
-            values[name] = tuple(values[name])
-        return cls(**values)
-
 
 @dataclass(frozen=True)
 class PickedReward:
@@ -99,12 +83,6 @@ class Pick:
     """1 is the best gold of the pool; ties share the best rank."""
     length: int | None
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        rewards = {name: PickedReward(**one) for name, one in data["rewards"].items()}
-        return cls(**{**data, "utilities": tuple(data["utilities"]), "rewards": rewards})
-
 
 @dataclass(frozen=True)
 class Disagreement:
@@ -114,11 +92,6 @@ class Disagreement:
     prompt: str
     pool_size: int
     picks: tuple[Pick, ...]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**data, "picks": tuple(Pick.from_dict(pick) for pick in data["picks"])})
 
 
 @dataclass(frozen=True)
@@ -137,11 +110,6 @@ class Hacked:
     """By the first utility; then, where it picks another response, by the best at the largest n of the other curves
     that pick the response of highest value (a tuned penalty at the strength that was chosen most often), which need
     not be the rescue of the verdict; then the best gold (`oracle`)."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**{**data, "picks": tuple(Pick.from_dict(pick) for pick in data["picks"])})
 
 
 @dataclass(frozen=True)
@@ -193,12 +161,6 @@ class RewardScale:
     ensemble: EnsembleFacts | None
     """None for the reward of a single model."""
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        ensemble = data["ensemble"]
-        return cls(**{**data, "ensemble": None if ensemble is None else EnsembleFacts(**ensemble)})
-
 
 @dataclass(frozen=True)
 class StudySettings:
@@ -217,7 +179,7 @@ class StudySettings:
 
 
 @dataclass(frozen=True)
-class BestOfNStudy:
+class BestOfNStudy(Record):
     """Best-of-n under several utilities on one pool, scored once or by several seeds of a proxy, with intervals.
 
     `curves` holds utilities first, then baselines and controls; the first is what others are compared with.
@@ -225,6 +187,9 @@ class BestOfNStudy:
     each prompt) and `gold_length_adjusted` (standardized, the length of the response partialled out within each
     prompt). It is empty where the file has no gold.
     """
+
+    called = "a study"
+    format_version = 5
 
     n_values: tuple[int, ...]
     one_policy: bool
@@ -272,48 +237,3 @@ class BestOfNStudy:
             return dict.fromkeys(self.rewards, "proxy")
         bands = {name: f"proxy_{name}" for name in self.rewards}
         return {name: band for name, band in bands.items() if band in self.curves[0].bands}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as dicts, lists, numbers and strings that `json.dumps` takes with `allow_nan=False`."""
-        return {"format_version": FORMAT_VERSION, **{f.name: plain(getattr(self, f.name)) for f in fields(self)}}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`, also after a trip through JSON.
-
-        Raises:
-            ValueError: If the dict was written in a format that this version does not know.
-        """
-        if data.get("format_version") != FORMAT_VERSION:
-            raise ValueError(f"a study of format {data.get('format_version')!r}: this version reads {FORMAT_VERSION}")
-        return cls(
-            n_values=tuple(data["n_values"]),
-            one_policy=data["one_policy"],
-            gold_scales=tuple(data["gold_scales"]),
-            curves=tuple(Curve.from_dict(curve) for curve in data["curves"]),
-            reliability=tuple(Reliability.from_dict(one) for one in data["reliability"]),
-            disagreements=tuple(Disagreement.from_dict(one) for one in data["disagreements"]),
-            hacked=tuple(Hacked.from_dict(one) for one in data["hacked"]),
-            families=tuple(StrengthFamily.from_dict(one) for one in data["families"]),
-            laws={
-                key: {scale: tuple(LawFit.from_dict(one) for one in fits) for scale, fits in scales.items()}
-                for key, scales in data["laws"].items()
-            },
-            verdicts={scale: Verdict.from_dict(one) for scale, one in data["verdicts"].items()},
-            trade_off=None if data["trade_off"] is None else TradeOff.from_dict(data["trade_off"]),
-            counts=Counts(**data["counts"]),
-            rewards={name: RewardScale.from_dict(one) for name, one in data["rewards"].items()},
-            settings=StudySettings(**data["settings"]),
-            notes=tuple(data["notes"]),
-        )
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses to dicts and tuples to lists, through any nesting."""
-    if isinstance(value, tuple):
-        return [plain(one) for one in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return plain(asdict(value))
-    if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
-    return value

@@ -1,8 +1,7 @@
 """What the plane of two rewards shows: small frozen records that turn into JSON and back."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
 __all__ = ["Level", "TradeOff", "TradeOffLine"]
 
@@ -27,18 +26,6 @@ class TradeOffLine:
     x: tuple[float, ...]
     y: tuple[float, ...]
     grid: tuple[tuple[float, ...], ...] | None
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        grid = data["grid"]
-        return cls(
-            data["label"],
-            data["utility"],
-            tuple(data["x"]),
-            tuple(data["y"]),
-            None if grid is None else tuple(map(tuple, grid)),
-        )
 
 
 @dataclass(frozen=True)
@@ -65,9 +52,3 @@ class TradeOff:
     grid_y: tuple[float, ...]
     prompt_id: int
     lines: tuple[TradeOffLine, ...]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = {name: tuple(data[name]) for name in ("names", "relative_to", "x", "y", "grid_x", "grid_y")}
-        return cls(**values, prompt_id=data["prompt_id"], lines=tuple(map(TradeOffLine.from_dict, data["lines"])))

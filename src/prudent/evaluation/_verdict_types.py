@@ -1,8 +1,6 @@
 """What a study concludes: laws of its curves, strengths that were tried, and whether the proxy was hacked."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 from prudent.evaluation._curve_types import Band, Estimate
 
@@ -33,14 +31,6 @@ class LawFit:
     within: bool | None
     """Whether the peak lies inside the KL that was measured; beyond it is an extrapolation."""
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        for name in ("alpha", "beta", "peak_kl", "peak_gain"):
-            values[name] = None if values[name] is None else Estimate.from_dict(values[name])
-        return cls(**values)
-
 
 @dataclass(frozen=True)
 class StrengthFamily:
@@ -62,15 +52,6 @@ class StrengthFamily:
     chosen: tuple[float, ...]
     """Share of the calibration draws that chose each strength at the largest n."""
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        values["gold"] = {name: tuple(Band.from_dict(band) for band in bands) for name, bands in data["gold"].items()}
-        for name in ("strengths", "relative", "texts", "chosen"):
-            values[name] = None if values[name] is None else tuple(values[name])
-        return cls(**values)
-
 
 @dataclass(frozen=True)
 class Rescue:
@@ -82,11 +63,6 @@ class Rescue:
     """Its gold minus that of the first utility, paired over prompts; flattered by having been chosen on them."""
     held_out: Estimate
     """The same of whatever curve was best on one half of the prompts, measured on the other half, both ways round."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(data["key"], Estimate.from_dict(data["ahead"]), Estimate.from_dict(data["held_out"]))
 
 
 @dataclass(frozen=True)
@@ -104,11 +80,3 @@ class Verdict:
     p_value: float | None
     rescue: Rescue | None
     """None where nothing ends above the first utility, controls aside, and for a single prompt."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        values = dict(data)
-        values["drop"] = Estimate.from_dict(data["drop"])
-        values["rescue"] = None if data["rescue"] is None else Rescue.from_dict(data["rescue"])
-        return cls(**values)

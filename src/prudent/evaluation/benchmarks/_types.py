@@ -1,18 +1,14 @@
 """What a benchmark found: small frozen records that turn into JSON and back."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 from prudent.errors import DataError
-from prudent.evaluation._evaluation_types import Figure, rebuilt
-from prudent.evaluation._study_types import plain
+from prudent.evaluation._evaluation_types import Figure
+from prudent.evaluation._records import Record
 
 __all__ = ["BenchmarkFigure", "BenchmarkResult", "read_benchmark"]
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class BenchmarkFigure:
 
 
 @dataclass(frozen=True)
-class BenchmarkResult:
+class BenchmarkResult(Record):
     """The result of `run_benchmark`.
 
     Attributes:
@@ -66,6 +62,9 @@ class BenchmarkResult:
         figures: the others, those of a group one after the other.
         notes: what to know of these figures, such as subsets that are missing or not known.
     """
+
+    called = "a benchmark result"
+    format_version = 1
 
     name: str
     model: str
@@ -92,24 +91,6 @@ class BenchmarkResult:
             if (one.group, one.label) == (group, label):
                 return one
         raise KeyError(f"no figure {label!r} of group {group!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"format_version": FORMAT_VERSION, **{f.name: plain(getattr(self, f.name)) for f in fields(self)}}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`, also after a trip through JSON.
-
-        Raises:
-            ValueError: an entry is missing, unknown or of another type, or the format is not known to this version.
-        """
-        entries = dict(data)
-        version = entries.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ValueError(f"a benchmark result of format {version!r}: this version reads {FORMAT_VERSION}")
-        found: Self = rebuilt(cls, entries, "the result")
-        return found
 
 
 def read_benchmark(path: str | Path) -> BenchmarkResult:
