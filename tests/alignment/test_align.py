@@ -1,7 +1,10 @@
 """`align`: a moved policy comes out, resumable, checked beforehand, and watched without being disturbed."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ pytest.importorskip("trl")
 from prudent.alignment.rlhf import AlignConfig, align
 from prudent.alignment.rlhf import _align_trainer as trainers
 from prudent.alignment.rlhf._align_folder import check_reference
+from prudent.alignment.rlhf._monitor import Monitor
 from prudent.alignment.rlhf._policy_kl import reference_of
 from prudent.errors import DataError, ModelError, UnsupportedError
 from prudent.sampling import Policy
@@ -210,6 +214,36 @@ def test_watching_changes_nothing(whole: Any, policy: Path, reward_models: dict[
         assert torch.equal(weights(tmp_path / "often")[name], value)
 
 
+def test_the_policy_to_take_is_kept_and_a_run_can_be_made_anew(
+    policy: Path, reward_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gold that falls after step 2 while the proxy rises: eight held-out prompts are enough to say so."""
+    given = Monitor.look
+
+    def falling(self: Any, held: Any, reference: Any, step: int) -> Any:
+        self._gold = lambda prompts, responses: [{0: 1.0, 2: 3.0, 4: 0.0, 6: 0.0}[step] for _ in responses]
+        measure = self._reward.measure
+        monkeypatch.setattr(self._reward, "measure", lambda *texts: rising(measure(*texts), step))
+        return given(self, held, reference, step)
+
+    def rising(measured: Any, step: int) -> Any:
+        return replace(measured, components={"reward": measured.mean * 0 + step})
+
+    config = replace(FULL, max_steps=6, num_monitor_prompts=8, num_monitor_completions=1)
+    more = [{"prompt": f"name the {word} house"} for word in WORDS[:8]]
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "look", falling)
+        summary = run(policy, tmp_path / "out", reward_models["plain"], config, gold_model=gold, monitor_prompts=more)
+    assert summary.advice is not None
+    assert (summary.advice.stop, summary.advice.best_step, summary.advice.from_step) == (True, 2, 4)
+    assert summary.best_checkpoint == str(tmp_path / "out/checkpoints/checkpoint-2")
+    kept = Policy.from_pretrained(summary.best_checkpoint)
+    assert not torch.equal(kept.model.lm_head.weight, Policy.from_pretrained(tmp_path / "out").model.lm_head.weight)
+    again = replace(FULL, max_steps=1)
+    assert run(policy, tmp_path / "out", reward_models["plain"], again, overwrite=True).num_steps == 1
+    assert not (tmp_path / "out/checkpoints").exists()
+
+
 def test_references_are_sampled_first_and_serve_both_sets(
     policy: Path, reward_models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -382,3 +416,36 @@ def test_templates_that_differ_are_told(policy: Path, reward_models: dict[str, P
     )
     with pytest.warns(UserWarning, match="template"):
         run(templated, tmp_path / "out", reward_models["plain"], replace(CONFIG, max_steps=1))
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(policy: Path, reward_models: dict[str, Path], tmp_path: Path) -> None:
+    """References sampled once, one that watches, and weights that both have."""
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    options = {
+        "policy": policy,
+        "data": tmp_path / "prompts.jsonl",
+        "reward-model": reward_models["plain"],
+        "output": tmp_path / "out",
+        "arm": "lsc",
+        "num-references": 3,
+        "max-steps": 2,
+        "prompts-per-step": 2,
+        "num-generations": 2,
+        "max-completion-length": 6,
+        "monitor-every": 1,
+        "report-to": "none",
+    }
+    given = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "prudent"]
+    done = subprocess.run(
+        [*launch, "align", *given, "--use-cpu", "--json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    summary = json.loads(done.stdout)
+    assert (summary["num_steps"], summary["start"]["kl"]) == (2, pytest.approx(0, abs=1e-6))
+    assert [row["step"] for row in pq.read_table(tmp_path / "out/monitor.parquet").to_pylist()] == [0, 1, 2]
+    assert Policy.from_pretrained(tmp_path / "out").complete

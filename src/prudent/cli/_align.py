@@ -1,12 +1,13 @@
 """`prudent align`."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from prudent.cli._align_words import told_of
 from prudent.cli._app import Common, verb
-from prudent.cli._console import Outcome, table
+from prudent.cli._console import Outcome
 from prudent.cli._named import by_name, named_path
 from prudent.cli._options import (
     FILES,
@@ -19,9 +20,6 @@ from prudent.cli._options import (
     TokensPerBatchOption,
     finite,
 )
-
-if TYPE_CHECKING:
-    from prudent.alignment.rlhf import AlignSummary
 
 SAMPLING = "Sampling"
 STEPS = "Steps and batches"
@@ -345,34 +343,4 @@ def align(
         overwrite=overwrite,
         progress=common.progress,
     )
-    return Outcome(summary.to_dict(), _told(summary))
-
-
-def _told(summary: "AlignSummary") -> str:
-    names = {
-        "proxy": "proxy",
-        "gold": "gold",
-        "kl": "KL",
-        "length": "tokens",
-        "gold_below_reference": "below reference",
-    }
-    known = {name: label for name, label in names.items() if summary.end[name] is not None}
-    rows = [[word, *(row[name] for name in known)] for word, row in (("start", summary.start), ("end", summary.end))]
-    verb = "had aligned" if summary.already_finished else "aligned"
-    took = f"{summary.num_steps:,} steps and {summary.seconds:.0f} s"
-    told = f"{verb} {summary.policy} in {took}; policy in {summary.output}"
-    remarks = {
-        f"resumed from step {summary.resumed_from_step}": summary.resumed_from_step,
-        f"{summary.num_skipped:,} rows skipped as not valid or too long": summary.num_skipped,
-        f"{summary.num_without_references:,} prompts without references, which gave no signal": (
-            summary.num_without_references
-        ),
-    }
-    lines = [
-        "; ".join([told, *(remark for remark, holds in remarks.items() if holds)]),
-        table([f"{summary.num_monitor_prompts} held-out prompts", *known.values()], rows),
-    ]
-    if summary.advice is not None:
-        place = "" if summary.best_checkpoint is None else f", in {summary.best_checkpoint}"
-        lines.append(f"{summary.advice.text}{place}")
-    return "\n".join(lines)
+    return Outcome(summary.to_dict(), told_of(summary))

@@ -209,7 +209,8 @@ class _Run:
         """Train, from a checkpoint where there is one, and write the folder."""
         config, folder = self._config, self._folder
         tables = MonitorTables(folder.output)
-        tables.resume(None if self._checkpoint is None else int(self._checkpoint.name.removeprefix("checkpoint-")))
+        if self._checkpoint is not None:
+            tables.resume(int(self._checkpoint.name.removeprefix("checkpoint-")))
         monitor = Monitor(
             [trainer_prompt(self._policy, row) for row in self._prompts.monitor_rows],
             self._prompts.monitor_ids,
@@ -246,6 +247,8 @@ class _Run:
             start, seconds = trainer.fit(self._checkpoint)
         finally:
             bar.close()
+        trainer.accelerator.wait_for_everyone()
+        tables.resume(trainer.state.global_step)  # one process wrote them
         require_finite_weights(model, "after training")
         check_reference(kept, reference, texts, at_start=False)
         rows, advice = tables.rows, early_stop_advice(tables.samples)

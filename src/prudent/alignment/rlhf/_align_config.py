@@ -224,6 +224,7 @@ def trl_arguments(config: AlignConfig, folder: Path, *, total_steps: int) -> Any
         logging_nan_inf_filter=False,
         dataloader_pin_memory=accelerated,
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
     )
 
 

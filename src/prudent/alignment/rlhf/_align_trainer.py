@@ -132,7 +132,7 @@ def make_trainer(
 def _in_order(policy: Policy, rows: Sequence[dict[str, Any]], count: int, seed: int) -> Dataset:
     """The prompts as they are to be taken: all in random order, then all in another, as often as it takes.
 
-    TRL would draw the order of later passes from a generator that a resumed run begins anew.
+    TRL would leave out of each pass what does not fill a step, and end a step where a pass ends.
     """
     generator = np.random.default_rng([seed, 1])
     passes = [generator.permutation(len(rows)) for _ in range(-(-count // len(rows)))]

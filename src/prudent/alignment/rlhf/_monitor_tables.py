@@ -76,9 +76,9 @@ class MonitorTables:
         self.monitor = _MONITOR.empty_table()
         self.samples = _SAMPLES.empty_table()
 
-    def resume(self, step: int | None) -> None:
-        """Take up what an earlier session wrote, until the step that training resumes from; None for nothing."""
-        if step is not None and self._monitor_file.exists() and self._samples_file.exists():
+    def resume(self, step: int) -> None:
+        """Take up what an earlier session, or another process, wrote until a step."""
+        if self._monitor_file.exists() and self._samples_file.exists():
             self.monitor = _until(pq.read_table(self._monitor_file, schema=_MONITOR), step)
             self.samples = _until(pq.read_table(self._samples_file, schema=_SAMPLES), step)
 
