@@ -15,18 +15,32 @@ from prudent.cli._options import (
     OnlySplitOption,
     OutputFolderOption,
     OverwriteOption,
+    PolicyOption,
+    PromptsOption,
     SeedOption,
     SkipBadOption,
+    TemperatureOption,
     TokensPerBatchOption,
     finite,
 )
+from prudent.cli._training_options import (
+    ADAPTER,
+    MACHINE,
+    OPTIMIZER,
+    STEPS,
+    Bf16Option,
+    GradientCheckpointingOption,
+    LoraAlphaOption,
+    LoraRankOption,
+    LrSchedulerOption,
+    MaxGradNormOption,
+    MaxStepsOption,
+    UseCpuOption,
+    WarmupRatioOption,
+)
 
 SAMPLING = "Sampling"
-STEPS = "Steps and batches"
-OPTIMIZER = "Algorithm and optimizer"
-ADAPTER = "Adapter"
 MONITOR = "Monitor"
-MACHINE = "Machine and logging"
 
 
 class ArmName(StrEnum):
@@ -63,24 +77,8 @@ class AlgorithmName(StrEnum):
 def align(
     common: Common,
     *,
-    policy: Annotated[
-        str,
-        typer.Option(
-            "--policy",
-            metavar="NAME|FOLDER",
-            help="A causal language model by hub name or folder, or a PEFT adapter on one.",
-            rich_help_panel=FILES,
-        ),
-    ],
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            metavar="FILE|NAME",
-            help="Rows with a prompt: prompts alone, preferences, or a pool. Equal prompts count once.",
-            rich_help_panel=FILES,
-        ),
-    ],
+    policy: PolicyOption,
+    data: PromptsOption,
     output: OutputFolderOption,
     reward_model: Annotated[
         list[str],
@@ -189,23 +187,13 @@ def align(
             "--learning-rate", help="By default 1e-5 with adapters and 1e-6 in full.", rich_help_panel=OPTIMIZER
         ),
     ] = None,
-    lr_scheduler_type: Annotated[
-        str, typer.Option("--lr-scheduler-type", help="A schedule of Transformers.", rich_help_panel=OPTIMIZER)
-    ] = "linear",
-    warmup_ratio: Annotated[
-        float,
-        typer.Option("--warmup-ratio", help="Share of the steps in which the rate rises.", rich_help_panel=OPTIMIZER),
-    ] = 0.1,
-    max_grad_norm: Annotated[
-        float,
-        typer.Option("--max-grad-norm", help="Gradients are scaled down to this norm.", rich_help_panel=OPTIMIZER),
-    ] = 1.0,
+    lr_scheduler_type: LrSchedulerOption = "linear",
+    warmup_ratio: WarmupRatioOption = 0.1,
+    max_grad_norm: MaxGradNormOption = 1.0,
     num_train_epochs: Annotated[
         float, typer.Option("--num-train-epochs", help="Passes over the prompts.", rich_help_panel=STEPS)
     ] = 1.0,
-    max_steps: Annotated[
-        int, typer.Option("--max-steps", help="Optimizer steps; -1: as the epochs say.", rich_help_panel=STEPS)
-    ] = -1,
+    max_steps: MaxStepsOption = -1,
     prompts_per_step: Annotated[
         int, typer.Option("--prompts-per-step", help="Prompts of an optimizer step.", rich_help_panel=STEPS)
     ] = 8,
@@ -226,12 +214,7 @@ def align(
         int,
         typer.Option("--max-completion-length", help="Tokens that a completion may have.", rich_help_panel=SAMPLING),
     ] = 256,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature", min=1e-6, callback=finite, help="Of the next token; positive.", rich_help_panel=SAMPLING
-        ),
-    ] = 1.0,
+    temperature: TemperatureOption = 1.0,
     num_monitor_prompts: Annotated[
         int, typer.Option("--num-monitor-prompts", help="Held-out prompts, at most.", rich_help_panel=MONITOR)
     ] = 32,
@@ -249,28 +232,14 @@ def align(
     lora: Annotated[
         bool, typer.Option("--lora/--full", help="Train adapters, or every weight.", rich_help_panel=ADAPTER)
     ] = True,
-    lora_r: Annotated[int, typer.Option("--lora-r", help="Rank of new adapters.", rich_help_panel=ADAPTER)] = 16,
-    lora_alpha: Annotated[
-        int, typer.Option("--lora-alpha", help="Their scale is this over the rank.", rich_help_panel=ADAPTER)
-    ] = 32,
+    lora_r: LoraRankOption = 16,
+    lora_alpha: LoraAlphaOption = 32,
     logging_steps: Annotated[
         int, typer.Option("--logging-steps", help="Steps between records of the training.", rich_help_panel=MACHINE)
     ] = 1,
-    gradient_checkpointing: Annotated[
-        bool,
-        typer.Option("--gradient-checkpointing", help="Spend time to save activation memory.", rich_help_panel=MACHINE),
-    ] = False,
-    bf16: Annotated[
-        bool | None,
-        typer.Option(
-            "--bf16/--no-bf16",
-            help="Compute in bfloat16; by default on accelerators that can.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    use_cpu: Annotated[
-        bool, typer.Option("--use-cpu", help="Leave accelerators alone.", rich_help_panel=MACHINE)
-    ] = False,
+    gradient_checkpointing: GradientCheckpointingOption = False,
+    bf16: Bf16Option = None,
+    use_cpu: UseCpuOption = False,
     report_to: Annotated[
         list[str] | None,
         typer.Option(

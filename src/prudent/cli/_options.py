@@ -18,12 +18,15 @@ __all__ = [
     "OnlySplitOption",
     "OutputFolderOption",
     "OverwriteOption",
+    "PolicyOption",
     "PreferencesOption",
+    "PromptsOption",
     "ScoredOption",
     "SeedOption",
     "SkipBadOption",
     "SplitOption",
     "StrictOption",
+    "TemperatureOption",
     "TokensPerBatchOption",
     "UtilityOption",
     "finite",
@@ -39,6 +42,17 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+def finite(value: float | None) -> float | None:
+    """Callback of an option: infinity and NaN are numbers to Typer, and pass its minimum.
+
+    Raises:
+        typer.BadParameter: the value is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
 
 
 ModelOption = Annotated[
@@ -136,15 +150,30 @@ OnePolicyOption = Annotated[
 ]
 
 
-def finite(value: float | None) -> float | None:
-    """Callback of an option: infinity and NaN are numbers to Typer, and pass its minimum.
-
-    Raises:
-        typer.BadParameter: the value is one of them.
-    """
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a finite number")
-    return value
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        metavar="NAME|FOLDER",
+        help="A causal language model by hub name or folder, or a PEFT adapter on one.",
+        rich_help_panel=FILES,
+    ),
+]
+PromptsOption = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="FILE|NAME",
+        help="Rows with a prompt: prompts alone, preferences, or a pool. Equal prompts count once.",
+        rich_help_panel=FILES,
+    ),
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option(
+        "--temperature", min=1e-6, callback=finite, help="Of the next token; positive.", rich_help_panel="Sampling"
+    ),
+]
 
 
 def refuse(options: Mapping[str, object], why: str) -> None:

@@ -11,8 +11,11 @@ from prudent.cli._options import (
     DtypeOption,
     OnlySplitOption,
     OverwriteOption,
+    PolicyOption,
+    PromptsOption,
     SeedOption,
     SkipBadOption,
+    TemperatureOption,
     TokensPerBatchOption,
     finite,
 )
@@ -34,24 +37,8 @@ SAMPLING = "Sampling"
 def sample(
     common: Common,
     *,
-    policy: Annotated[
-        str,
-        typer.Option(
-            "--policy",
-            metavar="NAME|FOLDER",
-            help="A causal language model by hub name or folder, or a PEFT adapter on one.",
-            rich_help_panel=FILES,
-        ),
-    ],
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            metavar="FILE|NAME",
-            help="Rows with a prompt: prompts alone, preferences, or a pool. Equal prompts count once.",
-            rich_help_panel=FILES,
-        ),
-    ],
+    policy: PolicyOption,
+    data: PromptsOption,
     output: Annotated[
         str,
         typer.Option(
@@ -89,12 +76,7 @@ def sample(
             rich_help_panel=SAMPLING,
         ),
     ] = 256,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature", min=1e-6, callback=finite, help="Of the next token; positive.", rich_help_panel=SAMPLING
-        ),
-    ] = 1.0,
+    temperature: TemperatureOption = 1.0,
     top_p: Annotated[
         float,
         typer.Option(

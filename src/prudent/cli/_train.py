@@ -23,12 +23,23 @@ from prudent.cli._options import (
 )
 from prudent.cli._train_members import train_members
 from prudent.cli._train_posterior import fit_trained, require_fittable, saved_by_train
+from prudent.cli._training_options import (
+    ADAPTER,
+    MACHINE,
+    OPTIMIZER,
+    STEPS,
+    Bf16Option,
+    GradientCheckpointingOption,
+    LoraAlphaOption,
+    LoraRankOption,
+    LrSchedulerOption,
+    MaxGradNormOption,
+    MaxStepsOption,
+    UseCpuOption,
+    WarmupRatioOption,
+)
 
 ENSEMBLE = "Ensemble"
-STEPS = "Steps and batches"
-OPTIMIZER = "Loss and optimizer"
-ADAPTER = "Adapter"
-MACHINE = "Machine and logging"
 
 
 class LossName(StrEnum):
@@ -109,9 +120,7 @@ def train(
     num_train_epochs: Annotated[
         float, typer.Option("--num-train-epochs", help="Passes over the pairs.", rich_help_panel=STEPS)
     ] = 1.0,
-    max_steps: Annotated[
-        int, typer.Option("--max-steps", help="Optimizer steps; -1: as the epochs say.", rich_help_panel=STEPS)
-    ] = -1,
+    max_steps: MaxStepsOption = -1,
     per_device_train_batch_size: Annotated[
         int,
         typer.Option(
@@ -161,25 +170,15 @@ def train(
         ),
     ] = 0.0,
     weight_decay: Annotated[float, typer.Option("--weight-decay", help="Of AdamW.", rich_help_panel=OPTIMIZER)] = 0.0,
-    lr_scheduler_type: Annotated[
-        str, typer.Option("--lr-scheduler-type", help="A schedule of Transformers.", rich_help_panel=OPTIMIZER)
-    ] = "linear",
-    warmup_ratio: Annotated[
-        float,
-        typer.Option("--warmup-ratio", help="Share of the steps in which the rate rises.", rich_help_panel=OPTIMIZER),
-    ] = 0.1,
-    max_grad_norm: Annotated[
-        float,
-        typer.Option("--max-grad-norm", help="Gradients are scaled down to this norm.", rich_help_panel=OPTIMIZER),
-    ] = 1.0,
+    lr_scheduler_type: LrSchedulerOption = "linear",
+    warmup_ratio: WarmupRatioOption = 0.1,
+    max_grad_norm: MaxGradNormOption = 1.0,
     lora: Annotated[
         bool,
         typer.Option("--lora/--full", help="Train adapters and the head, or every weight.", rich_help_panel=ADAPTER),
     ] = True,
-    lora_r: Annotated[int, typer.Option("--lora-r", help="Rank of new adapters.", rich_help_panel=ADAPTER)] = 8,
-    lora_alpha: Annotated[
-        int, typer.Option("--lora-alpha", help="Their scale is this over the rank.", rich_help_panel=ADAPTER)
-    ] = 16,
+    lora_r: LoraRankOption = 8,
+    lora_alpha: LoraAlphaOption = 16,
     lora_dropout: Annotated[
         float, typer.Option("--lora-dropout", help="On the input of adapters.", rich_help_panel=ADAPTER)
     ] = 0.0,
@@ -210,21 +209,9 @@ def train(
             rich_help_panel=MACHINE,
         ),
     ] = 0.1,
-    gradient_checkpointing: Annotated[
-        bool,
-        typer.Option("--gradient-checkpointing", help="Spend time to save activation memory.", rich_help_panel=MACHINE),
-    ] = False,
-    bf16: Annotated[
-        bool | None,
-        typer.Option(
-            "--bf16/--no-bf16",
-            help="Compute in bfloat16; by default on accelerators that can.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    use_cpu: Annotated[
-        bool, typer.Option("--use-cpu", help="Leave accelerators alone.", rich_help_panel=MACHINE)
-    ] = False,
+    gradient_checkpointing: GradientCheckpointingOption = False,
+    bf16: Bf16Option = None,
+    use_cpu: UseCpuOption = False,
     report_to: Annotated[
         list[str] | None,
         typer.Option(

@@ -83,7 +83,7 @@ def alignment_report(
         raise DataError(f"{', '.join(map(str, places))}: no run of `prudent align` there (no monitor.parquet)")
     runs = [read_run(folder) for folder in folders]
     arms = arms_of(runs)
-    distance = matched_distance(arms)
+    distance = matched_distance(arms) if len(arms) > 1 else None
     stem = output.with_suffix("")
     figures = {
         name: save_figure(figure, stem.with_name(f"{stem.name}_{name}.png"))
@@ -160,8 +160,8 @@ def _answer(runs: Sequence[AlignedRun], arms: Sequence[ArmCurves], distance: flo
             "Without gold nobody can tell whether the gain is real: this shows the proxy, and how far policies moved."
         )
     if len(arms) == 1 or distance is None:
-        gain = arms[0].gain("gold")
-        return f"Gold changed by {number(float(gain.mean))} until the last step."
+        gain = float(arms[0].gain("gold").mean)
+        return f"Gold {'rose' if gain >= 0 else 'fell'} by {number(abs(gain))} until the last step."
     first = _compared_with(arms)
     leads = {arm.label: arm.lead(first, "gold", distance) for arm in arms if arm is not first}
     sure = {label: band for label, band in leads.items() if band is not None and (band.low > 0 or band.high < 0)}

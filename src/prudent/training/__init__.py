@@ -1,6 +1,6 @@
 """Fitting the mean: losses of preferences and one thin trainer on `transformers.Trainer`."""
 
-from prudent.training._config import LossName, TrainingConfig
+from prudent.training._config import LossName, TrainingConfig, require_integrations
 from prudent.training._losses import bradley_terry_loss, centering_penalty, classification_loss, preference_nll
 from prudent.training._members import train_members
 from prudent.training._result import TrainingResult
@@ -25,6 +25,7 @@ __all__ = [
     "preference_nll",
     "require_apart",
     "require_finite_weights",
+    "require_integrations",
     "train",
     "train_members",
     "write_error",

@@ -1,13 +1,14 @@
 """What can be chosen about a training run; names and meanings are those of TRL and Transformers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from prudent.errors import UnsupportedError
 
-__all__ = ["LossName", "TrainingConfig"]
+__all__ = ["LossName", "TrainingConfig", "require_integrations", "training_arguments"]
 
 LossName = Literal["bradley_terry", "classification"]
 """`bradley_terry` compares the two responses of a pair, `classification` tells winners from losers, each alone."""
@@ -142,6 +143,28 @@ class TrainingConfig:
         return rate if self.lora else rate / 20
 
 
+def require_integrations(names: Sequence[str]) -> None:
+    """Make sure that Transformers can log to integrations.
+
+    Args:
+        names: of them.
+
+    Raises:
+        UnsupportedError: one is unknown or not installed.
+
+    Example:
+        >>> require_integrations([])
+    """
+    from transformers.integrations import get_available_reporting_integrations
+
+    available = get_available_reporting_integrations()
+    if missing := [name for name in names if name not in available]:
+        raise UnsupportedError(
+            f"report_to names {missing[0]}, which is unknown or not installed; "
+            f"installed are: {', '.join(available) or 'none'}"
+        )
+
+
 def training_arguments(config: TrainingConfig, folder: Path, *, evaluate: bool) -> Any:
     """Transformers' `TrainingArguments` of a run whose checkpoints go to a folder.
 
@@ -150,16 +173,9 @@ def training_arguments(config: TrainingConfig, folder: Path, *, evaluate: bool) 
     """
     import torch
     from transformers import TrainingArguments
-    from transformers.integrations import get_available_reporting_integrations
     from transformers.utils import is_torch_bf16_gpu_available
 
-    available = get_available_reporting_integrations()
-    if missing := [name for name in config.report_to if name not in available]:
-        raise UnsupportedError(
-            f"report_to names {missing[0]}, which is unknown or not installed; "
-            f"installed are: {', '.join(available) or 'none'}"
-        )
-
+    require_integrations(config.report_to)
     accelerated = torch.accelerator.is_available() and not config.use_cpu
     return TrainingArguments(
         output_dir=str(folder),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from prudent.alignment._arms import Arm, parse_arm
-from prudent.errors import UnsupportedError
+from prudent.training import require_integrations
 
 __all__ = ["HARMLESS", "Algorithm", "AlignConfig", "trl_arguments"]
 
@@ -184,16 +184,10 @@ def trl_arguments(config: AlignConfig, folder: Path, *, total_steps: int) -> Any
         UnsupportedError: an integration to log to is not installed.
     """
     import torch
-    from transformers.integrations import get_available_reporting_integrations
     from transformers.utils import is_torch_bf16_gpu_available
     from trl import GRPOConfig, RLOOConfig
 
-    available = get_available_reporting_integrations()
-    if missing := [name for name in config.report_to if name not in available]:
-        raise UnsupportedError(
-            f"report_to names {missing[0]}, which is unknown or not installed; "
-            f"installed are: {', '.join(available) or 'none'}"
-        )
+    require_integrations(config.report_to)
     accelerated = torch.accelerator.is_available() and not config.use_cpu
     each, accumulation = _batches(config)
     every = config.monitor_steps(total_steps)

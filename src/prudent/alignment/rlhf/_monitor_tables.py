@@ -42,6 +42,7 @@ _MONITOR = pa.schema(
             (name, pa.float64())
             for name in (
                 "proxy",
+                "proxy_standard_error",
                 "value",
                 "reward_std",
                 "gold",
@@ -135,6 +136,7 @@ def monitor_row(samples: pa.Table, first: pa.Table) -> dict[str, Any]:
     row: dict[str, Any] = {
         "step": samples["step"][0].as_py(),
         "proxy": _mean(_numbers(samples, "reward_mean")),
+        "proxy_standard_error": _standard_error(_numbers(samples, "reward_mean"), prompt),
         "value": _mean(_numbers(samples, "value")),
         "reward_std": _mean(_numbers(samples, "reward_std")),
         "gold": _mean(_numbers(samples, "gold")),
