@@ -227,8 +227,11 @@ def described(
 
 
 def digest(config: dict[str, Any]) -> str:
-    """Names what is measured, so that nothing measured otherwise is taken for it."""
-    settings = {key: value for key, value in config.items() if key not in ("worlds", "settings")}
+    """Names what is measured, so that nothing measured otherwise is taken for it.
+
+    What people are like and how many draws of them there are is part of it: labels are seeded by both.
+    """
+    settings = {key: value for key, value in config.items() if key != "worlds"}
     return hashlib.sha256(
         repr((settings, WEIGHTS, rules(config, dict.fromkeys(PROPERTIES, 1.0)))).encode()
     ).hexdigest()[:12]
