@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -82,6 +83,13 @@ class Candidates:
     def curve(self, value: Tensor) -> Tensor:
         """Gold `[B, L]` of the best of n."""
         return best_of_n_curve(value.double(), self.gold, self.group, self.n_values)
+
+
+def candidates(table: pa.Table, n_values: Sequence[int]) -> Candidates:
+    """A block of candidates as tensors."""
+    columns = [torch.from_numpy(table[name].to_numpy().copy()) for name in ("gold", "length", "prompt_id")]
+    is_reference = torch.from_numpy(table["is_reference"].to_numpy(zero_copy_only=False).copy())
+    return Candidates(columns[0].double(), columns[1].double(), columns[2], is_reference, n_values)
 
 
 def rule_curves(

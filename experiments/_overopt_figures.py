@@ -39,14 +39,20 @@ def line(
 def draw_overoptimization(table: pa.Table, place: Path) -> None:
     """Gold against n, and gold at the largest n against the strength of the penalty."""
     rows = table.to_pylist()
-    panels = [(0.25, "full", "refit"), (0.0, "full", "refit"), (0.25, "frozen", "refit"), (0.25, "lora", "ekfac")]
-    figure, axes = plt.subplots(2, len(panels), figsize=(17, 8.2))
-    for column, (flip, model, posterior) in enumerate(panels):
+    panels = [
+        (0.25, "full", "refit", "trained"),
+        (0.0, "full", "refit", "trained"),
+        (0.25, "frozen", "refit", "heads on frozen base"),
+        (0.25, "lora", "refit", "LoRA, last layer"),
+        (0.25, "lora", "ekfac", "LoRA, ekfac"),
+    ]
+    figure, axes = plt.subplots(2, len(panels), figsize=(20, 8.2))
+    for column, (flip, model, posterior, named) in enumerate(panels):
         own = chosen(rows, flip=flip, model=model, posterior=posterior)
         if not own:
             continue
+        own = chosen(own, num_seeds=max(row["num_seeds"] for row in own))
         above, below = axes[0][column], axes[1][column]
-        named = {"full": "trained", "frozen": "heads on frozen base", "lora": "LoRA, ekfac"}[model]
         above.set_title(f"{named}, {flip:.0%} flipped ({own[0]['num_prompts']} prompts)", size=10)
         for proxy, style in (("single", "-"), ("ensemble", "--")):
             for rule, color in (("mean", RED), ("lcb_std", BLUE), ("lcb_var", GREEN)):
@@ -75,7 +81,7 @@ def draw_overoptimization(table: pa.Table, place: Path) -> None:
         mean = chosen(own, proxy="single", rule="mean", statistic="gold")[-1]
         below.axhline(mean["value"], color=RED, lw=1.2, label="MAP")
         below.set_xscale("log")
-        below.set_xlabel("strength (spread of means / typical std or variance)")
+        below.set_xlabel("relative strength")
         below.set_ylabel(f"gold at n = {mean['n']:,}")
     for axis in axes.flat:
         axis.grid(alpha=0.25)

@@ -6,7 +6,9 @@ linear algebra. Laplace posteriors over LoRA weights keep their predictions inst
 `.cache/experiments/overoptimization/`, a file a proxy and block of prompts, so that an interrupted run goes on.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +138,18 @@ class WorldTexts:
         return self._encoded[1]
 
 
+def world_texts(config: Mapping[str, Any], num_prompts: int, folder: Path, bases: Path) -> Iterator[WorldTexts]:
+    """The worlds of an experiment, with so many prompts of each."""
+    sizes = Sizes(num_prompts, config["block"], config["num_candidates"], config["num_base_texts"])
+    for world in config["worlds"]:
+        yield WorldTexts(world, sizes, folder, bases)
+
+
+def joined(blocks: Sequence[Sequence[Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """Curves `[W, S, B, L]` by name, from those of each world's blocks `[S, b, L]`."""
+    return {key: torch.stack([torch.cat([one[key] for one in of], 1) for of in blocks]) for key in blocks[0][0]}
+
+
 def _flat(rows: Any, first: int) -> pa.Table:
     counts = [len(row["responses"]) for row in rows]
     references = []
@@ -256,7 +270,22 @@ def _pool_features(model: RewardModel, encoded: EncodedTexts, pooling: Pooling) 
     return model.features(encoded, pooling=pooling, tokens_per_batch=TOKENS_PER_BATCH)[0]
 
 
-def kept(place: Path, read: Any) -> Any:
+def kept_curves(name: str, block: int, texts: WorldTexts, made_with: Sequence[Any], read: Callable[[], Any]) -> Any:
+    """What `read` gives of a world and block of prompts, read once.
+
+    Args:
+        name: of the proxies.
+        block: number.
+        texts: of the world.
+        made_with: settings that decide about the curves.
+        read: makes them.
+    """
+    digest = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:8]
+    name = f"{texts.world.seed}-{name}-{texts.sizes.label}-{block}-{digest}"
+    return kept(texts.folder / "curves" / f"{name}.pt", read)
+
+
+def kept(place: Path, read: Callable[[], Any]) -> Any:
     """What `read` gives, read once."""
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)

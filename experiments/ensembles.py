@@ -12,7 +12,7 @@ laws are fitted to single heads on the frozen base by the number of comparisons.
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
-from _overopt_curves import Candidates, last_layer
+from _overopt_curves import Candidates, candidates, last_layer
 from _overopt_figures import draw_ensembles
-from _overopt_pools import BASES, FOLDER, Proxy, Sizes, WorldTexts, drawn_pairs, features, frozen_pool, kept
-from _overopt_statistics import Estimate, Nested, end, interval, lead, tuned
-from _overopt_statistics import kept as share_kept
-from overoptimization import candidates
+from _overopt_pools import (
+    BASES,
+    FOLDER,
+    Proxy,
+    WorldTexts,
+    drawn_pairs,
+    features,
+    frozen_pool,
+    joined,
+    kept_curves,
+    world_texts,
+)
+from _overopt_rows import Rows, schema, share
+from _overopt_statistics import Nested, interval, tuned
 from torch import Tensor
 
 from prudent.metrics import fit_scaling_law
@@ -38,19 +48,7 @@ RESULTS = Path(__file__).with_suffix("")
 KINDS = ("trained", "heads")
 NEVER = 40.0
 """Nats that stand for a peak that never comes, in percentiles."""
-SCHEMA = pa.schema(
-    [
-        ("flip", pa.float32()),
-        ("kind", pa.string()),
-        ("num_pairs", pa.int32()),
-        ("rule", pa.string()),
-        ("strength", pa.string()),
-        ("statistic", pa.string()),
-        ("n", pa.int32()),
-        *((name, pa.float32()) for name in ("value", "low", "high", "p_value")),
-        ("num_prompts", pa.int32()),
-    ]
-)
+SCHEMA = schema(kind=pa.string(), num_pairs=pa.int32())
 Config = dict[str, Any]
 Curves = dict[str, Tensor]
 
@@ -96,10 +94,7 @@ def trained_curves(flip: float, block: int, texts: WorldTexts, config: Config) -
         deviations = members - torch.stack([one.reference_mean for one in found], 1)
         return member_curves(members, deviations, pool, config)
 
-    name = f"members-{texts.world.seed}-{flip}-{config['num_members']}-{texts.sizes.label}-{block}"
-    name += f"-{len(config['strengths'])}"
-    result: Curves = kept(texts.folder / "curves" / f"{name}.pt", measure)
-    return result
+    return _kept(f"members-{flip}-{config['num_members']}", block, texts, config, measure)
 
 
 def head_curves(flip: float, block: int, texts: WorldTexts, config: Config) -> Curves:
@@ -116,11 +111,7 @@ def head_curves(flip: float, block: int, texts: WorldTexts, config: Config) -> C
             found.append(member_curves(members, members - reference_means(members, pool), pool, config))
         return {rule: torch.cat([one[rule] for one in found]) for rule in found[0]}
 
-    name = (
-        f"heads-{texts.world.seed}-{flip}-{config['num_members']}x{config['draws']['num']}-{texts.sizes.label}-{block}"
-    )
-    result: Curves = kept(texts.folder / "curves" / f"{name}.pt", measure)
-    return result
+    return _kept(f"heads-{flip}-{config['num_members']}", block, texts, config, measure)
 
 
 def reference_means(members: Tensor, pool: Candidates) -> Tensor:
@@ -145,48 +136,24 @@ def law_curves(flip: float, block: int, texts: WorldTexts, config: Config) -> Cu
                 found.setdefault(str(size), []).append(pool.curve(read @ head.weight))
         return {size: torch.stack(parts) for size, parts in found.items()}
 
-    name = f"laws-{texts.world.seed}-{flip}-{config['draws']['num']}-{texts.sizes.label}-{block}"
-    result: Curves = kept(texts.folder / "curves" / f"{name}.pt", measure)
-    return result
+    return _kept(f"laws-{flip}", block, texts, config, measure)
+
+
+def _kept(name: str, block: int, texts: WorldTexts, config: Config, measure: Callable[[], Curves]) -> Curves:
+    keys = ("num_pairs", "law_sizes", "n_values", "strengths", "uwo_weight", "draws")
+    found: Curves = kept_curves(name, block, texts, [config[key] for key in keys], measure)
+    return found
 
 
 def over_worlds(read: Any, flip: float, config: Config, folder: Path, bases: Path) -> Curves:
     """`[W, S, B, L]` of all worlds and blocks."""
-    num_prompts = config["num_prompts" if read is trained_curves else "frozen_num_prompts"]
-    found: dict[str, list[Tensor]] = {}
-    for world in config["worlds"]:
-        sizes = Sizes(num_prompts, config["block"], config["num_candidates"], config["num_base_texts"])
-        texts = WorldTexts(world, sizes, folder, bases)
-        blocks = [read(flip, block, texts, config) for block in texts.blocks]
-        for key in blocks[0]:
-            found.setdefault(key, []).append(torch.cat([block[key] for block in blocks], 1))
-    return {key: torch.stack(parts) for key, parts in found.items()}
-
-
-class Rows:
-    """Rows of the results of one kind of proxies.
-
-    Args:
-        flip: share of labels turned round.
-        kind: of proxies.
-        curves: any of theirs, `[W, S, B, L]`.
-    """
-
-    def __init__(self, flip: float, kind: str, curves: Tensor) -> None:
-        self._head = {"flip": flip, "kind": kind, "num_prompts": curves.shape[0] * curves.shape[2]}
-        self.rows: list[dict[str, Any]] = []
-
-    def add(
-        self, statistic: str, found: Estimate, *, rule: str, num_pairs: int, n: int | None = None, strength: str = ""
-    ) -> None:
-        """One number."""
-        what = {"rule": rule, "num_pairs": num_pairs, "strength": strength, "statistic": statistic, "n": n}
-        self.rows.append({**self._head, **what, **found.row()})
+    num_prompts = config["num_prompts"]["trained" if read is trained_curves else "frozen"][flip]
+    texts = world_texts(config, num_prompts, folder, bases)
+    return joined([[read(flip, block, one, config) for block in one.blocks] for one in texts])
 
 
 def ensemble_rows(flip: float, kind: str, curves: Curves, config: Config) -> list[dict[str, Any]]:
     """What each rule does, and who leads whom at the largest n."""
-    n_values, largest = config["n_values"], config["n_values"][-1]
     num_worlds, _, num_prompts, _ = curves["mean"].shape
     # single proxies vary with their seeds; ensembles of trained members have one each, those of heads one a draw
     nested = Nested(num_worlds, curves["single"].shape[1], num_prompts, num_resamples=config["num_resamples"])
@@ -194,39 +161,27 @@ def ensemble_rows(flip: float, kind: str, curves: Curves, config: Config) -> lis
         single = curves["single"].unflatten(1, (config["draws"]["num"], -1)).mean(2)
         curves = {**curves, "single": single}
         nested = Nested(num_worlds, config["draws"]["num"], num_prompts, num_resamples=config["num_resamples"])
-    rows = Rows(flip, kind, curves["mean"])
+    rows = Rows(nested, config["n_values"], curves["mean"], flip=flip, kind=kind, num_pairs=config["num_pairs"])
     grid = [curves[f"uwo/{strength:g}"] for strength in config["strengths"]]
     best, chosen, _ = tuned(grid)
     shown = {rule: curves[rule] for rule in ("single", "mean", "worst", "worst, centered", "uwo", "uwo, centered")}
     shown["uwo, tuned"] = best
-    from_1024 = [place for place, n in enumerate(n_values) if n >= min(1024, largest)]
     for rule, curve in shown.items():
-        what: dict[str, Any] = {"rule": rule, "num_pairs": config["num_pairs"]}
-        for n, one in zip(n_values, nested.each(curve), strict=True):
-            rows.add("gold", one, n=n, **what)
-        drop, peak = nested.peak_test(curve)
-        rows.add("drop", drop, n=n_values[peak], **what)
-        rows.add("kept", nested.estimate(share_kept, curve), n=largest, **what)
+        rows.curve(curve, rule=rule)
         for other in ("single", "mean"):
             if rule not in ("single", other):
-                rows.add(f"lead over {other}", nested.estimate(lead, curve, shown[other]), n=largest, **what)
-                over = curve[..., from_1024].mean(-1, keepdim=True) - shown[other][..., from_1024].mean(
-                    -1, keepdim=True
-                )
-                rows.add(f"lead over {other}, n >= 1024", nested.estimate(end, over), n=largest, **what)
-    apart = nested.estimate(lead, shown["worst, centered"], shown["uwo, tuned"])
-    rows.add("worst, centered minus uwo, tuned", apart, rule="", num_pairs=config["num_pairs"], n=largest)
-    for strength, one, share in zip(config["strengths"], grid, chosen.tolist(), strict=True):
-        what = {"rule": "uwo", "num_pairs": config["num_pairs"], "n": largest, "strength": f"{strength:g}"}
-        rows.add("gold", nested.each(one)[-1], **what)
-        rows.add("chosen", Estimate(share, *[float("nan")] * 3), **what)
+                rows.leads(curve, shown[other], other, rule=rule)
+    rows.apart("worst, centered minus uwo, tuned", shown["worst, centered"], best)
+    for strength, one, times in zip(config["strengths"], grid, chosen.tolist(), strict=True):
+        rows.end(one, rule="uwo", strength=f"{strength:g}")
+        rows.add("chosen", share(times), config["n_values"][-1], rule="uwo", strength=f"{strength:g}")
     return rows.rows + law_rows(flip, kind, {"single": curves["single"], "mean": curves["mean"]}, nested, config)
 
 
 def law_rows(flip: float, kind: str, curves: Curves, nested: Nested, config: Config) -> list[dict[str, Any]]:
     """The laws fitted to each curve, on all n and on small n alone; curves are by rule, or by number of pairs."""
     n_values = config["n_values"]
-    rows = Rows(flip, kind, next(iter(curves.values())))
+    rows = Rows(nested, n_values, next(iter(curves.values())), flip=flip, kind=kind)
     kl = best_of_n_kl(n_values)
     early = torch.tensor(n_values) <= config["early_n"]
     alphas, betas = [], []
@@ -246,18 +201,17 @@ def law_rows(flip: float, kind: str, curves: Curves, nested: Nested, config: Con
                     rows.add(coefficient, found, **what)
                 # a peak that never comes counts as one beyond everything
                 peak = interval(float(_until_never(fit.peak_kl)), _until_never(drawn.peak_kl))
-                rows.add("peak_kl", peak, n=_peak_n(float(fit.peak_kl)), **what)
+                rows.add("peak_kl", peak, _peak_n(float(fit.peak_kl)), **what)
                 last = interval(float(fit.gain(kl)[-1]), drawn.gain(kl)[:, -1])
-                rows.add("gain at the largest n by the law", last, n=n_values[-1], **what)
+                rows.add("gain at the largest n by the law", last, n_values[-1], **what)
                 if form == "best_of_n" and name == "all n":
                     alphas.append((num_pairs, fit.alpha, drawn.alpha))
                     betas.append((num_pairs, fit.beta, drawn.beta))
         what = {"rule": rule, "num_pairs": num_pairs}
-        rows.add("gain", interval(float(value[-1]), draws[:, -1]), n=n_values[-1], **what)
+        rows.add("gain", interval(float(value[-1]), draws[:, -1]), n_values[-1], **what)
         found_kl = interval(float(kl[value.argmax()]), kl[draws.argmax(1)])
-        rows.add("peak_kl", found_kl, n=n_values[int(value.argmax())], strength="found", **what)
-        drop, peak_place = nested.peak_test(curve)
-        rows.add("drop", drop, n=n_values[peak_place], **what)
+        rows.add("peak_kl", found_kl, n_values[int(value.argmax())], strength="found", **what)
+        rows.drop(curve, **what)
     if len({size for size, _, _ in alphas}) > 2:
         for name, parts in (("alpha", alphas), ("beta", betas)):
             sizes, fits, drawn_fits = zip(*parts, strict=True)
@@ -292,11 +246,10 @@ def experiment(config: Config, folder: Path, bases: Path) -> pa.Table:
         first = next(iter(curves.values()))
         nested = Nested(*first.shape[:3], num_resamples=config["num_resamples"])
         rows += law_rows(flip, "frozen", curves, nested, config)
+        more = Rows(nested, config["n_values"], first, flip=flip, kind="frozen")
         for size, curve in curves.items():
-            more = Rows(flip, "frozen", curve)
-            for n, one in zip(config["n_values"], nested.each(curve), strict=True):
-                more.add("gold", one, rule="single", num_pairs=int(size), n=n)
-            rows += more.rows
+            more.gold(curve, rule="single", num_pairs=int(size))
+        rows += more.rows
         print(f"done: laws, {flip:.0%} flipped", flush=True)
     return pa.Table.from_pylist(rows, SCHEMA)
 
@@ -317,8 +270,7 @@ def fast(config: Config) -> Config:
     return {
         **config,
         "worlds": [0],
-        "num_prompts": 4,
-        "frozen_num_prompts": 4,
+        "num_prompts": {"trained": {0.25: 4}, "frozen": {0.25: 4}},
         "block": 2,
         "num_candidates": 96,
         "num_base_texts": 120,

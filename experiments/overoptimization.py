@@ -6,9 +6,9 @@
 Five embedded worlds, whose gold is known, each with its own prompts, labels, base model and proxies. Proxies learn from
 a few comparisons, with and without 25 % of the labels turned round, at several seeds: a single proxy (curves averaged
 over its seeds), and the ensemble of all seeds where these learned from the same comparisons (all weights trained, or
-LoRA). Heads on the frozen base, on several draws of comparisons, cost little and so have more prompts. What is read of
-the texts is kept under `.cache/experiments/overoptimization/`, so that an interrupted run goes on. Settings:
-`overoptimization/config.yaml`.
+LoRA, which costs a backward pass a text and so has fewer prompts and seeds). Heads on the frozen base are on several
+draws of comparisons. What is read of the texts is kept under `.cache/experiments/overoptimization/`, so that an
+interrupted run goes on. Settings: `overoptimization/config.yaml`.
 """
 
 import argparse
@@ -23,34 +23,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
-from _overopt_curves import RULES, VARIANCES, Candidates, control_curves, ensemble, last_layer, rule_curves, single
+from _overopt_curves import (
+    RULES,
+    VARIANCES,
+    Candidates,
+    candidates,
+    control_curves,
+    ensemble,
+    last_layer,
+    rule_curves,
+    single,
+)
 from _overopt_figures import draw_overoptimization
 from _overopt_lab import baselines, scored
-from _overopt_pools import BASES, FOLDER, Proxy, Sizes, WorldTexts, drawn_pairs, features, frozen_pool, kept, laplace
-from _overopt_statistics import Estimate, Nested, end, lead, tuned
-from _overopt_statistics import kept as share_kept
+from _overopt_pools import (
+    BASES,
+    FOLDER,
+    Proxy,
+    WorldTexts,
+    drawn_pairs,
+    features,
+    frozen_pool,
+    joined,
+    kept_curves,
+    laplace,
+    world_texts,
+)
+from _overopt_rows import Rows, schema, share
+from _overopt_statistics import Nested, tuned
 from torch import Tensor
 
 from prudent.training import TrainingConfig
 
 RESULTS = Path(__file__).with_suffix("")
 HEADS = ("refit", "kept")
-STRUCTURE = "ekfac"
-SCHEMA = pa.schema(
-    [
-        ("flip", pa.float32()),
-        ("model", pa.string()),
-        ("posterior", pa.string()),
-        ("proxy", pa.string()),
-        ("rule", pa.string()),
-        ("variance", pa.string()),
-        ("strength", pa.string()),
-        ("statistic", pa.string()),
-        ("n", pa.int32()),
-        *((name, pa.float32()) for name in ("value", "low", "high", "p_value")),
-        ("num_prompts", pa.int32()),
-    ]
-)
+SCHEMA = schema(model=pa.string(), posterior=pa.string(), num_seeds=pa.int32(), proxy=pa.string(), variance=pa.string())
 Config = dict[str, Any]
 Curves = dict[str, Tensor]
 
@@ -62,7 +69,6 @@ class Setting:
     flip: float
     model: str
     posterior: str
-    worlds: tuple[int, ...]
     num_prompts: int
     num_members: int
 
@@ -73,29 +79,19 @@ class Setting:
 
 
 def settings(config: Config) -> Iterator[Setting]:
-    """All of them, LoRA proxies by fewer prompts and seeds."""
-    for flip in config["flips"]:
-        for head in HEADS:
-            yield Setting(flip, "full", head, tuple(config["worlds"]), config["num_prompts"], config["num_members"])
-        frozen = config["frozen"]
-        yield Setting(flip, "frozen", "refit", tuple(config["worlds"]), frozen["num_prompts"], frozen["draws"]["num"])
-    for run in config["lora_runs"]:
-        for posterior in (*HEADS, STRUCTURE):
-            yield Setting(run["flip"], "lora", posterior, tuple(run["worlds"]), run["num_prompts"], run["num_members"])
+    """All of them, in the order of the runs."""
+    for run in config["runs"]:
+        for posterior in run["posteriors"]:
+            yield Setting(run["flip"], run["model"], posterior, run["num_prompts"], run["num_members"])
 
 
 def measured(setting: Setting, config: Config, folder: Path, bases: Path) -> dict[str, Curves]:
     """Gold curves `[W, S, B, L]` of `single` and `ensemble`, by what picks."""
-    found: dict[str, dict[str, list[Tensor]]] = {}
-    for world in setting.worlds:
-        sizes = Sizes(setting.num_prompts, config["block"], config["num_candidates"], config["num_base_texts"])
-        texts = WorldTexts(world, sizes, folder, bases)
-        blocks = [_measured_block(setting, block, texts, config) for block in texts.blocks]
-        for proxy, curves in blocks[0].items():
-            for key in curves:
-                joined = torch.cat([block[proxy][key] for block in blocks], 1)
-                found.setdefault(proxy, {}).setdefault(key, []).append(joined)
-    return {proxy: {key: torch.stack(parts) for key, parts in curves.items()} for proxy, curves in found.items()}
+    found = [
+        [_measured_block(setting, block, texts, config) for block in texts.blocks]
+        for texts in world_texts(config, setting.num_prompts, folder, bases)
+    ]
+    return {proxy: joined([[block[proxy] for block in blocks] for blocks in found]) for proxy in found[0][0]}
 
 
 def _measured_block(setting: Setting, block: int, texts: WorldTexts, config: Config) -> dict[str, Curves]:
@@ -110,32 +106,25 @@ def _measured_block(setting: Setting, block: int, texts: WorldTexts, config: Con
         curves = {"single": {key: torch.stack([one[key] for one in each]) for key in each[0]}}
         curves["single"] |= {key: curve[None] for key, curve in control_curves(pool).items()}
         if setting.is_ensemble:
-            joined = rule_curves(ensemble(found), pool, config["strengths"], **options)
-            curves["ensemble"] = {key: curve[None] for key, curve in joined.items()}
+            whole = rule_curves(ensemble(found), pool, config["strengths"], **options)
+            curves["ensemble"] = {key: curve[None] for key, curve in whole.items()}
         return curves
 
-    name = f"{texts.world.seed}-{setting.model}-{setting.posterior}-{setting.flip}-{setting.num_members}"
-    name += f"-{texts.sizes.label}-{block}-{config['num_shuffles']}-{len(config['strengths'])}"
-    result: dict[str, Curves] = kept(texts.folder / "curves" / f"{name}.pt", measure)
+    name = f"{setting.model}-{setting.posterior}-{setting.flip}-{setting.num_members}"
+    made_with = [config[key] for key in ("num_pairs", "n_values", "strengths", "num_shuffles", "draws")]
+    result: dict[str, Curves] = kept_curves(name, block, texts, made_with, measure)
     return result
-
-
-def candidates(table: pa.Table, n_values: list[int]) -> Candidates:
-    """A block of candidates as tensors."""
-    columns = [torch.from_numpy(table[name].to_numpy().copy()) for name in ("gold", "length", "prompt_id")]
-    is_reference = torch.from_numpy(table["is_reference"].to_numpy(zero_copy_only=False).copy())
-    return Candidates(columns[0].double(), columns[1].double(), columns[2], is_reference, n_values)
 
 
 def _prediction(setting: Setting, seed: int, block: int, texts: WorldTexts, pool: Candidates, config: Config) -> Any:
     if setting.model == "frozen":
-        chosen, rejected = drawn_pairs(seed, config["num_pairs"], setting.flip, texts, config["frozen"]["draws"])
+        chosen, rejected = drawn_pairs(seed, config["num_pairs"], setting.flip, texts, config["draws"])
         read = {"chosen": chosen, "rejected": rejected, "pool": frozen_pool(block, texts)}
         return last_layer(read, setting.posterior, pool.group, pool.is_reference)
     proxy = Proxy(texts.world.seed, config["num_pairs"], setting.flip, seed, setting.model)
     training = replace(TrainingConfig(**config[setting.model]), seed=seed)
-    if setting.posterior == STRUCTURE:
-        return _Prediction(**laplace(proxy, STRUCTURE, block, texts, training))
+    if setting.posterior not in HEADS:
+        return _Prediction(**laplace(proxy, setting.posterior, block, texts, training))
     return last_layer(features(proxy, block, texts, training), setting.posterior, pool.group, pool.is_reference)
 
 
@@ -149,55 +138,20 @@ class _Prediction:
     centered_variance: Tensor
 
 
-class Table:
-    """Rows of the results of one setting.
-
-    Args:
-        setting: what they are of.
-        num_prompts: of all worlds.
-    """
-
-    def __init__(self, setting: Setting, num_prompts: int) -> None:
-        self._head = {
-            "flip": setting.flip,
-            "model": setting.model,
-            "posterior": setting.posterior,
-            "num_prompts": num_prompts,
-        }
-        self.rows: list[dict[str, Any]] = []
-
-    def add(
-        self, statistic: str, found: Estimate, n: int, *, proxy: str, rule: str, variance: str = "", strength: str = ""
-    ) -> None:
-        """One number."""
-        what = {"proxy": proxy, "rule": rule, "variance": variance, "strength": strength}
-        self.rows.append({**self._head, **what, "statistic": statistic, "n": n, **found.row()})
-
-
-def tables(setting: Setting, found: Mapping[str, Curves], config: Config) -> list[dict[str, Any]]:
-    """Everything that is said of one setting."""
+def tables(setting: Setting, found: Mapping[str, Curves], config: Config) -> tuple[list[dict[str, Any]], Curves]:
+    """Everything that is said of one setting, and its curves at tuned strengths by `PROXY/RULE/VARIANCE`."""
     first = found["single"]["mean"]
-    nested = Nested(first.shape[0], setting.num_members, first.shape[2], num_resamples=config["num_resamples"])
-    table = Table(setting, first.shape[0] * first.shape[2])
     n_values, strengths = config["n_values"], config["strengths"]
-    largest = n_values[-1]
-
-    def curve_rows(curve: Tensor, **what: str) -> None:
-        for n, one in zip(n_values, nested.each(curve), strict=True):
-            table.add("gold", one, n, **what)
-        drop, peak = nested.peak_test(curve)
-        table.add("drop", drop, n_values[peak], **what)
-        table.add("kept", nested.estimate(share_kept, curve), largest, **what)
-
+    rows = _rows(setting, first, config)
     for key in ("random", "longest", "oracle"):
-        table.add("gold", nested.estimate(end, found["single"][key]), largest, proxy="", rule=key)
-    best: dict[tuple[str, str, str], Tensor] = {}
+        rows.end(found["single"][key], rule=key)
+    best: Curves = {}
     for proxy, curves in found.items():
         mean = curves["mean"]
-        curve_rows(mean, proxy=proxy, rule="mean")
+        best[f"{proxy}/mean"] = mean
+        rows.curve(mean, proxy=proxy, rule="mean")
         for variance in VARIANCES:
-            least = nested.each(curves[f"least/{variance}"])[-1]
-            table.add("gold", least, largest, proxy=proxy, rule="least variance", variance=variance)
+            rows.end(curves[f"least/{variance}"], proxy=proxy, rule="least variance", variance=variance)
             by_rule = {}
             for rule in RULES:
                 what = {"proxy": proxy, "rule": rule, "variance": variance}
@@ -205,46 +159,55 @@ def tables(setting: Setting, found: Mapping[str, Curves], config: Config) -> lis
                 by_rule[rule] = torch.stack([one[..., -1] for one in grid], -1)
                 for strength, one in zip(strengths, grid, strict=True):
                     at = {**what, "strength": f"{strength:g}"}
-                    table.add("gold", nested.estimate(end, one), largest, **at)
-                    table.add("lead over mean", nested.estimate(lead, one, mean), largest, **at)
-                    table.add("kept", nested.estimate(share_kept, one), largest, **at)
-                permuted = {"shuffled": [curves[f"shuffled/{rule}/{variance}/{one:g}"] for one in strengths]}
-                curve, chosen, others = tuned(grid, others=permuted)
-                best[proxy, rule, variance] = curve
+                    rows.end(one, **at)
+                    rows.apart("lead over mean", one, mean, **at)
+                    rows.kept(one, **at)
+                permuted = [curves[f"shuffled/{rule}/{variance}/{one:g}"] for one in strengths]
+                curve, chosen, others = tuned(grid, others={"shuffled": permuted})
+                best[f"{proxy}/{rule}/{variance}"] = curve
                 at = {**what, "strength": "tuned"}
-                curve_rows(curve, **at)
-                table.add("lead over mean", nested.estimate(lead, curve, mean), largest, **at)
-                from_1024 = [place for place, n in enumerate(n_values) if n >= min(1024, largest)]
-                over = curve[..., from_1024].mean(-1, keepdim=True) - mean[..., from_1024].mean(-1, keepdim=True)
-                table.add("lead over mean, n >= 1024", nested.estimate(end, over), largest, **at)
-                own, _, _ = tuned(permuted["shuffled"])
-                table.add(
-                    "lead over shuffled, same strength", nested.estimate(lead, curve, others["shuffled"]), largest, **at
-                )
-                table.add("lead over shuffled, tuned", nested.estimate(lead, curve, own), largest, **at)
-                for strength, share in zip(strengths, chosen.tolist(), strict=True):
-                    table.add("chosen", _plain(share), largest, **{**what, "strength": f"{strength:g}"})
+                rows.curve(curve, **at)
+                rows.leads(curve, mean, "mean", **at)
+                rows.apart("lead over shuffled, same strength", curve, others["shuffled"], **at)
+                rows.apart("lead over shuffled, tuned", curve, tuned(permuted)[0], **at)
+                rows.apart("lead over least variance", curve, curves[f"least/{variance}"], **at)
+                for strength, times in zip(strengths, chosen.tolist(), strict=True):
+                    rows.add("chosen", share(times), n_values[-1], **{**what, "strength": f"{strength:g}"})
             what = {"proxy": proxy, "rule": "lcb_var minus lcb_std", "variance": variance}
-            for strength, one in zip(strengths, nested.each(by_rule["lcb_var"] - by_rule["lcb_std"]), strict=True):
-                table.add("gold", one, largest, **what, strength=f"{strength:g}")
-            table.add(
-                "loss beyond the best",
-                nested.estimate(_gentler, by_rule["lcb_std"], by_rule["lcb_var"]),
-                largest,
-                **what,
-            )
+            for place, strength in enumerate(strengths):
+                apart = (by_rule["lcb_var"] - by_rule["lcb_std"])[..., place : place + 1]
+                rows.end(apart, **what, strength=f"{strength:g}")
+            rows.statistic("loss beyond the best", _gentler, by_rule["lcb_std"], by_rule["lcb_var"], **what)
         for rule in RULES:
-            apart = nested.estimate(lead, best[proxy, rule, "centered"], best[proxy, rule, "marginal"])
-            table.add("centered minus marginal", apart, largest, proxy=proxy, rule=rule, strength="tuned")
+            apart = best[f"{proxy}/{rule}/centered"], best[f"{proxy}/{rule}/marginal"]
+            rows.apart("centered minus marginal", *apart, proxy=proxy, rule=rule, strength="tuned")
     if "ensemble" in found:
-        apart = nested.estimate(lead, found["ensemble"]["mean"], first)
-        table.add("ensemble minus single", apart, largest, proxy="ensemble", rule="mean")
-        for rule in RULES:
-            for variance in VARIANCES:
-                apart = nested.estimate(lead, best["ensemble", rule, variance], best["single", rule, variance])
-                what = {"proxy": "ensemble", "rule": rule, "variance": variance, "strength": "tuned"}
-                table.add("ensemble minus single", apart, largest, **what)
-    return table.rows
+        for key in list(best):
+            if key.startswith("single/"):
+                other = key.removeprefix("single/")
+                rows.leads(best[f"ensemble/{other}"], best[key], "single", **_names(f"ensemble/{other}"))
+    return rows.rows, best
+
+
+def _rows(setting: Setting, first: Tensor, config: Config) -> Rows:
+    nested = Nested(first.shape[0], setting.num_members, first.shape[2], num_resamples=config["num_resamples"])
+    what = {"flip": setting.flip, "model": setting.model, "posterior": setting.posterior}
+    return Rows(nested, config["n_values"], first, **what, num_seeds=setting.num_members, proxy="", variance="")
+
+
+def _names(key: str) -> dict[str, str]:
+    """Columns of a curve at tuned strength."""
+    proxy, rule, *variance = key.split("/")
+    return {"proxy": proxy, "rule": rule} | ({"variance": variance[0], "strength": "tuned"} if variance else {})
+
+
+def comparisons(setting: Setting, best: Curves, others: Mapping[str, Curves], config: Config) -> list[dict[str, Any]]:
+    """A posterior against others of the same proxies on the same prompts, each at its tuned strength."""
+    rows = _rows(setting, best["single/mean"], config)
+    for posterior, theirs in others.items():
+        for key, curve in best.items():
+            rows.leads(curve, theirs[key], posterior, **_names(key))
+    return rows.rows
 
 
 def _gentler(std: Tensor, variance: Tensor) -> Tensor:
@@ -264,15 +227,15 @@ def _loss(gold: Tensor) -> Tensor:
     return torch.where(count > 0, total / count.clamp_min(1), 0.0)
 
 
-def _plain(value: float) -> Estimate:
-    return Estimate(value, float("nan"), float("nan"), float("nan"))
-
-
 def experiment(config: Config, folder: Path, bases: Path) -> pa.Table:
     """All rows."""
     rows: list[dict[str, Any]] = []
+    at_best: dict[Setting, dict[str, Curves]] = {}
     for setting in settings(config):
-        rows += tables(setting, measured(setting, config, folder, bases), config)
+        own, best = tables(setting, measured(setting, config, folder, bases), config)
+        others = at_best.setdefault(replace(setting, posterior=""), {})
+        rows += own + comparisons(setting, best, others, config)
+        others[setting.posterior] = best
         print(f"done: {setting}", flush=True)
     return pa.Table.from_pylist(rows, SCHEMA)
 
@@ -280,52 +243,53 @@ def experiment(config: Config, folder: Path, bases: Path) -> pa.Table:
 def lab_tables(config: Config, folder: Path, bases: Path) -> pa.Table:
     """Baselines and controls of the lab, for the proxies whose head is that of highest evidence."""
     found = []
-    for flip in config["lab"]["flips"]:
-        setting = Setting(flip, "full", "refit", tuple(config["worlds"]), config["num_prompts"], config["num_members"])
+    for setting in settings(config):
+        if (setting.model, setting.posterior) != ("full", "refit"):
+            continue
         tables = []
-        for world in setting.worlds:
-            sizes = Sizes(setting.num_prompts, config["block"], config["num_candidates"], config["num_base_texts"])
-            texts = WorldTexts(world, sizes, folder, bases)
+        for texts in world_texts(config, setting.num_prompts, folder, bases):
             for block in texts.blocks:
                 pool = candidates(texts.pool(block), config["n_values"])
                 each = [_prediction(setting, seed, block, texts, pool, config) for seed in range(setting.num_members)]
                 tables.append(scored(each, block, texts))
-        found.append(baselines(tables, f"flip-{flip:g}", folder, config))
-        print(f"done: the lab, {flip:.0%} flipped", flush=True)
+        found.append(baselines(tables, f"flip-{setting.flip:g}", folder, config))
+        print(f"done: the lab, {setting.flip:.0%} flipped", flush=True)
     return pa.concat_tables(found)
 
 
 def show(table: pa.Table) -> None:
     """The rows that answer the questions."""
-    asked = ("drop", "kept", "lead", "loss", "centered", "ensemble minus")
+    asked = ("drop", "kept", "lead", "loss", "centered")
     for row in table.to_pylist():
         if row["statistic"].startswith(asked) and row["strength"] in ("", "tuned"):
             print(
-                f"{row['flip']:.2f} {row['model']:5} {row['posterior']:6} {row['proxy']:9} {row['rule']:22} "
-                f"{row['variance']:9} {row['statistic']:34} n {row['n']:6} {row['value']:+.3f} "
+                f"{row['flip']:.2f} {row['model']:6} {row['posterior']:6} {row['num_seeds']} {row['proxy']:9} "
+                f"{row['rule']:22} {row['variance']:9} {row['statistic']:34} n {row['n']:6} {row['value']:+.3f} "
                 f"[{row['low']:+.3f}, {row['high']:+.3f}] p {row['p_value']:.4f}"
             )
 
 
 def fast(config: Config) -> Config:
     """The same on one world, in seconds."""
+    runs: list[Config] = [
+        {"model": "full", "posteriors": HEADS, "num_prompts": 4},
+        {"model": "frozen", "posteriors": ["refit"], "num_prompts": 4},
+        {"model": "lora", "posteriors": [*HEADS, "ekfac"], "num_prompts": 2},
+    ]
     return {
         **config,
         "worlds": [0],
-        "num_prompts": 4,
         "block": 2,
         "num_candidates": 96,
         "num_base_texts": 120,
         "num_pairs": 40,
-        "flips": [0.25],
-        "num_members": 2,
-        "lora_runs": [{"flip": 0.25, "worlds": [0], "num_prompts": 2, "num_members": 2}],
-        "frozen": {"num_prompts": 4, "draws": {"num": 2, "num_pairs": 40}},
+        "runs": [{"flip": 0.25, "num_members": 2, **run} for run in runs],
+        "draws": {"num": 2, "num_pairs": 40},
         "num_shuffles": 1,
         "n_values": [1, 4, 16, 96],
         "strengths": [0.5, 1, 4],
         "num_resamples": 100,
-        "lab": {"flips": [0.25], "n_values": [1, 16, 96], "num_calibration_prompts": 2, "num_resamples": 2},
+        "lab": {"n_values": [1, 16, 96], "num_calibration_prompts": 2, "num_resamples": 2},
     }
 
 

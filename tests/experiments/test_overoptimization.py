@@ -95,6 +95,24 @@ def test_loss_beyond_the_best_strength(experiment: ModuleType) -> None:
     assert float(experiment._gentler(variance.sort().values, variance)) == pytest.approx(-0.3)
 
 
+def test_curves_are_made_anew_for_other_settings(experiment: ModuleType, tmp_path: Path) -> None:
+    pools = importlib.import_module("_overopt_pools")
+    texts = pools.WorldTexts(0, pools.Sizes(), tmp_path, tmp_path)
+    made = []
+
+    def curves(strengths: list[float]) -> dict[str, torch.Tensor]:
+        def read() -> dict[str, torch.Tensor]:
+            made.append(strengths)
+            return {"mean": torch.tensor(strengths)}
+
+        found: dict[str, torch.Tensor] = pools.kept_curves("proxy", 0, texts, [strengths], read)
+        return found
+
+    for strengths in ([1.0, 2.0], [1.0, 4.0], [1.0, 2.0]):
+        assert curves(strengths)["mean"].tolist() == strengths
+    assert made == [[1.0, 2.0], [1.0, 4.0]]
+
+
 def test_rules_are_the_utilities_of_the_library_and_curves_those_of_all_subsets(experiment: ModuleType) -> None:
     curves = importlib.import_module("_overopt_curves")
     generator = torch.Generator().manual_seed(0)
@@ -123,7 +141,7 @@ def test_what_is_read_once_gives_what_scoring_gives(experiment: ModuleType, tmp_
     options = {"lora": False, "learning_rate": 1e-3, "per_device_train_batch_size": 8}
     table, world = texts.pool(0), World(0)
     pairs, candidates = world.preferences(16, flip=0.25), world.pools(2, 24)
-    pool = experiment.candidates(table, [1])
+    pool = curves.candidates(table, [1])
     for head in ("refit", "kept"):
         predictions, scorers = [], []
         for seed in range(2):
@@ -165,6 +183,21 @@ def test_the_fast_version_fills_the_table(experiment: ModuleType, tmp_path: Path
         num_proxies = 1 if model == "frozen" else 2
         assert len(values) == 3 + num_proxies * (3 + 2 * 2 * 4)
         assert all(math.isfinite(value) and value <= oracle + 1e-6 for value in values)
+    leads = {
+        (row["model"], row["posterior"], row["proxy"], row["rule"], row["variance"], row["statistic"]): row["value"]
+        for row in rows
+        if row["statistic"].startswith("lead over") and row["strength"] in ("", "tuned")
+    }
+    # posteriors of the same proxies are compared with each other, and ensembles with their members
+    for rule, variance, strength in (("mean", "", ""), ("lcb_std", "centered", "tuned")):
+        at = (rule, variance, strength)
+        for posterior, others in {"kept": ["refit"], "ekfac": ["refit", "kept"]}.items():
+            for other in others:
+                apart = ends["lora", posterior, "ensemble", *at] - ends["lora", other, "ensemble", *at]
+                found = leads["lora", posterior, "ensemble", rule, variance, f"lead over {other}"]
+                assert found == pytest.approx(apart, abs=1e-5)
+        apart = ends["lora", "ekfac", "ensemble", *at] - ends["lora", "ekfac", "single", *at]
+        assert leads["lora", "ekfac", "ensemble", rule, variance, "lead over single"] == pytest.approx(apart, abs=1e-5)
     # the lab reads the same proxies, and has the same curve of the mean
     lab = experiment.lab_tables(config, tmp_path, tmp_path).to_pylist()
     for proxy in ("single", "ensemble"):
