@@ -8,7 +8,14 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from prudent.metrics import Interval, bootstrap, bootstrap_difference, bootstrap_statistic, wilson_interval
+from prudent.metrics import (
+    Interval,
+    bootstrap,
+    bootstrap_difference,
+    bootstrap_statistic,
+    fit_scaling_law,
+    wilson_interval,
+)
 
 MEASURES = ("gold", "proxy", "proxy_std", "words", "cut", "below_proxy", "below_gold", "worse_prompts")
 """Of a look: gold minus that of the first policy; the proxy likewise, in its standard deviations within prompts of the
@@ -17,6 +24,9 @@ proxy and whose gold are below the 0.85 quantile of the first policy's to their 
 centered on; share of prompts whose sentences have less gold on average than those of the first policy."""
 
 QUANTILE = 0.85
+FARTHEST = 10.0
+"""Square root of the KL that stands for a peak that never comes."""
+
 Values = NDArray[np.float64]
 Looks = list[dict[str, Any]]
 
@@ -76,28 +86,45 @@ def at_root_kl(looks: Looks, points: Sequence[float]) -> dict[str, Values]:
     }
 
 
+def at_the_end(looks: Looks) -> dict[str, Values]:
+    """Every measure, and the root of the KL, at the last look."""
+    last = max(looks, key=lambda look: look["step"])
+    return {measure: np.array([last[measure]]) for measure in ("root_kl", *MEASURES)}
+
+
 def compared_rows(
-    matched: Mapping[str, Sequence[Mapping[str, Values]]], points: Sequence[float], *, num_resamples: int
+    runs_of: Mapping[str, Sequence[Mapping[str, Values]]],
+    points: Sequence[float],
+    *,
+    num_resamples: int,
+    table: str = "matched",
 ) -> list[dict[str, Any]]:
-    """Arms at equal KL, with 95 % intervals over seeds; differences from `mean` are paired by seed.
+    """Arms side by side, with 95 % intervals over seeds; differences from `mean` are paired by seed.
 
     Args:
-        matched: by arm, for every seed what `at_root_kl` gives.
-        points: square roots of the KL; their average is told too, as `root_kl` NaN.
+        runs_of: by arm, for every seed what `at_root_kl` gives, or `at_the_end`.
+        points: square roots of the KL. Where there are several, the average over those that every run of every arm
+            reaches is told too, as `root_kl` NaN. For the end: NaN alone.
         num_resamples: of the seeds.
+        table: what the rows are to be called; those of differences are `<table>, minus mean`.
     """
     rows: list[dict[str, Any]] = []
+    measures = list(next(iter(runs_of.values()))[0])
+    common = ~np.isnan([one["gold"] for runs in runs_of.values() for one in runs]).any(0)
     values = {
-        arm: {measure: _with_average(np.array([one[measure] for one in runs])) for measure in MEASURES}
-        for arm, runs in matched.items()
+        arm: {measure: _with_average(np.array([one[measure] for one in runs]), common) for measure in measures}
+        for arm, runs in runs_of.items()
     }
-    places = [*points, float("nan")]
+    places = [*points, float("nan")] if len(points) > 1 else list(points)
+    minus = f"{table}, minus mean"
 
-    def add(table: str, arm: str, measure: str, point: int, found: tuple[float, float, float], count: int) -> None:
+    def add(kind: str, arm: str, measure: str, point: int, found: tuple[float, float, float], count: int) -> None:
         value, low, high = found
+        if not np.isfinite(value):  # no seed has it
+            return
         rows.append(
             {
-                "table": table,
+                "table": kind,
                 "arm": arm,
                 "root_kl": places[point],
                 "measure": measure,
@@ -109,39 +136,60 @@ def compared_rows(
         )
 
     for arm, own in values.items():
-        for measure in MEASURES:
+        for measure in measures:
             found = bootstrap(own[measure], num_resamples=num_resamples)
             for point in range(len(places)):
-                add("matched", arm, measure, point, _at(found, point), _present(own[measure][:, point]))
+                add(table, arm, measure, point, _at(found, point), _present(own[measure][:, point]))
                 if arm != "mean":
                     pair = torch.stack([own[measure][:, point], values["mean"][measure][:, point]])
                     both = pair[:, ~pair.isnan().any(0)]
                     if both.shape[1] > 1:
                         difference = bootstrap_difference(both[0], both[1], num_resamples=num_resamples)
-                        add("minus mean", arm, measure, point, _at(difference), both.shape[1])
+                        add(minus, arm, measure, point, _at(difference), both.shape[1])
+        if len(points) > 1:
+            for name, found in _law(own["gold"][:, :-1], points, num_resamples).items():
+                add("law", arm, name, len(points), found, len(own["gold"]))
         for point in range(len(places)):
             gold = own["gold"][:, point]
             known = gold[~gold.isnan()]
             if len(known) > 1:
                 share = float((known < 0).double().mean())
                 low, high = wilson_interval(share, len(known))
-                add("matched", arm, "gold below the first policy's", point, (share, low, high), len(known))
-                add("matched", arm, "std of gold", point, _spread(known[None], num_resamples), len(known))
+                add(table, arm, "gold below the first policy's", point, (share, low, high), len(known))
+                add(table, arm, "std of gold", point, _spread(known[None], num_resamples), len(known))
             if arm != "mean":
                 pair = torch.stack([gold, values["mean"]["gold"][:, point]])
                 both = pair[:, ~pair.isnan().any(0)]
                 if both.shape[1] > 1:
-                    add("minus mean", arm, "std of gold", point, _spread(both, num_resamples), both.shape[1])
+                    add(minus, arm, "std of gold", point, _spread(both, num_resamples), both.shape[1])
                     lead = bootstrap_difference(
                         (both[0] < 0).double(), (both[1] < 0).double(), num_resamples=num_resamples
                     )
-                    add("minus mean", arm, "gold below the first policy's", point, _at(lead), both.shape[1])
+                    add(minus, arm, "gold below the first policy's", point, _at(lead), both.shape[1])
     return rows
 
 
-def _with_average(values: Values) -> torch.Tensor:
-    """`[S, L + 1]`: the last column is the average over the points; NaN for a seed that does not reach them all."""
-    return torch.from_numpy(np.concatenate([values, values.mean(1, keepdims=True)], 1))
+def _law(gold: torch.Tensor, points: Sequence[float], num_resamples: int) -> dict[str, tuple[float, float, float]]:
+    """R(d) = d (alpha - beta ln d) fitted to the mean gold over seeds, at the points that all of them reach."""
+    common = ~gold.isnan().any(0)
+    known, kl = gold[:, common], torch.tensor(points, dtype=torch.float64)[common].square()
+    if len(known) < 2 or len(kl) < 2:
+        return {}
+
+    def statistic(rows: torch.Tensor) -> torch.Tensor:
+        law = fit_scaling_law(kl, known[rows].mean(0), "rl")
+        peak = law.peak_kl.sqrt().nan_to_num(FARTHEST).clamp(max=FARTHEST)
+        return torch.stack([law.alpha, law.beta, peak, law.r_squared])
+
+    found = bootstrap_statistic(statistic, torch.arange(len(known)), num_resamples=num_resamples)
+    names = ("alpha", "beta", "root_kl of the peak", "r_squared")
+    return {name: _at(found, place) for place, name in enumerate(names)}
+
+
+def _with_average(values: Values, common: NDArray[np.bool_]) -> torch.Tensor:
+    """`[S, L + 1]`: the last column is the average over the points that all reach; NaN where there is none."""
+    average = values[:, common].mean(1, keepdims=True) if common.any() else np.full((len(values), 1), np.nan)
+    return torch.from_numpy(np.concatenate([values, average], 1))
 
 
 def _present(values: torch.Tensor) -> int:

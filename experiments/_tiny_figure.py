@@ -12,8 +12,13 @@ mpl.use("agg")
 from matplotlib import pyplot as plt
 
 # Okabe and Ito's colors, which tell themselves apart for the color-blind too.
-COLORS = {"mean": "#d55e00", "variance_kl": "#0072b2", "lsc": "#009e73", "lcb": "#e69f00"}
-NAMES = {"mean": "mean", "variance_kl": "variance-weighted KL", "lsc": "log-sigmoid (LSC)", "lcb": "mean - std (lcb)"}
+COLORS = {"mean": "#d55e00", "variance_kl": "#0072b2", "variance_kl_0.02": "#56b4e9", "lsc": "#009e73"}
+NAMES = {
+    "mean": "mean",
+    "variance_kl": "variance-weighted KL",
+    "variance_kl_0.02": "the same, two thirds as strong",
+    "lsc": "log-sigmoid (LSC)",
+}
 
 
 def draw(table: pa.Table, arms: Sequence[str], points: Sequence[float], place: Path) -> None:

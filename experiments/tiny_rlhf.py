@@ -25,11 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
-from _tiny_curves import MEASURES, at_root_kl, compared_rows, look_measures
+from _tiny_curves import MEASURES, at_root_kl, at_the_end, compared_rows, look_measures
 from _tiny_figure import draw
 from _tiny_gold import gold_reward
 from numpy.typing import NDArray
 
+from prudent.alignment import ARMS
 from prudent.alignment.rlhf import AlignConfig, align
 from prudent.metrics import spearman_within
 from prudent.models import atomic_file, atomic_folder, load_causal_model, load_tokenizer
@@ -147,12 +148,12 @@ def proxy(policy_folder: Path, seed: int, folder: Path, config: Config) -> Path:
     return place
 
 
-def run(arm: str, seed: int, policy_folder: Path, folder: Path, config: Config) -> pa.Table:
-    """Samples of the held-out prompts along the training of an arm from a seed."""
+def run(name: str, seed: int, policy_folder: Path, folder: Path, config: Config) -> pa.Table:
+    """Samples of the held-out prompts along the training of an arm, by its name in the configuration, from a seed."""
     reward = proxy(policy_folder, seed, folder, config)
-    place = folder / f"{arm}-{seed}"
+    place = folder / f"{name}-{seed}"
     options = AlignConfig(
-        **config["align"], arm=arm, kl_coef=config["arms"][arm], seed=seed, use_cpu=True, report_to=()
+        **config["align"], **{"arm": name, **config["arms"][name]}, seed=seed, use_cpu=True, report_to=()
     )
     prompts, held_out = (folder / f"{name}.jsonl" for name in ("prompts", "held_out"))
     align(
@@ -179,7 +180,8 @@ def experiment(config: Config, data: Path, folder: Path) -> pa.Table:
     held_out = beginnings(config["held_out_openings"], config) * config["num_base"]
     base = written(Policy.from_pretrained(policy_folder), held_out, config, seed=0)
     rows: list[dict[str, Any]] = []
-    matched: dict[str, list[dict[str, np.ndarray]]] = {arm: [] for arm in config["arms"]}
+    matched: dict[str, list[dict[str, NDArray[np.float64]]]] = {arm: [] for arm in config["arms"]}
+    ends: dict[str, list[dict[str, NDArray[np.float64]]]] = {arm: [] for arm in config["arms"]}
     for seed in range(config["num_seeds"]):
         worth = UtilityModel(proxy(policy_folder, seed, folder, config), "mean")
         rewards = worth(base.prompts, base.responses).value.double()
@@ -188,6 +190,8 @@ def experiment(config: Config, data: Path, folder: Path) -> pa.Table:
         for arm in config["arms"]:
             samples = run(arm, seed, policy_folder, folder, config)
             looks = look_measures(samples, base.prompts, base.gold, rewards.numpy())
+            if arm in ARMS and "log_sigmoid" in ARMS[arm].utility:  # its samples tell the std of the log-sigmoid
+                looks = [{**look, "proxy_std": float("nan")} for look in looks]
             run_of = {"table": "curves", "arm": arm, "seed": seed}
             rows += [
                 {
@@ -200,8 +204,10 @@ def experiment(config: Config, data: Path, folder: Path) -> pa.Table:
                 for measure in MEASURES
             ]
             matched[arm].append(at_root_kl(looks, config["root_kl"]))
+            ends[arm].append(at_the_end(looks))
             print(f"done: {arm}, seed {seed}", flush=True)
     rows += compared_rows(matched, config["root_kl"], num_resamples=config["num_resamples"])
+    rows += compared_rows(ends, [float("nan")], num_resamples=config["num_resamples"], table="end")
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
@@ -211,9 +217,9 @@ def show(table: pa.Table) -> None:
         if row["table"] == "proxies":
             print(f"seed {row['seed']}: {row['measure']} {row['value']:.2f}")
         elif row["table"] != "curves":
-            point = "average" if row["root_kl"] != row["root_kl"] else f"{row['root_kl']:.1f}"
+            point = "" if row["root_kl"] != row["root_kl"] else f"{row['root_kl']:.1f}"
             print(
-                f"{row['table']:10} {row['arm']:12} {row['measure']:30} {point:8} {row['value']:+.3f} "
+                f"{row['table']:19} {row['arm']:12} {row['measure']:30} {point:8} {row['value']:+.3f} "
                 f"[{row['low']:+.3f}, {row['high']:+.3f}] of {row['num_seeds']}"
             )
 

@@ -116,15 +116,39 @@ def test_arms_are_compared_by_seed_at_equal_kl(curves: ModuleType) -> None:
     assert row("matched", "mean", "gold", 2.0)["value"] == pytest.approx(2 * slopes.mean())
     assert row("matched", "mean", "std of gold", 1.0)["value"] == pytest.approx(slopes.std(ddof=1))
     assert row("matched", "mean", "gold below the first policy's", 1.0)["value"] == 0.5
-    both = row("minus mean", "lsc", "gold", 2.0)
+    both = row("matched, minus mean", "lsc", "gold", 2.0)
     assert (both["num_seeds"], both["value"]) == (5, pytest.approx(np.mean(1.2 - slopes[:5])))
     assert both["low"] <= both["value"] <= both["high"]
-    spread = row("minus mean", "lsc", "std of gold", 1.0)
+    spread = row("matched, minus mean", "lsc", "std of gold", 1.0)
     lsc = np.append(0.5 * slopes[:5] + 0.6, 1.1)
     assert spread["value"] == pytest.approx(lsc.std(ddof=1) - slopes.std(ddof=1))
-    assert row("minus mean", "lsc", "gold below the first policy's", 2.0)["value"] == pytest.approx(-0.6)
-    assert row("minus mean", "lsc", "gold", math.nan)["num_seeds"] == 5
-    assert row("minus mean", "lsc", "words", 1.0)["value"] == 0.0
+    assert row("matched, minus mean", "lsc", "gold below the first policy's", 2.0)["value"] == pytest.approx(-0.6)
+    # only the first point is reached by all, so that the average is over it alone
+    average = row("matched, minus mean", "lsc", "gold", math.nan)
+    assert (average["num_seeds"], average["value"]) == (6, pytest.approx(lsc.mean() - slopes.mean()))
+    assert row("matched, minus mean", "lsc", "words", 1.0)["value"] == 0.0
+
+
+def test_the_end_is_that_of_the_last_step(curves: ModuleType) -> None:
+    run = [{**look, "step": step} for step, look in zip((5, 1, 2, 3, 0, 4, 6), looks(-1.0, 3.0), strict=True)]
+    found = curves.at_the_end(run)
+    assert (found["root_kl"].tolist(), found["gold"].tolist()) == ([2.0], [-2.0])
+    rows = curves.compared_rows({"mean": [found, found]}, [math.nan], num_resamples=20, table="end")
+    assert {row["table"] for row in rows} == {"end"}
+    assert {row["measure"]: row["value"] for row in rows}["gold below the first policy's"] == 1.0
+
+
+def test_a_planted_law_is_found(curves: ModuleType) -> None:
+    points, generator = [0.5, 1.0, 2.0, 3.0], np.random.default_rng(0)
+    runs = []
+    for _ in range(6):
+        alpha = 1.2 + 0.1 * generator.normal()
+        gold = [point * (alpha - 0.7 * math.log(point)) for point in points]
+        runs.append({measure: np.array(gold) for measure in curves.MEASURES})
+    rows = {row["measure"]: row for row in curves.compared_rows({"mean": runs}, points, num_resamples=100)}
+    assert rows["alpha"]["low"] < 1.2 < rows["alpha"]["high"]
+    assert rows["beta"]["value"] == pytest.approx(0.7)
+    assert rows["root_kl of the peak"]["value"] == pytest.approx(math.exp(rows["alpha"]["value"] / 0.7 - 1))
 
 
 def test_the_fast_version_fills_the_table(experiment: ModuleType, data: Path, tmp_path: Path) -> None:
