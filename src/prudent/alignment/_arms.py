@@ -10,7 +10,8 @@ KlForm = Literal["constant", "exact", "in_reward"]
 part of the reward, without the gradient's last term."""
 
 AdvantageWeight = Literal["none", "sign", "signcert"]
-"""What advantages are multiplied by: nothing, how sure their sign is under the posterior, or SignCert's weight."""
+"""What the reward's part of advantages is multiplied by: nothing, how sure their sign is under the posterior, or
+SignCert's weight. The KL penalty's part stays whole."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Arm:
     Attributes:
         utility: what a response is worth, as `parse_utility` reads it; `{kl_coef}` stands for the coefficient.
         kl_form: how the KL penalty weighs responses.
-        advantage_weight: what advantages are multiplied by.
+        advantage_weight: what the reward's part of advantages is multiplied by; the KL penalty holds whatever it is.
 
     Raises:
         ValueError: a field is none of what it can be.
@@ -62,7 +63,8 @@ ARMS: dict[str, Arm] = {
 like the policy's (2606.09073). `lsc`: log-sigmoid of the reward over the prompt's reference (2402.00742). `bounded`:
 its sigmoid (PAR, 2502.18770). `worst`: the least of an ensemble's members (2310.02743). `variance_kl`: the KL penalty
 weighted by the variance (2410.23726), `variance_kl_in_reward` the same without the gradient's last term. `sign` and
-`signcert`: advantages weighted by how sure their sign is, in the posterior's metric or the identity's (2604.02986)."""
+`signcert`: the reward's advantages weighted by how sure their sign is, in the posterior's metric or the identity's
+(2604.02986), against a KL penalty in full."""
 
 
 def parse_arm(name: str) -> Arm:

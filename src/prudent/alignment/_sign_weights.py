@@ -18,7 +18,8 @@ def sign_weights(rewards: RewardPosterior) -> Tensor:
     The advantage of response i is A_i = r_i - mean of the other responses of its prompt. Under the joint posterior it
     has mean m_i and variance v_i, in which what moves all responses of a prompt together cancels. The sign of m_i is
     right with probability Phi(|z_i|), z_i = m_i / sqrt(v_i), and the weight is P(right) - P(wrong): 0 for a coin toss,
-    1 for a certainty. Weighted advantages move the policy where the reward model knows, and leave it where it guesses.
+    1 for a certainty. Weighted by it, the reward moves the policy where the model knows, and leaves it to
+    the KL penalty where it guesses; the penalty itself must keep its strength, or the optimum is what it is without.
 
     Args:
         rewards: joint posterior over N responses; `group` names the prompts. The epistemic part counts, and for a

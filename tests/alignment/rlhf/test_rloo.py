@@ -41,9 +41,13 @@ class Bandit:
         penalty = KL_COEF * self.weight * self.log_ratio()
         return self.gradient_of((self.logits.softmax(0) * (self.reward - penalty)).sum())
 
-    def expected_update(self, form: Literal["exact", "in_reward"], count: int = 3) -> Tensor:
-        """Mean of the leave-one-out update over all tuples of `count` responses, weighted by their probability."""
+    def expected_update(self, form: Literal["exact", "in_reward"], count: int = 3, rho: Tensor | None = None) -> Tensor:
+        """Mean of the leave-one-out update over all tuples of `count` responses, weighted by their probability.
+
+        With `rho` [4] the reward's part of the advantages is weighed by it, as the trainer does.
+        """
         from prudent.alignment.rlhf._coefficient import ResponseCoefficient
+        from prudent.alignment.rlhf._rloo import leave_one_out
 
         coefficient = ResponseCoefficient(KL_COEF, form)
         probability = self.logits.softmax(0).detach()
@@ -56,6 +60,9 @@ class Bandit:
             reward = self.reward[drawn] - coefficient * kl[drawn]  # the line of TRL's trainer
             coefficient.take()
             advantage = reward - (reward.sum() - reward) / (count - 1)
+            if rho is not None:
+                assert coefficient.penalty is not None
+                advantage += (rho[drawn] - 1) * (advantage + leave_one_out(coefficient.penalty, count))
             total += probability[drawn].prod() * (advantage[:, None] * score[drawn]).mean(0)
         return total
 
@@ -79,6 +86,41 @@ def test_in_reward_is_off_by_the_gradient_of_the_mean_coefficient(seed: int) -> 
 def test_both_forms_are_the_gradient_for_a_constant_coefficient(form: Any) -> None:
     bandit = Bandit(7, constant=True)
     torch.testing.assert_close(bandit.expected_update(form), bandit.gradient(), rtol=0, atol=1e-10)
+
+
+def test_sign_weights_move_the_optimum_and_hold_what_they_do_not_trust() -> None:
+    bandit = Bandit(3, constant=True)
+    bandit.reward *= KL_COEF
+    rho = torch.tensor([0.9, 0.1, 0.6, 0.3], dtype=torch.float64)
+    mean_optimum = (bandit.log_reference + bandit.reward / KL_COEF).softmax(0)
+    with torch.no_grad():
+        bandit.logits.copy_(mean_optimum.log())
+    assert bandit.expected_update("in_reward").norm() < 1e-12
+    assert bandit.expected_update("in_reward", rho=rho).norm() > 0.01
+    # at rest rho (R - its mean) = KL_COEF log-ratio, up to a constant
+    policy = mean_optimum
+    for _ in range(200):
+        sure = rho * (bandit.reward - policy @ bandit.reward)
+        policy = (policy + (bandit.log_reference + sure / KL_COEF).softmax(0)) / 2
+    assert (policy - mean_optimum).abs().max() > 0.1
+    with torch.no_grad():
+        bandit.logits.copy_(policy.log())
+    torch.testing.assert_close(
+        bandit.expected_update("in_reward", rho=rho), torch.zeros(4).double(), rtol=0, atol=1e-10
+    )
+    # where no reward is trusted, the reference is where it rests
+    with torch.no_grad():
+        bandit.logits.copy_(bandit.log_reference)
+    nothing = bandit.expected_update("exact", rho=torch.zeros(4, dtype=torch.float64))
+    torch.testing.assert_close(nothing, torch.zeros(4).double(), rtol=0, atol=1e-12)
+
+
+def test_leave_one_out_counts_those_there_are() -> None:
+    from prudent.alignment.rlhf._rloo import leave_one_out
+
+    values = torch.tensor([1.0, 4.0, float("nan"), float("nan"), 5.0, float("nan")])
+    assert leave_one_out(values, 3).tolist() == [-3.0, 3.0, 0.0, 0.0, 0.0, 0.0]
+    assert leave_one_out(values[:2], 1).tolist() == [0.0, 0.0]
 
 
 def test_coefficient_is_a_number_when_asked() -> None:
@@ -115,7 +157,9 @@ def test_equal_variances_are_trls_own_trainer_to_the_bit(
     own = short_run(RLOOTrainer, [measured()], lora=lora)
     assert own.gradients[0]
     equal = measured(variance=lambda ids: 0.3, weight=lambda ids: 1.0)
-    forms = [("constant", "none"), ("exact", "signcert")] if lora else [("exact", "none"), ("in_reward", "sign")]
+    forms = [("constant", "none"), ("exact", "signcert")]
+    if not lora:
+        forms = [("exact", "none"), ("in_reward", "sign"), ("constant", "sign")]
     for kl_form, advantage_weight in forms:
         options = {"kl_form": kl_form, "advantage_weight": advantage_weight}
         assert own.same_as(short_run(VarianceAwareRLOOTrainer, [equal], lora=lora, options=options))
@@ -153,7 +197,7 @@ class LogRatios:
         return ((policy[2] - reference[2]) * mask).sum(1).double()
 
 
-@pytest.mark.parametrize("form", ["exact", "in_reward"])
+@pytest.mark.parametrize("form", ["exact", "in_reward", "constant"])
 def test_two_responses_by_hand(short_run: Callable[..., Any], measured: Any, form: str, tokens_of: Tokens) -> None:
     from prudent.alignment.rlhf import VarianceAwareRLOOTrainer
 
@@ -173,10 +217,17 @@ def test_two_responses_by_hand(short_run: Callable[..., Any], measured: Any, for
         variance = torch.tensor([reward.variance(ids) for ids in tokens], dtype=torch.float64)
         weight = (variance / variance.mean()).clamp(0.5, 1.5)
         coefficient = 0.5 * weight / weight.mean()
+        if form == "constant":
+            coefficient = torch.full_like(weight, 0.5)
         log_ratio = ratios.of(scoring, output["completion_mask"])
-        value = torch.tensor([reward.reward(ids) for ids in tokens]) - coefficient * (log_ratio + (form == "exact"))
+        value = torch.tensor([reward.reward(ids) for ids in tokens])
+        penalty = coefficient * (log_ratio + (form == "exact"))
         rho = torch.tensor([reward.weight(ids) for ids in tokens])
-        advantage = rho * (value - value.view(-1, 2).flip(1).view(-1))  # the other response is the baseline
+
+        def apart(values: Tensor) -> Tensor:
+            return values - values.view(-1, 2).flip(1).view(-1)  # the other response is the baseline
+
+        advantage = rho * apart(value) - apart(penalty)  # the penalty holds whatever the weight
         torch.testing.assert_close(output["advantages"].double(), advantage, rtol=0, atol=1e-5)
         assert scoring == 0 or bool((log_ratio.abs() > 1e-3).any())
 
@@ -275,6 +326,38 @@ def test_responses_without_a_reward_have_no_weight_and_no_advantage(
         torch.testing.assert_close(weights[~missing].float(), kl_weights(variance[~missing]))
     assert 0 < missing_rows < 24
     assert all(bool(p.isfinite().all()) for p in run.trainer.model.parameters())
+
+
+def test_responses_that_another_reward_scores_are_trained_on(
+    short_run: Callable[..., Any], measured: Any, tokens_of: Tokens
+) -> None:
+    """A reward that is not applicable to a prompt's responses leaves TRL's numbers for them."""
+    from prudent.alignment.rlhf import VarianceAwareGRPOTrainer, VarianceAwareRLOOTrainer
+
+    def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(len(set(ids))) for ids in completion_ids]
+
+    def never(ids: list[int]) -> None:
+        return None
+
+    def odd(of: Callable[[list[int]], float]) -> Callable[[list[int]], float | None]:
+        return lambda ids: of(ids) if ids[0] % 2 else None
+
+    from trl import RLOOTrainer
+
+    own = short_run(RLOOTrainer, [length])
+    mixed = measured(reward=never, variance=never, weight=never)
+    assert own.same_as(short_run(VarianceAwareRLOOTrainer, [length, mixed], options={"advantage_weight": "sign"}))
+    reward = measured()
+    reward.reward, reward.variance, reward.weight = map(odd, (reward.reward, reward.variance, reward.weight))
+    for trainer_class in (VarianceAwareRLOOTrainer, VarianceAwareGRPOTrainer):
+        run = short_run(trainer_class, [reward, length], options={"advantage_weight": "sign"}, max_steps=1)
+        (output,) = run.scored
+        missing = torch.tensor([ids[0] % 2 == 0 for ids in tokens_of(output)])
+        assert 0 < int(missing.sum()) < 8
+        assert bool((output["kl_weight"][missing] == 1).all())
+        assert not bool((output["kl_weight"][~missing] == 1).all())
+        assert bool((output["advantages"][missing] != 0).any())
 
 
 def test_vanishing_variances_are_held_at_the_floor_and_logged(
@@ -401,6 +484,11 @@ def test_what_the_columns_are_asked_for(short_run: Callable[..., Any], measured:
         ({"advantage_weight": "all"}, {}, "advantage_weight must be one of"),
         ({"kl_weight_floor": 0.0}, {}, "floor must lie"),
         ({}, {"beta": 0.0}, "beta"),
+        (
+            {"kl_form": "constant", "advantage_weight": "sign"},
+            {"normalize_advantages": True},
+            "normalizes together with the KL penalty's",
+        ),
         ({}, {"reward_weights": [1.0, 0.0]}, "2 weights for 1 reward functions"),
     ],
 )
@@ -411,6 +499,13 @@ def test_refuses(
 
     with pytest.raises(ValueError, match=message):
         short_run(VarianceAwareRLOOTrainer, [measured()], options=options, **config)
+
+
+def test_needs_a_configuration(measured: Any) -> None:
+    from prudent.alignment.rlhf import VarianceAwareRLOOTrainer
+
+    with pytest.raises(ValueError, match="args must be TRL's configuration"):
+        VarianceAwareRLOOTrainer("policy", measured(), None, advantage_weight="sign")  # type: ignore[arg-type]
 
 
 def test_needs_one_reward_that_knows_variances(short_run: Callable[..., Any], measured: Any) -> None:

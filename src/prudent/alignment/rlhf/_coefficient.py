@@ -16,7 +16,8 @@ class ResponseCoefficient(float):
     TRL asks its coefficient whether it is zero, and multiplies the KL of the responses by it once: in RLOO where the
     penalty is taken from the rewards, in GRPO where it is added to the loss. This is a number when asked, and weighs
     responses when multiplied, so that no line of TRL's is copied here. `take` finds out whether the product was made:
-    TRL may compute its penalty in another way one day, and the weights would silently do nothing.
+    TRL may compute its penalty in another way one day, and the weights would silently do nothing. What was taken from
+    the rewards stays in `penalty`. With weights 1 `in_reward` gives TRL's own numbers to the last bit.
 
     With kl_coef the number itself, w the weights and l the KL of the responses (log-ratios in RLOO), a product is
 
@@ -30,6 +31,9 @@ class ResponseCoefficient(float):
     Args:
         kl_coef: the coefficient, > 0.
         form: as above.
+
+    Attributes:
+        penalty: [n] the last product of `exact` or `in_reward`, None until it is made.
 
     Raises:
         ValueError: `kl_coef` is not positive: there is nothing to weigh.
@@ -55,10 +59,11 @@ class ResponseCoefficient(float):
         self._weights: Tensor | None = None
         self._products = 0
         self._effective = kl_coef
+        self.penalty: Tensor | None = None
 
     def give(self, weights: Tensor) -> None:
         """Set the weights [n] of the responses whose KL comes next."""
-        self._weights, self._products = weights, 0
+        self._weights, self._products, self.penalty = weights, 0, None
 
     def take(self) -> float:
         """Take the weights back, once the trainer must have used them.
@@ -94,9 +99,9 @@ class ResponseCoefficient(float):
         if self._form == "in_loss":
             return float(self) * (weights[:, None] * kl)
         self._effective = self._constant_of_same_size(weights, kl)
-        if self._form == "in_reward":
-            return float(self) * (weights * kl)
-        return float(self) * (weights * kl + (weights - 1))
+        weighted = weights * kl
+        self.penalty = float(self) * (weighted if self._form == "in_reward" else weighted + (weights - 1))
+        return self.penalty
 
     def _constant_of_same_size(self, weights: Tensor, kl: Tensor) -> float:
         size = torch.where(weights.isnan(), 0.0, kl.abs()).double()

@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
     Attributes:
         kl: weights of the KL penalty, of mean 1; NaN for responses without a reward.
-        advantage: weights of the advantages; NaN for responses without one.
+        advantage: weights of the advantages; NaN for responses without a reward.
         metrics: what is worth logging of both, by name.
     """
 
@@ -115,6 +115,9 @@ class WeightColumns:
     def read(self, rewards: Tensor) -> Weights:
         """What the columns say.
 
+        A response of which the column knows nothing, but that another reward function has a reward for, gets the
+        weight 1: it is trained on as TRL does.
+
         Args:
             rewards: [N, reward functions] as TRL gathered them. In place, the columns become NaN where no
                 reward function of the user's has a value: TRL takes a response for scored if anything has.
@@ -122,16 +125,19 @@ class WeightColumns:
         Returns:
             The weights of the N responses.
         """
-        rewards[rewards[:, : self._num_own].isnan().all(1), self._num_own :] = torch.nan
+        is_scored = ~rewards[:, : self._num_own].isnan().all(1)
+        rewards[~is_scored, self._num_own :] = torch.nan
         kl, advantage = None, None
         metrics: dict[str, float] = {}
         if "variance" in self._places:
             variance = rewards[:, self._places["variance"]].double()
             kl = kl_weights(variance, floor=self._floor, cap=self._cap)
             metrics |= _metrics(kl, relative_variance(variance), self._floor, self._cap)
+            kl = torch.where(kl.isnan() & is_scored, 1.0, kl)
         if "advantage" in self._places:
             advantage = rewards[:, self._places["advantage"]]
             metrics["advantage_weight/mean"] = advantage.nanmean().item()
+            advantage = torch.where(advantage.isnan() & is_scored, 1.0, advantage)
         return Weights(kl, advantage, metrics)
 
 

@@ -23,9 +23,10 @@ class VarianceAwareGRPOTrainer(WeightedTrainer, GRPOTrainer):  # type: ignore[mi
     divergence, weighted, and not the objective of `VarianceAwareRLOOTrainer`, whose `exact` and `in_reward` speak of a
     penalty inside the reward. With equal variances it is TRL's own trainer to the last bit.
 
-    Responses without a reward (None) have no advantage; the penalty holds them with weight 1, as TRL's does.
+    Responses that no reward function scores (all None) have no advantage; the penalty holds them with weight 1, as
+    TRL's does. Those that others score, and the one that knows variances does not, have the weights 1 for both.
     Logged beside TRL's metrics: least and greatest KL weight, the shares of responses at the floor and at the cap, and
-    the mean weight of advantages.
+    the mean weight of advantages. TRL's own table of completions has the advantages before they are weighed.
 
     Args:
         model: as TRL's trainer takes it.

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from trl import RLOOConfig, RLOOTrainer
 
-from prudent.alignment._arms import Arm, KlForm
+from prudent.alignment._arms import AdvantageWeight, Arm, KlForm
+from prudent.alignment.rlhf._coefficient import ResponseCoefficient
 from prudent.alignment.rlhf._weighted import WeightedTrainer
 
 __all__ = ["VarianceAwareRLOOTrainer"]
@@ -28,17 +30,26 @@ class VarianceAwareRLOOTrainer(WeightedTrainer, RLOOTrainer):  # type: ignore[mi
     own trainer to the last bit. As in TRL, log-ratios are those of the policy that generated, so the gradient is exact
     for the first update on a generation; and the mean variance is that of the batch, quieter in a larger one.
 
-    Responses without a reward (None) have no weight and no advantage. Logged beside TRL's metrics: least and greatest
-    KL weight, the shares of responses at the floor and at the cap, the coefficient of a constant penalty of the same
-    size (`kl_coef/effective`), and the mean weight of advantages. The columns of variances and of weights appear
-    among the rewards, with weight 0.
+    `advantage_weight` multiplies the reward's part of advantages and leaves the penalty's as it is,
+    rho (A - A_penalty) + A_penalty with A_penalty the leave-one-out advantage of the penalty that TRL subtracted: what
+    is not sure to be better is held, and not merely left alone. Multiplied into whole advantages the weights would
+    change no optimum, since TRL's whole advantages are all 0 at that of plain RLOO. `VarianceAwareGRPOTrainer`, whose
+    penalty is in the loss, does the same.
+
+    Responses that no reward function scores (all None) have no weight and no advantage; those that others score, and
+    the one that knows variances does not, are trained on as TRL does, with the weights 1. Logged beside TRL's metrics:
+    least and greatest KL weight, the shares of responses at the floor and at the cap, the coefficient of a constant
+    penalty of the same size (`kl_coef/effective`), and the mean weight of advantages. The columns of variances and of
+    weights appear among the rewards, with weight 0. TRL's own table of completions has the advantages before they are
+    weighed.
 
     Args:
         model: as TRL's trainer takes it.
         reward_funcs: as TRL's trainer takes them; one must know variances (`PrudentReward`).
         args: TRL's configuration; its `beta` is kl_coef, and its `reward_weights` speak of the functions given.
         kl_form: `exact` or `in_reward` as above; `constant` for TRL's own penalty.
-        advantage_weight: multiply advantages by `sign_weights` (`sign`), by `signcert_weights` (`signcert`), or not.
+        advantage_weight: multiply the reward's part of advantages by `sign_weights` (`sign`), by `signcert_weights`
+            (`signcert`), or not.
         variance_of: the variance of a reward, which is the paper's, or of its contrast with the other responses of its
             prompt. A reward is known up to a constant per prompt, so doubt that a prompt's responses share makes the
             former larger and changes no comparison; the latter does not count it.
@@ -48,7 +59,8 @@ class VarianceAwareRLOOTrainer(WeightedTrainer, RLOOTrainer):  # type: ignore[mi
 
     Raises:
         ValueError: no reward function (or more than one) knows variances, `args.beta` is 0 while the penalty is to
-            be weighed, or an option is none of what it can be.
+            be weighed, advantages are weighed that TRL normalizes with the penalty in them (`normalize_advantages`,
+            beta > 0), or an option is none of what it can be.
         UnsupportedError: several processes would share a prompt whose responses are to be compared, or the TRL
             installed does not apply its coefficient where 1.16 does (found out at the first step).
 
@@ -65,17 +77,42 @@ class VarianceAwareRLOOTrainer(WeightedTrainer, RLOOTrainer):  # type: ignore[mi
     """
 
     def __init__(
-        self, model: Any, reward_funcs: Any, args: RLOOConfig, *, kl_form: KlForm = "exact", **options: Any
+        self,
+        model: Any,
+        reward_funcs: Any,
+        args: RLOOConfig,
+        *,
+        kl_form: KlForm = "exact",
+        advantage_weight: AdvantageWeight = "none",
+        **options: Any,
     ) -> None:
         Arm(kl_form=kl_form)  # its name is checked there
-        super().__init__(model, reward_funcs, args, kl_form=kl_form, **options)
+        is_apart = advantage_weight != "none" and args is not None and args.beta != 0
+        if is_apart and args.normalize_advantages:
+            raise ValueError(
+                f"advantage_weight={advantage_weight!r} weighs the reward's part of advantages, which TRL normalizes "
+                "together with the KL penalty's: leave normalize_advantages out, or take GRPO, whose penalty is in "
+                "the loss"
+            )
+        super().__init__(model, reward_funcs, args, kl_form=kl_form, advantage_weight=advantage_weight, **options)
+        if is_apart and self._kl_coefficient is None:
+            # TRL's own penalty, but known, so that it can be told from the reward
+            self._kl_coefficient = self.beta = ResponseCoefficient(args.beta, "in_reward")
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)
-        kl = self._response_weights.kl
-        if self._kl_coefficient is not None and kl is not None:
-            self._kl_coefficient.give(kl)  # TRL takes the penalty from the rewards next
+        if self._kl_coefficient is not None:
+            kl = self._response_weights.kl
+            # TRL takes the penalty from the rewards next
+            self._kl_coefficient.give(torch.where(rewards.isnan().all(1), torch.nan, 1.0) if kl is None else kl)
         return rewards
+
+    def _advantages_of_reward(self, advantages: Tensor, local: slice) -> Tensor:
+        penalty = None if self._kl_coefficient is None else self._kl_coefficient.penalty
+        if penalty is None:  # beta is 0; or TRL made none, which `take` says next
+            return advantages
+        count = self.num_generations if self.model.training else self.num_generations_eval
+        return advantages + leave_one_out(penalty, count)[local]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
@@ -83,3 +120,13 @@ class VarianceAwareRLOOTrainer(WeightedTrainer, RLOOTrainer):  # type: ignore[mi
             mode = "train" if self.model.training else "eval"
             self._metrics[mode]["kl_coef/effective"].append(self._kl_coefficient.take())
         return output
+
+
+def leave_one_out(values: Tensor, count: int) -> Tensor:
+    """Values [N] less the average of the others of their prompt, `count` responses each that lie together.
+
+    NaN counts nowhere; 0 for it, and where there are no others.
+    """
+    rows = values.view(-1, count)
+    others = (rows.nansum(1, keepdim=True) - rows) / ((~rows.isnan()).sum(1, keepdim=True) - 1)
+    return (rows - others).flatten().nan_to_num()

@@ -20,7 +20,7 @@ class WeightedTrainer:
         reward_funcs: likewise; one must be a `MeasuredReward` unless nothing is weighed.
         args: TRL's configuration.
         kl_form: `constant`, or the form of a `ResponseCoefficient`.
-        advantage_weight: what advantages are multiplied by.
+        advantage_weight: what the reward's part of advantages is multiplied by.
         variance_of: what the KL penalty is weighted by.
         kl_weight_floor: see `kl_weights`.
         kl_weight_cap: see `kl_weights`.
@@ -40,6 +40,8 @@ class WeightedTrainer:
         kl_weight_cap: float = 10.0,
         **options: Any,
     ) -> None:
+        if args is None:
+            raise ValueError("args must be TRL's configuration, such as RLOOConfig(FOLDER, beta=0.05), got None")
         Arm(advantage_weight=advantage_weight)  # its name is checked there
         self._kl_coefficient = None if kl_form == "constant" else ResponseCoefficient(args.beta, kl_form)
         self._weight_columns = WeightColumns(
@@ -63,6 +65,10 @@ class WeightedTrainer:
         self._response_weights = self._weight_columns.read(rewards)
         return rewards
 
+    def _advantages_of_reward(self, advantages: Tensor, local: slice) -> Tensor:
+        """The part of TRL's advantages that is the reward's, of this process's responses."""
+        return advantages
+
     def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         kl, advantage, metrics = self._response_weights
@@ -71,7 +77,9 @@ class WeightedTrainer:
         if kl is not None:
             output["kl_weight"] = kl[local]  # travels with its response when TRL shuffles and splits
         if advantage is not None:
-            output["advantages"] = output["advantages"] * advantage[local].nan_to_num()
+            # where the weight is 1, TRL's advantages stay as they are, to the last bit
+            less = advantage[local].nan_to_num(1.0) - 1
+            output["advantages"] = output["advantages"] + less * self._advantages_of_reward(output["advantages"], local)
         for name, value in metrics.items():
             self._metrics["train" if self.model.training else "eval"][name].append(value)
         return output
