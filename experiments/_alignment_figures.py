@@ -8,6 +8,7 @@ import pyarrow as pa
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colors, which tell themselves apart for the color-blind too.
 SHOWN = {
@@ -58,7 +59,7 @@ def draw_curves(table: pa.Table, place: Path) -> None:
     size = (3.6 * len(STATISTICS), 2.6 * len(settings) + 0.8)
     figure, axes = plt.subplots(len(settings), len(STATISTICS), figsize=size, squeeze=False)
     for line, setting in zip(axes, settings, strict=True):
-        for axis, (statistic, called) in zip(line, STATISTICS.items(), strict=True):
+        for axis, statistic in zip(line, STATISTICS, strict=True):
             own = rows_of(table, setting=setting, policy="tabular", statistic=statistic)
             for arm, (color, style) in SHOWN.items():
                 points = [row for row in own if row["arm"] == arm]
@@ -67,13 +68,15 @@ def draw_curves(table: pa.Table, place: Path) -> None:
                 if arm in ("mean", "variance_kl"):
                     low, high = ([row[end] for row in points] for end in ("low", "high"))
                     axis.fill_between(root_kl, low, high, color=color, alpha=0.12, linewidth=0)
-            axis.set_title(f"{setting}: {called}", size=8)
             axis.tick_params(labelsize=7)
+        line[0].set_ylabel(setting, size=9)
+    for axis, called in zip(axes[0], STATISTICS.values(), strict=True):
+        axis.set_title(called, size=9)
     for axis in axes[-1]:
         axis.set_xlabel("root of KL", size=8)
     figure.tight_layout(rect=(0, 0.8 / size[1], 1, 1))
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, fontsize=8, frameon=False)
-    figure.savefig(place, dpi=80)
+    figure.savefig(place, dpi=65)
     plt.close(figure)
 
 
@@ -97,6 +100,7 @@ def draw_differences(table: pa.Table, place: Path) -> None:
             axis.set_title(setting, size=8)
             axis.set_xlabel(called, size=7)
             axis.tick_params(labelsize=7)
+            axis.xaxis.set_major_locator(MaxNLocator(5))
         line[0].set_yticks([-place for place in range(len(arms))], arms, size=7)
     figure.tight_layout(rect=(0, 0.4 / size[1], 1, 1))
     handles, labels = axes[0][0].get_legend_handles_labels()

@@ -123,7 +123,7 @@ def setting_outcomes(
     used = {key: config[key] for key in (*USED_BY_BOTH, *USED[kind])}
     digest = hashlib.sha256(json.dumps([dict(setting), used], sort_keys=True).encode()).hexdigest()[:8]
     pools = []
-    count = config["num_linear_seeds" if kind == "linear" else "num_seeds"]
+    count = config["num_linear_seeds" if kind == "linear" else "num_seeds"][name]
     each = count // (len(config["world"]["seeds"]) if setting["pool"] == "world" else 1)
     for number, stratum in enumerate(strata(setting, config, data)):
         blocks = []
