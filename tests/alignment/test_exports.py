@@ -142,6 +142,20 @@ def test_files_for_trainers(reward_models, truth, tmp_path, monkeypatch):
     assert loaded(path, "compute_score")("x", RESPONSES[0], "", {"prompt": PROMPTS[0]})["score"] != 0
 
 
+@pytest.mark.parametrize("form", [OpenRLHFReward, VerlReward])
+def test_options_that_these_trainers_cannot_follow(reward_models, form, tmp_path):
+    with pytest.raises(ValueError, match="truncation_penalty is of no use here"):
+        form(reward_models["helpful"], truncation_penalty=1.0, max_completion_length=8)
+    with pytest.raises(ValueError, match="eos_token_id is of no use here"):
+        form(reward_models["helpful"], eos_token_id=[2])
+    with pytest.raises(ValueError, match="needs a number for every completion"):
+        form(reward_models["helpful"], empty="none")
+    trainer = "verl" if form is VerlReward else "openrlhf"
+    with pytest.raises(ValueError, match="max_completion_length is of no use here"):
+        write_reward_file(tmp_path / "r.py", reward_models["helpful"], trainer=trainer, max_completion_length=8)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_written_that_would_not_work(reward_models, tmp_path):
     path = tmp_path / "my_reward.py"
     with pytest.raises(UtilityError):

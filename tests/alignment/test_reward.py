@@ -238,6 +238,14 @@ def _scored_elsewhere(pickled: bytes, results) -> None:
     results.put((given.__name__, given(prompts=PROMPTS[:3], completions=COMPLETIONS[:3])))
 
 
+@pytest.mark.parametrize("model", ["helpful", "heads", "lora"])
+def test_loading_leaves_the_random_numbers_of_a_trainer(model, reward_models):
+    reward = PrudentReward(reward_models[model])
+    before = torch.random.get_rng_state()
+    reward(PROMPTS, COMPLETIONS)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_it_can_be_pickled_before_and_after_a_call(reward_models, files, tmp_path, monkeypatch):
     monkeypatch.chdir(reward_models["helpful"].parent)
     given = PrudentReward("helpful", CENTERED, references=files["one"], name="careful")
@@ -324,6 +332,8 @@ def test_empty_completions_and_completions_that_were_cut(reward_models):
     # the same texts with other tokens are flagged anew
     assert not unknown.measure(prompts, completions, [[1]] * 4).is_truncated.any()
     assert unknown.measure(prompts, completions).is_truncated is None
+    with pytest.raises(ValueError, match="a truncation_penalty and no completion_ids"):
+        given(prompts, completions)
 
 
 def test_a_reward_that_is_not_a_number_is_an_error(reward_models, monkeypatch):
@@ -362,6 +372,9 @@ def test_what_is_refused_before_anything_is_read(tmp_path):
         PrudentReward("rm", "lcb_stdd(1)")
     with pytest.raises(ValueError, match="empty must be"):
         PrudentReward("rm", empty="skip")
+    for option in ("max_completion_length", "tokens_per_batch"):
+        with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
+            PrudentReward("rm", **{option: 0})
     with pytest.raises(ValueError, match="truncation_penalty must be finite"):
         PrudentReward("rm", truncation_penalty=-1.0)
     with pytest.raises(ValueError, match="needs max_completion_length"):

@@ -16,6 +16,7 @@ from prudent.utility import Utility
 
 __all__ = ["OpenRLHFReward", "VerlReward"]
 
+_OF_TOKENS = ("truncation_penalty", "max_completion_length", "eos_token_id")
 _LEAST_OF_PROMPT = 16
 """Characters of a prompt that was cut from the left by which it is still told in a query."""
 
@@ -27,11 +28,22 @@ class _Exported:
         model: as for `PrudentReward`.
         utility: likewise.
         options: others of `PrudentReward`.
+
+    Raises:
+        ValueError: an option that these trainers have no use for, or one out of range.
     """
 
     def __init__(
         self, model: str | Path | Mapping[str, str | Path], utility: str | Path | Utility = "mean", **options: Any
     ) -> None:
+        unused = [name for name in _OF_TOKENS if options.get(name)]
+        if unused:
+            raise ValueError(
+                f"{unused[0]} is of no use here: this trainer gives texts and no tokens, so that completions which "
+                "were cut are not known; have the trainer itself penalize them"
+            )
+        if options.get("empty") == "none":
+            raise ValueError("empty='none' is of no use here: this trainer needs a number for every completion")
         self.reward = PrudentReward(model, utility, **options)
         self.__name__ = self.reward.__name__
 
@@ -65,7 +77,11 @@ class OpenRLHFReward(_Exported):
         model: as for `PrudentReward`.
         utility: likewise.
         end_of_text: the policy's token that ends a text, where it is none of the usual (`</s>`, `<eos>`, `<|...|>`).
-        options: others of `PrudentReward`.
+        options: others of `PrudentReward`, but those about empty completions and ones that were cut: there is no None
+            for the former, and no tokens to know the latter by.
+
+    Raises:
+        ValueError: one of those options, or another out of range.
 
     Example:
         >>> reward_func = OpenRLHFReward("rm-posterior", "lcb_std(1)")
@@ -138,7 +154,10 @@ class VerlReward(_Exported):
     Args:
         model: as for `PrudentReward`.
         utility: likewise.
-        options: others of `PrudentReward`.
+        options: as for `OpenRLHFReward`.
+
+    Raises:
+        ValueError: likewise.
 
     Example:
         >>> compute_score = VerlReward("rm-posterior", "lcb_std(1)")

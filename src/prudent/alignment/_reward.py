@@ -45,7 +45,8 @@ class PrudentReward:
         empty: what an empty completion is worth: "score", what the model says of an empty text; "none", not
             applicable. By default it is scored: a policy that learns to say nothing would otherwise get no signal
             against it.
-        truncation_penalty: what a completion that was cut at the length limit loses; >= 0, in the utility's unit.
+        truncation_penalty: what a completion that was cut at the length limit loses; >= 0, in the utility's unit. It
+            needs the tokens of completions at every call, which TRL's trainers give.
         max_completion_length: the trainer's limit in tokens, by which completions that were cut are known.
         eos_token_id: ids of the policy that end a text: a completion of full length that holds one was not cut.
             Without them every completion of full length counts as cut.
@@ -85,6 +86,9 @@ class PrudentReward:
             raise ValueError(f"truncation_penalty must be finite and at least 0, got {truncation_penalty}")
         if truncation_penalty and max_completion_length is None:
             raise ValueError("a truncation_penalty needs max_completion_length, by which cut completions are known")
+        for option, value in (("max_completion_length", max_completion_length), ("tokens_per_batch", tokens_per_batch)):
+            if value is not None and value < 1:
+                raise ValueError(f"{option} must be at least 1, got {value}")
         if isinstance(utility, Utility):
             utility = str(utility)
         if not os.path.exists(utility):
@@ -134,19 +138,24 @@ class PrudentReward:
     def load(self) -> UtilityModel:
         """Load the model now, rather than at the first call; whatever is wrong with it or the utility shows here.
 
+        Torch's random numbers are those after it that they were before.
+
         Raises:
             PrudentError: as `UtilityModel`.
         """
         if self._worth is None:
-            self._worth = UtilityModel(
-                self._model,
-                self._utility,
-                references=self._references,
-                dtype=self._dtype,
-                tokens_per_batch=self._tokens_per_batch,
-                factor=True,
-                embeddings=self._needs_embeddings,
-            )
+            # Adapters are drawn before they are loaded. Were the trainer's own draws to move with that, a run that is
+            # resumed, which restores them and loads later, would write other completions.
+            with torch.random.fork_rng(range(torch.cuda.device_count())):
+                self._worth = UtilityModel(
+                    self._model,
+                    self._utility,
+                    references=self._references,
+                    dtype=self._dtype,
+                    tokens_per_batch=self._tokens_per_batch,
+                    factor=True,
+                    embeddings=self._needs_embeddings,
+                )
         return self._worth
 
     def __call__(
@@ -170,7 +179,7 @@ class PrudentReward:
             columns: of the data set, and what else a trainer gives; not read.
 
         Raises:
-            ValueError: not as many prompts as completions.
+            ValueError: not as many prompts as completions, or a penalty of those that were cut and no tokens.
             DataError: a text is none, or a completion's reward is not a number.
             ModelError: the model cannot be loaded, or memory ran out.
         """
@@ -197,12 +206,18 @@ class PrudentReward:
             completion_ids: as for a call.
 
         Raises:
+            ValueError: as for a call.
             PrudentError: as for a call.
         """
         if len(prompts) != len(completions):
             raise ValueError(f"there are {len(prompts)} prompts and {len(completions)} completions")
         if completion_ids is not None and len(completion_ids) != len(completions):
             raise ValueError(f"there are {len(completions)} completions and the tokens of {len(completion_ids)}")
+        if completion_ids is None and self._truncation_penalty:
+            raise ValueError(
+                "there is a truncation_penalty and no completion_ids, by which completions that were cut are known; "
+                "give them, or leave the penalty out"
+            )
         is_truncated = self._is_truncated(completion_ids)
         cut = None if is_truncated is None else is_truncated.tolist()
         batch = json.dumps([list(prompts), list(completions), cut], default=str)
@@ -212,7 +227,7 @@ class PrudentReward:
                 self._last = (batch, self._measured(prompts, completions, is_truncated))
             return self._last[1]
 
-    def variance_column(self, of: Literal["reward", "contrast"] = "reward") -> "RewardColumn":
+    def variance_column(self, of: Literal["reward", "contrast"] = "reward") -> RewardColumn:
         """A reward function that gives the variance, for a reward weight of 0, from the same scoring call.
 
         Args:
@@ -222,7 +237,7 @@ class PrudentReward:
             raise ValueError(f"of must be 'reward' or 'contrast', got {of!r}")
         return RewardColumn(self, "variance" if of == "reward" else "contrast_variance", "variance")
 
-    def sign_column(self, kind: Literal["sign", "signcert"] = "sign") -> "RewardColumn":
+    def sign_column(self, kind: Literal["sign", "signcert"] = "sign") -> RewardColumn:
         """A reward function that gives `sign_weights` or `signcert_weights`, for a reward weight of 0, likewise.
 
         Weights of `signcert` are relative to the completions of one call.
