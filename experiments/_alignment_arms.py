@@ -28,12 +28,11 @@ from prudent.selection import shuffle_within_groups
 from prudent.utility import RewardSet, parse_utility
 
 ON_MEMBERS = ("entropic", "worst")
-KL_APART = "sign, KL apart", "signcert, KL apart"
-"""Weights on the advantage of the reward alone, the KL penalty being in the loss. Weights on whole advantages leave a
-policy with a parameter a candidate at `mean`'s optimum, where all whole advantages are 0."""
+WHOLE = "sign, whole", "signcert, whole"
+"""Weights on whole advantages, KL penalty included, which leave a policy with a parameter a candidate at `mean`'s
+optimum, where all whole advantages are 0. Those of the library weigh the advantage of the reward alone."""
 TABULAR = (
-    *(name for name, arm in ARMS.items() if arm.advantage_weight == "none"),
-    *KL_APART,
+    *ARMS,
     "variance_kl, contrast",
     "variance_kl, members",
     "penalty of variance_kl",
@@ -47,7 +46,7 @@ TABULAR = (
     "longest",
     "oracle",
 )
-LINEAR = (*ARMS, *KL_APART, "penalty of variance_kl", "variance_kl, shuffled", "lcb, shuffled", "least variance")
+LINEAR = (*ARMS, *WHOLE, "penalty of variance_kl", "variance_kl, shuffled", "lcb, shuffled", "least variance")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Recipe:
     kl_weight: Tensor | None = None
     kl_form: KlForm = "constant"
     weigh: Weigh | None = None
-    is_whole: bool = True
+    is_whole: bool = False
 
     def optimum(self, kl_coef: Tensor, log_reference: Tensor) -> Tensor:
         """The policy `[S, C, B, n]` with a parameter a candidate at which the gradient vanishes."""
@@ -132,7 +131,7 @@ class Block:
             kl_weight=None if arm.kl_form == "constant" else self.weight(kind or "own"),
             kl_form=arm.kl_form,
             weigh=self._weighs(arm.advantage_weight),
-            is_whole=name not in KL_APART,
+            is_whole=name in WHOLE,
         )
 
     def _fixed(self, utility: Tensor) -> Recipe:

@@ -22,8 +22,8 @@ SHOWN = {
     "worst": ("#a8518a", "--"),
     "lsc": ("#e69f00", "-"),
     "bounded": ("#e69f00", "--"),
-    "sign, KL apart": ("#333333", "-"),
-    "signcert, KL apart": ("#333333", "--"),
+    "sign": ("#333333", "-"),
+    "signcert": ("#333333", "--"),
 }
 STATISTICS = {
     "gain": "gain in gold",

@@ -68,7 +68,7 @@ class GradientRule:
     coefficient: Tensor
     exact: bool = True
     weigh: Weigh | None = None
-    is_whole: bool = True
+    is_whole: bool = False
 
     def weights(self, policy: Tensor) -> Tensor | None:
         """rho."""

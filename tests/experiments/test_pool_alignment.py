@@ -88,7 +88,7 @@ def test_pull_is_the_policy_gradient_by_autograd(policies: ModuleType, form: str
         is_whole=form == "whole",
     )
     if form == "whole":
-        rule = policies.GradientRule(reward, coefficient, exact=False, weigh=rule.weigh)
+        rule = policies.GradientRule(reward, coefficient, exact=False, weigh=rule.weigh, is_whole=True)
     given = rule.weights(policy.detach())
     pull = rule.pull(log_policy.detach(), log_reference, given)
     assert logits.grad is not None
@@ -124,7 +124,7 @@ def test_gradient_ascent_with_a_parameter_a_candidate_ends_at_the_optimum(polici
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     # weights of whole advantages leave the optimum where it is
     plain = policies.GradientRule(
-        reward, kl_coef[..., None, None], weigh=lambda policy, advantage: 0.2 + 0.6 * raw.sigmoid()
+        reward, kl_coef[..., None, None], weigh=lambda policy, advantage: 0.2 + 0.6 * raw.sigmoid(), is_whole=True
     )
     found = policies.linear_policy(plain, kl_coef, features, log_reference, num_steps=1000)
     expected = kl_optimum(reward, log_reference.exp(), kl_coef[..., None, None])
