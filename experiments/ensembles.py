@@ -147,8 +147,7 @@ def _kept(name: str, block: int, texts: WorldTexts, config: Config, measure: Cal
 
 def over_worlds(read: Any, flip: float, config: Config, folder: Path, bases: Path) -> Curves:
     """`[W, S, B, L]` of all worlds and blocks."""
-    num_prompts = config["num_prompts"]["trained" if read is trained_curves else "frozen"][flip]
-    texts = world_texts(config, num_prompts, folder, bases)
+    texts = world_texts(config, config["num_prompts"], folder, bases)
     return joined([[read(flip, block, one, config) for block in one.blocks] for one in texts])
 
 
@@ -270,7 +269,7 @@ def fast(config: Config) -> Config:
     return {
         **config,
         "worlds": [0],
-        "num_prompts": {"trained": {0.25: 4}, "frozen": {0.25: 4}},
+        "num_prompts": 4,
         "block": 2,
         "num_candidates": 96,
         "num_base_texts": 120,
