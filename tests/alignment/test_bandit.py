@@ -118,6 +118,11 @@ def test_a_singular_covariance_is_bounded_by_the_simplex_alone() -> None:
         variance_aware_optimum(reward, covariance, reference, 0.01)
 
 
+def test_equal_rewards_leave_the_reference() -> None:
+    reference = torch.tensor([0.1, 0.6, 0.3], dtype=torch.float64)
+    assert torch.equal(simplex_optimum(torch.full((3,), 0.7), reference, 0.3), reference)
+
+
 def test_many_estimates_on_the_simplex_at_once() -> None:
     _, _, reference = problem(4, 6)
     variance = torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0, 6.0])
@@ -256,7 +261,7 @@ def test_bad_weights_coefficients_and_forms_are_refused() -> None:
         weighted_kl_optimum(reward, torch.tensor([0.0, 1.0]), equal, 0.1)
     with pytest.raises(ValueError, match="kl_coef must be finite and above 0"):
         kl_optimum(reward, equal, 0.0)
-    with pytest.raises(ValueError, match="kl_form must be constant, exact or in_reward"):
+    with pytest.raises(ValueError, match="kl_form must be one of constant, exact, in_reward"):
         weighted_kl_optimum(reward, torch.ones(2), equal, 0.1, kl_form="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="variance must be above 0"):
         independent_simplex_optima(reward, equal, 0.1, torch.tensor([0.0, 1.0]))

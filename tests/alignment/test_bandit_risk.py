@@ -103,6 +103,19 @@ def test_the_risks_are_equal_where_the_variances_are(size: int, seed: int, varia
     assert variance_aware_risk(reward, shared) == pytest.approx(expected, rel=1e-5)
 
 
+def test_errors_that_all_rewards_share_lose_nothing() -> None:
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        reward = torch.from_numpy(rng.normal(size=rng.integers(2, 12)))
+        shared = torch.full((len(reward), len(reward)), float(np.exp(rng.normal(0, 3))))
+        assert squared_norm_risk(reward, shared) == 0
+        # a direction of its own beside it, in which the rewards do not differ
+        along = torch.from_numpy(rng.normal(size=len(reward)))
+        centered = reward - reward.mean()
+        along = along - centered * (along @ centered) / (centered @ centered)
+        assert squared_norm_risk(reward, torch.outer(along, along)) == pytest.approx(0, abs=1e-12)
+
+
 def test_nothing_is_lost_where_all_rewards_are_equal() -> None:
     reward, variance, reference = torch.full((3,), 0.1), torch.tensor([1.0, 2.0, 3.0]), torch.full((3,), 1 / 3)
     assert squared_norm_risk(reward, variance) == variance_aware_risk(reward, variance) == 0
@@ -149,6 +162,8 @@ def test_faulty_simulations_are_refused() -> None:
         simulate_risk(lambda r: r, reward, variance, reference, num_draws=0)
     with pytest.raises(ValueError, match=r"has shape \[10\]"):
         simulate_risk(lambda r: r[:, 0], reward, variance, reference, num_draws=10)
+    with pytest.raises(ValueError, match="rounding would count as loss"):
+        simulate_risk(lambda r: kl_optimum(r, reference, 1.0).float(), reward, variance, reference, num_draws=10)
     with pytest.raises(ValueError, match="true_reward must be finite"):
         squared_norm_risk(torch.tensor([0.0, math.nan]), variance)
     with pytest.raises(ValueError, match="true_reward must be a vector"):

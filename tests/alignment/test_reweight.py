@@ -71,6 +71,14 @@ def test_what_cannot_be_reached_is_told() -> None:
         reweight(tied, both, target_kl=1.1)
     with pytest.raises(DataError, match=r"at most 0 with 1 candidates"):
         reweight(torch.zeros(2), torch.arange(2), target_kl=0.1)
+    # a small target is not reached by doing nothing
+    with pytest.raises(DataError, match="the KL of a prompt is at most 0 with 4"):
+        reweight(torch.zeros(4), torch.zeros(4, dtype=torch.long), target_kl=5e-7, per_prompt=True)
+    assert reweight(utility, group, target_kl=1e-7).is_reached.all()
+    # one coefficient for prompts of very different scales: what was tried is told
+    uneven = torch.tensor([0.0, 1e12, 0.0, 1e-3], dtype=torch.float64)
+    with pytest.raises(DataError, match=r"the mean KL is at most 0\.3466 .* by coefficients from 1e\+03 to 1e\+21"):
+        reweight(uneven, torch.tensor([0, 0, 1, 1]), target_kl=0.5)
 
 
 @pytest.mark.parametrize("kl_form", ["exact", "in_reward"])
@@ -111,7 +119,7 @@ def test_a_small_kl_is_out_of_reach_of_the_exact_form_alone() -> None:
         ({"kl_form": "exact"}, "kl_weight is for"),
         ({"kl_form": "other"}, "kl_form must be"),
         ({"kl_form": "exact", "kl_weight": torch.ones(3)}, r"kl_weight must have shape \[18\]"),
-        ({"kl_form": "exact", "kl_weight": torch.zeros(18)}, "weight must be finite and above 0"),
+        ({"kl_form": "exact", "kl_weight": torch.arange(18.0)}, "weight must be finite and above 0, got 0.0 in row 0"),
         ({"group": torch.zeros(3, dtype=torch.long)}, "vectors of one length"),
     ],
 )

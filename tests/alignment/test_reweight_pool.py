@@ -197,6 +197,11 @@ def test_bad_places_are_refused_before_anything_is_read(tmp_path: Path) -> None:
         reweight_pool("missing.parquet", tmp_path / "w.parquet", kl_coef=1.0, num_samples=2)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         reweight_pool("missing.parquet", tmp_path / "w.parquet", kl_coef=1.0, samples="s.jsonl", num_samples=0)
+    with pytest.raises(ValueError, match="target_kl must be a finite number above 0"):
+        reweight_pool("missing.parquet", tmp_path / "w.parquet", target_kl=-1.0)
+    for data, samples, what in (("missing.parquet", "w.parquet", "output"), ("p.parquet", "p.parquet", "data")):
+        with pytest.raises(PrudentError, match=f"samples and {what} would be one file"):
+            reweight_pool(tmp_path / data, tmp_path / "w.parquet", kl_coef=1.0, samples=tmp_path / "." / samples)
     with pytest.raises(DataError, match="no column 'prompt'"):
         reweight_pool(
             scored(prompt=None), tmp_path / "w.parquet", utility="mean", kl_coef=1.0, samples=tmp_path / "s.jsonl"

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prudent.alignment._arms import KlForm
+from prudent.alignment._arms import Arm, KlForm
 from prudent.alignment.bandit import kl_divergence, kl_optimum, weighted_kl_optimum
 from prudent.errors import DataError
 from prudent.rewards import index_groups
 
-__all__ = ["Reweighted", "reweight"]
+__all__ = ["Reweighted", "check_strength", "reweight"]
 
 _DECADES = 9
 _PER_DECADE = 2
 _HALVINGS = 50
 _TOLERANCE = 1e-6
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ def reweight(
 ) -> Reweighted:
     """Weigh stored candidates by what they are worth, as far from the policy that wrote them as is allowed.
 
-    The candidates of a prompt are draws from one policy, so that uniform weights stand for it. The weights maximise
-    E[u] - kl_coef * KL: they are what RLHF with a perfect optimiser would tend to, if it could only choose among them.
+    The candidates of a prompt are draws from one policy, so that uniform weights stand for it. The weights maximize
+    E[u] - kl_coef * KL: they are what RLHF with a perfect optimizer would tend to, if it could only choose among them.
     n candidates show a KL of at most ln n, less where several share the highest utility.
 
     Args:
-        utility: [N] what each candidate is worth, finite.
+        utility: [N] what each candidate is worth, finite, on the CPU.
         group: [N] integer prompt ids.
         target_kl: divergence to reach, above 0, in nats: on average over prompts, by one coefficient for all, as RLHF
             has it, or for each prompt. Of several coefficients that give it, the largest is taken.
@@ -87,7 +88,8 @@ def reweight(
         >>> [round(one, 3) for one in found.weight.tolist()], round(found.kl.mean().item(), 6)
         ([0.188, 0.308, 0.505, 0.122, 0.878], 0.2)
     """
-    _check(utility, group, target_kl, kl_coef, per_prompt, kl_weight, kl_form)
+    check_strength(target_kl=target_kl, kl_coef=kl_coef, per_prompt=per_prompt, kl_form=kl_form)
+    _check(utility, group, kl_weight, kl_form)
     index = index_groups(group)
     size = int(index.counts.max()) if len(index.counts) else 0
     # prompts as rows of one matrix, short ones filled up with candidates that the policy never gives
@@ -119,7 +121,7 @@ def reweight(
             found = kl_divergence(policy(coefficient), reference)[:, None]
             return found if per_prompt else found.mean(0, keepdim=True)
 
-        coefficient, is_reached = _searched(divergence, target_kl, spread, kl_form, index.counts)
+        coefficient, is_reached = _searched(divergence, target_kl, spread, kl_form, index.counts, per_prompt)
         coefficient = coefficient.expand(len(index.ids), 1)
         is_reached = is_reached[:, 0].expand(len(index.ids))
     found = policy(coefficient)
@@ -136,7 +138,12 @@ def reweight(
 
 
 def _searched(
-    divergence: Callable[[Tensor], Tensor], target: float, scale: Tensor, kl_form: KlForm, counts: Tensor
+    divergence: Callable[[Tensor], Tensor],
+    target: float,
+    scale: Tensor,
+    kl_form: KlForm,
+    counts: Tensor,
+    per_prompt: bool,
 ) -> tuple[Tensor, Tensor]:
     """The largest coefficient of each row with the target divergence, or that which comes nearest, and whether it has.
 
@@ -161,14 +168,15 @@ def _searched(
         high, low = torch.where(same, middle, high), torch.where(same, low, middle)
     nearest = coefficients.gather(1, (values - target).abs().argmin(1, keepdim=True))
     found = torch.where(crosses.any(1, keepdim=True), high, nearest)
-    is_reached = (divergence(found) - target).abs() <= _TOLERANCE * (1 + target)
+    is_reached = (divergence(found) - target).abs() <= _TOLERANCE * target + _ROUNDING
     if not bool(is_reached.any()):
-        whose = "the mean KL" if len(values) < len(counts) else "the KL of a prompt"
+        whose = "the KL of a prompt" if per_prompt else "the mean KL"
         lowest = "" if kl_form == "constant" else f"at least {values.min().item():.4g} and "
         advice = "; the forms constant and in_reward start at 0" if kl_form == "exact" else ""
         raise DataError(
             f"no KL coefficient gives a KL of {target:g} nats: {whose} is {lowest}at most {values.max().item():.4g} "
-            f"with {_counted(counts)} candidates a prompt (ln n, less where the best tie){advice}"
+            f"with {_counted(counts)} candidates a prompt (ln n, less where the best tie), by coefficients from "
+            f"{coefficients.min().item():.3g} to {coefficients.max().item():.3g}{advice}"
         )
     return found, is_reached
 
@@ -178,20 +186,12 @@ def _counted(counts: Tensor) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _check(
-    utility: Tensor,
-    group: Tensor,
-    target_kl: float | None,
-    kl_coef: float | None,
-    per_prompt: bool,
-    kl_weight: Tensor | None,
-    kl_form: KlForm,
-) -> None:
-    if utility.dim() != 1 or group.shape != utility.shape or len(utility) == 0:
-        raise ValueError(
-            f"utility and group must be vectors of one length, not empty; got {list(utility.shape)} and "
-            f"{list(group.shape)}"
-        )
+def check_strength(*, target_kl: float | None, kl_coef: float | None, per_prompt: bool, kl_form: KlForm) -> None:
+    """Refuse what `reweight` refuses of how far to move, before anything is read.
+
+    Raises:
+        ValueError: as for `reweight`.
+    """
     if (target_kl is None) == (kl_coef is None):
         raise ValueError("give either target_kl or kl_coef")
     for name, value in (("target_kl", target_kl), ("kl_coef", kl_coef)):
@@ -199,12 +199,22 @@ def _check(
             raise ValueError(f"{name} must be a finite number above 0, got {value}")
     if per_prompt and target_kl is None:
         raise ValueError("per_prompt is for target_kl: with kl_coef all prompts have the same coefficient")
-    if kl_form not in ("constant", "exact", "in_reward"):
-        raise ValueError(f"kl_form must be constant, exact or in_reward, got {kl_form!r}")
+    Arm(kl_form=kl_form)  # its name is checked there
+
+
+def _check(utility: Tensor, group: Tensor, kl_weight: Tensor | None, kl_form: KlForm) -> None:
+    if utility.dim() != 1 or group.shape != utility.shape or len(utility) == 0:
+        raise ValueError(
+            f"utility and group must be vectors of one length, not empty; got {list(utility.shape)} and "
+            f"{list(group.shape)}"
+        )
     if (kl_form == "constant") != (kl_weight is None):
         raise ValueError("kl_weight is for the kl_forms exact and in_reward, which need it")
     if kl_weight is not None and kl_weight.shape != utility.shape:
         raise ValueError(f"kl_weight must have shape {list(utility.shape)}, got {list(kl_weight.shape)}")
+    if kl_weight is not None and not bool((kl_weight.isfinite() & (kl_weight > 0)).all()):
+        row = int((~(kl_weight.isfinite() & (kl_weight > 0))).nonzero()[0])
+        raise ValueError(f"kl_weight must be finite and above 0, got {kl_weight[row].item()} in row {row}")
     wrong = (~utility.isfinite()).nonzero()
     if len(wrong):
         row = int(wrong[0])

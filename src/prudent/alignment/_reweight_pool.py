@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from prudent.alignment._arms import KlForm
 from prudent.alignment._drawn_samples import SAMPLES_SUFFIXES, DrawnSamples, draw_samples
 from prudent.alignment._kl_weights import kl_weights
-from prudent.alignment._reweight import Reweighted, reweight
+from prudent.alignment._reweight import Reweighted, check_strength, reweight
 from prudent.data import DataSource
 from prudent.errors import DataError, PrudentError, UnsupportedError
 from prudent.metrics import bootstrap_difference
@@ -138,13 +138,14 @@ def reweight_pool(
         DataError: not a scored pool; it lacks a reward, variances, texts or references that are needed; responses
             have no utility; or the target is out of reach (see `reweight`).
         UnsupportedError: a weighted KL for a utility whose last step reads no posterior.
-        PrudentError: a file has another suffix.
+        PrudentError: a file has another suffix, or the samples are to go where the output or the data is.
         ValueError: as for `reweight`; or samples are counted that are not asked for.
 
     Example:
         >>> summary = reweight_pool("scored.parquet", "weighted.parquet", target_kl=1.0)  # doctest: +SKIP
     """
-    _check(output, samples, num_samples, prompts)
+    check_strength(target_kl=target_kl, kl_coef=kl_coef, per_prompt=per_prompt, kl_form=kl_form)
+    _check(data, output, samples, num_samples, prompts)
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
     fitted = utility_for(pool, utility)
     generator = Generator().manual_seed(seed)
@@ -213,11 +214,21 @@ def reweight_pool(
     )
 
 
-def _check(output: str | Path, samples: str | Path | None, num_samples: int | None, prompts: DataSource | None) -> None:
+def _check(
+    data: str | Path | ScoredPool,
+    output: str | Path,
+    samples: str | Path | None,
+    num_samples: int | None,
+    prompts: DataSource | None,
+) -> None:
     if Path(output).suffix != ".parquet":
         raise PrudentError(f"{output}: the weighted pool is written as .parquet; give the output this ending")
     if samples is not None and Path(samples).suffix not in SAMPLES_SUFFIXES:
         raise PrudentError(f"{samples}: samples are written as {' or '.join(SAMPLES_SUFFIXES)}; give such an ending")
+    taken = [("output", output)] if isinstance(data, ScoredPool) else [("output", output), ("data", data)]
+    for what, path in taken:
+        if samples is not None and Path(samples).resolve() == Path(path).resolve():
+            raise PrudentError(f"{samples}: samples and {what} would be one file; give the samples another name")
     if samples is None and not (num_samples is None and prompts is None):
         raise ValueError("num_samples and prompts are for samples; say which file to write them to")
     if num_samples is not None and num_samples < 1:

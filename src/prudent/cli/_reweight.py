@@ -125,7 +125,8 @@ def reweight(
         typer.Option(
             "--kl-form",
             help="The KL penalty alike for all responses, or weighted by the variance that the utility's last step"
-            " reads: exactly, or as policy gradients have it that add it to the reward.",
+            " reads: exactly (a small KL, of some tenths of a nat,"
+            " may then be out of reach), or as policy gradients have it that add it to the reward.",
             rich_help_panel=STRENGTH,
         ),
     ] = KlFormName.constant,

@@ -1,7 +1,7 @@
 """Optimal policies in closed form where no probability meets zero: probabilities only have to sum to 1.
 
 Source: Banerjee and Gopalan, https://arxiv.org/abs/2410.23726, 2024, and its successor
-https://arxiv.org/abs/2507.15906, 2025, for the two constraints; centring keeps the sum.
+https://arxiv.org/abs/2507.15906, 2025, for the two constraints; centering keeps the sum.
 """
 
 import torch
@@ -43,7 +43,7 @@ def precision_centered(reward: Tensor, covariance: Tensor | None = None) -> Tens
     if covariance is None:
         return reward - reward.mean(-1, keepdim=True)
     factor = require_definite(as_covariance(covariance, reward.shape[-1]))
-    precision = torch.cholesky_solve(torch.ones(reward.shape[-1], 1, dtype=torch.float64), factor)
+    precision = torch.cholesky_solve(reward.new_ones(reward.shape[-1], 1), factor)
     return reward - reward @ precision / precision.sum()
 
 
@@ -77,7 +77,7 @@ def variance_aware_optimum(reward: Tensor, covariance: Tensor, reference: Tensor
     """The policy of highest reward among those with (pi - pi0)' Sigma (pi - pi0) <= radius that sum to 1.
 
     pi0 + sqrt(radius) Sigma^-1 R / ||R||_{Sigma^-1}, R the rewards minus their precision-weighted mean: it moves far
-    where the reward is sure. It also maximises a lower bound of the reward, the worst within an ellipsoid around the
+    where the reward is sure. It also maximizes a lower bound of the reward, the worst within an ellipsoid around the
     estimate, of some size.
 
     Args:
@@ -110,5 +110,5 @@ def _moved(reference: Tensor, reward: Tensor, direction: Tensor, centered: Tenso
     """From the reference along a direction, whose length in the constraint's norm is that of its reward."""
     check_positive("radius", radius)
     length = (direction * centered).sum(-1, keepdim=True).sqrt()
-    # what rounding leaves of equal rewards after centring is no direction
+    # what rounding leaves of equal rewards after centering is no direction
     return reference + torch.where(are_equal(reward), 0.0, radius**0.5 * direction / length)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from prudent.alignment._arms import KlForm
+from prudent.alignment._arms import Arm, KlForm
 from prudent.alignment.bandit._checks import as_distribution, as_rewards
 
 __all__ = ["kl_divergence", "kl_optimum", "weighted_kl_optimum"]
@@ -13,7 +13,7 @@ _TOLERANCE = 1e-13
 
 
 def kl_optimum(utility: Tensor, reference: Tensor, kl_coef: float | Tensor) -> Tensor:
-    """The policy that maximises E[u] - kl_coef * KL(pi || pi0): pi0 exp(u / kl_coef), normalized.
+    """The policy that maximizes E[u] - kl_coef * KL(pi || pi0): pi0 exp(u / kl_coef), normalized.
 
     Args:
         utility: [..., K] what each response is worth: a mean, or what any risk rule makes of a posterior.
@@ -48,14 +48,14 @@ def weighted_kl_optimum(
     *,
     kl_form: KlForm = "exact",
 ) -> Tensor:
-    """The policy that maximises E[R - b log(pi / pi0)], where b = kl_coef * weight differs between responses.
+    """The policy that maximizes E[R - b log(pi / pi0)], where b = kl_coef * weight differs between responses.
 
     `exact`: pi0 exp((R - nu) / b - 1), nu such that it sums to 1. The penalty's mean is no divergence: it is negative
     for some policies, so that however large kl_coef is, the optimum does not tend to pi0 but to pi0 exp(-nu / weight -
     1), off towards responses of low weight.
 
     `in_reward`: where policy gradients without the objective's last term, -b a sample, come to rest:
-    pi0 exp((R - nu) / b). It maximises E[R] minus the generalized divergence sum b (pi log(pi / pi0) - pi + pi0),
+    pi0 exp((R - nu) / b). It maximizes E[R] minus the generalized divergence sum b (pi log(pi / pi0) - pi + pi0),
     which is never negative, and tends to pi0.
 
     `constant`: `kl_optimum`, whatever the weights. With equal weights all three are it.
@@ -84,10 +84,9 @@ def weighted_kl_optimum(
     """
     reward = as_rewards(reward)
     weight = _positive("weight", as_rewards(weight, "weight"))
+    Arm(kl_form=kl_form)  # its name is checked there
     if kl_form == "constant":
         return kl_optimum(reward, reference, kl_coef)
-    if kl_form not in ("exact", "in_reward"):
-        raise ValueError(f"kl_form must be constant, exact or in_reward, got {kl_form!r}")
     reference = as_distribution(reference, reward.shape[-1])
     coefficient = _positive("kl_coef", kl_coef) * weight
     found: Tensor = torch.softmax(_stationary(reward, coefficient, reference.log(), float(kl_form == "exact")), -1)

@@ -23,7 +23,7 @@ def squared_norm_risk(true_reward: Tensor, covariance: Tensor) -> float:
 
     Args:
         true_reward: [K] the true rewards r*.
-        covariance: [K, K] of the estimates, or [K] variances.
+        covariance: [K, K] of the estimates, which may be singular, or [K] variances.
 
     Returns:
         A probability, at most 1/2; 0 where all true rewards are equal, since then nothing is lost.
@@ -31,7 +31,7 @@ def squared_norm_risk(true_reward: Tensor, covariance: Tensor) -> float:
     Raises:
         ValueError: a reward is not finite, or the covariance is not one.
 
-    Source: 2410.23726 (the theorem); papers' r* is taken after centring.
+    Source: 2410.23726 (the theorem); the paper's r* is taken after centering.
 
     Example:
         >>> import torch
@@ -40,7 +40,11 @@ def squared_norm_risk(true_reward: Tensor, covariance: Tensor) -> float:
     """
     reward = _vector(true_reward)
     centered = precision_centered(reward)
-    spread = centered @ as_covariance(covariance, len(reward)) @ centered
+    # what all errors share changes no difference, and must not be left to rounding
+    error = as_covariance(covariance, len(reward))
+    error = error - error.mean(0)
+    error = error - error.mean(1, keepdim=True)
+    spread = (centered @ error @ centered).clamp(min=0)
     return 0.0 if are_equal(reward) else float(torch.special.ndtr(-centered.square().sum() / spread.sqrt()))
 
 
@@ -59,7 +63,7 @@ def variance_aware_risk(true_reward: Tensor, covariance: Tensor) -> float:
     Raises:
         ValueError: a reward is not finite, or the covariance is not one or is singular.
 
-    Source: 2410.23726 (the theorem); papers' r* is taken after centring.
+    Source: 2410.23726 (the theorem); the paper's r* is taken after centering.
 
     Example:
         >>> import torch
@@ -109,7 +113,7 @@ def simulate_risk(
     probabilities meet zero the theorem about the hyperplane does not hold: this measures what does.
 
     Args:
-        optimum: maps estimates [S, K] to policies [S, K].
+        optimum: maps estimates [S, K] to policies [S, K], float64.
         true_reward: [K] the true rewards r*.
         covariance: [K, K] of the estimates, or [K] variances.
         reference: [K] the reference policy pi0.
@@ -121,7 +125,7 @@ def simulate_risk(
 
     Raises:
         ValueError: a reward is not finite, the covariance is not one, the reference is no distribution, there are no
-            draws, or `optimum` gives another shape.
+            draws, or `optimum` gives another shape or type.
 
     Example:
         >>> import torch
@@ -144,8 +148,11 @@ def simulate_risk(
         shape = (min(size, num_draws - start), len(reward))
         estimates = reward + torch.randn(shape, generator=generator, dtype=torch.float64) @ root
         policies = optimum(estimates)
-        if policies.shape != shape:
-            raise ValueError(f"the optimum of estimates {list(shape)} has shape {list(policies.shape)}")
+        if policies.shape != shape or policies.dtype != torch.float64:
+            raise ValueError(
+                f"the optimum of estimates {list(shape)} has shape {list(policies.shape)} and type {policies.dtype}; "
+                "policies must be as many, and float64, since rounding would count as loss"
+            )
         gains.append((policies - reference) @ reward)
     gain = torch.cat(gains)
     num_below = int((gain < -1e-12 * reward.abs().max()).sum())

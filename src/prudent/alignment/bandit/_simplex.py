@@ -35,7 +35,7 @@ def simplex_optimum(reward: Tensor, reference: Tensor, radius: float, covariance
             for ||pi - pi0||^2 <= radius.
 
     Returns:
-        float64 [K], a distribution.
+        float64 [K], a distribution; the reference itself where all rewards are equal.
 
     Raises:
         ValueError: a reward is not finite, the reference is no distribution, the radius is not above 0, or the
@@ -56,11 +56,13 @@ def simplex_optimum(reward: Tensor, reference: Tensor, radius: float, covariance
     check_positive("radius", radius)
     covariance = as_covariance(torch.ones(size) if covariance is None else covariance, size)
     cvxpy = _cvxpy()
+    if bool(are_equal(reward)):
+        return reference
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()).T
     # in units of the radius and of the rewards' spread, so that the solver's tolerances mean the same for all
     centered = reward - reward.mean()
-    scale = centered.abs().max().item() or 1.0
+    scale = centered.abs().max().item()
     policy = cvxpy.Variable(size, nonneg=True)
     length = cvxpy.norm((root / radius**0.5).numpy() @ (policy - reference.numpy()))
     problem = cvxpy.Problem(cvxpy.Maximize((centered / scale).numpy() @ policy), [cvxpy.sum(policy) == 1, length <= 1])
@@ -139,7 +141,7 @@ def _change(policy: Tensor, reference: Tensor, variance: Tensor) -> Tensor:
 def _projected(point: Tensor, variance: Tensor) -> Tensor:
     """relu(point - nu / variance) [S, K] at the nu where it sums to 1, by Newton's method on a convex broken line.
 
-    It ends after as many steps as there are breaks on the way, exactly.
+    It is exact once it has passed the breaks on its way, most of them in one step.
     """
     nu = ((point - 1) * variance).amin(-1, keepdim=True)  # all of them above 1: left of the root
     for _ in range(_STEPS):
