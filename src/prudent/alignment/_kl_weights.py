@@ -13,7 +13,8 @@ def kl_weights(variance: Tensor, *, floor: float = 0.1, cap: float = 10.0) -> Te
     at the average strength of a constant `kl_coef`: without the scaling, two ways of weighing would differ by a mere
     change of `kl_coef`. The floor keeps an anchor where the variance vanishes (without one, the optimum follows the
     reward there as far as it goes); the cap keeps one response from owning the penalty. The mean is over the values
-    given, so give many at once: a mean over few responses is noisy, and the weights with it.
+    given, so give many at once: a mean over few responses is noisy, the weights with it, and what is computed with both
+    is biased by an order of one over their number (see `VarianceAwareRLOOTrainer`).
 
     Args:
         variance: [N] variances of rewards, >= 0; NaN for responses without a reward, which count nowhere.

@@ -82,6 +82,27 @@ def test_in_reward_is_off_by_the_gradient_of_the_mean_coefficient(seed: int) -> 
     torch.testing.assert_close(difference, third, rtol=0, atol=1e-10)
 
 
+def test_the_mean_variance_of_a_batch_biases_exact_by_one_over_its_size() -> None:
+    """As the trainer has it, b is relative to the batch; the objective's is relative to the policy's mean variance."""
+    bandit = Bandit(0)
+    generator = torch.Generator().manual_seed(0)
+    policy, log_ratio = bandit.logits.softmax(0).detach(), bandit.log_ratio().detach()
+    relative = bandit.weight / (policy @ bandit.weight)
+    third = bandit.gradient_of((bandit.logits.softmax(0) * KL_COEF * relative).sum()).norm()
+    drawn = torch.multinomial(policy, 800_000, replacement=True, generator=generator)
+    bias = []
+    for num_prompts in (1, 2, 8):
+        rows = drawn.view(-1, num_prompts, 4)
+        weight = bandit.weight[rows] / bandit.weight[rows].mean((1, 2), keepdim=True)
+        torch.testing.assert_close(weight[0].flatten(), kl_weights(bandit.weight[rows[0]].flatten()))  # unclamped
+        # the difference of the updates, less noisy than either
+        reward = -KL_COEF * (weight - relative[rows]) * (log_ratio[rows] + 1)
+        advantage = (reward - (reward.sum(2, keepdim=True) - reward) / 3).flatten()
+        of_response = torch.zeros(4, dtype=torch.float64).index_add(0, rows.flatten(), advantage) / len(advantage)
+        bias.append(((of_response - advantage.mean() * policy).norm() / third).item())
+    assert bias == pytest.approx([0.42, 0.20, 0.05], rel=0.1)
+
+
 @pytest.mark.parametrize("form", ["exact", "in_reward"])
 def test_both_forms_are_the_gradient_for_a_constant_coefficient(form: Any) -> None:
     bandit = Bandit(7, constant=True)

@@ -28,13 +28,18 @@ class VarianceAwareRLOOTrainer(WeightedTrainer, RLOOTrainer):  # type: ignore[mi
     by grad E_pi[b]: it is drawn to uncertain responses, against the objective's purpose. (At pi0 the objective's own
     gradient is that of E_pi[R - b], so `exact` leaves uncertain responses at once.) With equal variances both are TRL's
     own trainer to the last bit. As in TRL, log-ratios are those of the policy that generated, so the gradient is exact
-    for the first update on a generation; and the mean variance is that of the batch, quieter in a larger one.
+    for the first update on a generation.
+
+    b is not quite given: the mean variance is that of the batch, in which a response and its siblings count
+    themselves. What `exact` is off by falls as one over the responses of a generation. Of the last term's length, with
+    policies over four responses: 0.14 to 0.42 with 4 responses a generation, 0.07 to 0.20 with 8, 0.02 to 0.05 with
+    32. Take 32 or more.
 
     `advantage_weight` multiplies the reward's part of advantages and leaves the penalty's as it is,
-    rho (A - A_penalty) + A_penalty with A_penalty the leave-one-out advantage of the penalty that TRL subtracted: what
-    is not sure to be better is held, and not merely left alone. Multiplied into whole advantages the weights would
-    change no optimum, since TRL's whole advantages are all 0 at that of plain RLOO. `VarianceAwareGRPOTrainer`, whose
-    penalty is in the loss, does the same.
+    rho (A - A_penalty) + A_penalty, where A_penalty is what the penalty that TRL subtracted has put into A: what is
+    not sure to be better is held, and not merely left alone. Multiplied into whole advantages the weights would leave
+    the optimum where it is without them, where whole advantages are 0. `VarianceAwareGRPOTrainer`, whose penalty is in
+    the loss, does the same.
 
     Responses that no reward function scores (all None) have no weight and no advantage; those that others score, and
     the one that knows variances does not, are trained on as TRL does, with the weights 1. Logged beside TRL's metrics:
