@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -56,6 +57,11 @@ def test_the_response_in_a_query(reward_models, truth):
     # cut from the left by the policy's limit
     found = reward_func([rendered[10:] + RESPONSES[0]], [rendered], [{"prompt": PROMPTS[0]}])
     assert float(found["rewards"]) == pytest.approx(float(truth.value[0]), abs=1e-4)
+    # a prompt of the letters of a special token before it
+    found = reward_func([f"<s> s{RESPONSES[0]}</s>"], ["s"], [{"prompt": PROMPTS[0]}])
+    assert float(found["rewards"]) == pytest.approx(float(truth.value[0]), abs=1e-4)
+    with pytest.raises(ValueError, match="there are 1 queries, 3 prompts and 1 labels"):
+        reward_func(["tell me"], PROMPTS, [""])
     with pytest.raises(DataError, match="does not hold its prompt 'tell me about apple'"):
         reward_func(["tellme about apple is red"], PROMPTS[:1], [""])
     empty = reward_func([PROMPTS[0] + "</s>"], PROMPTS[:1], [""])
@@ -124,6 +130,37 @@ def loaded(path, name):
     return getattr(module, name)
 
 
+def test_trls_own_command_line_takes_the_file(reward_models, truth, tmp_path, monkeypatch):
+    """`trl rloo --reward_funcs my_reward.reward`, up to where the trainer is built."""
+    script = pytest.importorskip("trl.scripts.rloo")
+    import datasets
+    import trl
+
+    class Built(Exception):
+        pass
+
+    def built(*, reward_funcs, **_):
+        raise Built(reward_funcs)
+
+    path = tmp_path / "some_reward.py"
+    usage = write_reward_file(path, reward_models["helpful"], "lcb_std(1)").usage.split()
+    assert usage[:2] == ["trl", "rloo"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(trl, "RLOOTrainer", built)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": []})
+    options = ["--dataset_name", "none", "--output_dir", "out", "--use_cpu", "True", "--bf16", "False"]
+    parsed = script.make_parser().parse_args_and_config([*usage[2:], *options])
+    try:
+        with pytest.raises(Built) as stopped:
+            script.main(*parsed)
+        (reward,) = stopped.value.args[0]
+        again = pickle.loads(pickle.dumps(reward))
+    finally:
+        sys.modules.pop("some_reward", None)
+    assert again(prompts=PROMPTS, completions=RESPONSES) == pytest.approx(truth.value.tolist(), abs=1e-4)
+
+
 def test_files_for_trainers(reward_models, truth, tmp_path, monkeypatch):
     monkeypatch.chdir(reward_models["helpful"].parent)
     path = tmp_path / "my_reward.py"
@@ -133,7 +170,9 @@ def test_files_for_trainers(reward_models, truth, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     reward = loaded(path, "reward")
     assert reward(prompts=PROMPTS, completions=RESPONSES) == pytest.approx(truth.value.tolist(), abs=1e-4)
-    written = write_reward_file(path, reward_models["helpful"], "lcb_std(1)", trainer="openrlhf", overwrite=True)
+    written = write_reward_file(
+        "my_reward.py", reward_models["helpful"], "lcb_std(1)", trainer="openrlhf", overwrite=True
+    )
     assert written.usage == f"--reward.remote_url {path}"
     found = loaded(path, "reward_func")([PROMPTS[0] + RESPONSES[0]], PROMPTS[:1], [""])
     assert float(found["rewards"]) == pytest.approx(float(truth.value[0]), abs=1e-4)
@@ -172,6 +211,9 @@ def test_nothing_is_written_that_would_not_work(reward_models, tmp_path):
         write_reward_file(tmp_path / "my_reward", reward_models["plain"])
     with pytest.raises(PrudentError, match="TRL imports it as a module"):
         write_reward_file(tmp_path / "my-reward.py", reward_models["plain"])
+    for name in ("torch", "json", "sys", "prudent"):
+        with pytest.raises(PrudentError, match=f"there is a module '{name}' already.*such as {name}_reward.py"):
+            write_reward_file(tmp_path / f"{name}.py", reward_models["plain"], trainer="verl")
     with pytest.raises(PrudentError, match="there is no folder"):
         write_reward_file(tmp_path / "missing" / "my_reward.py", reward_models["plain"])
     assert list(tmp_path.iterdir()) == []

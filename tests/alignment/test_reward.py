@@ -155,17 +155,17 @@ def test_what_is_logged(reward_models, files):
     pool = read_scored(files["one"])
     steps = utility_for(pool, CENTERED).trace(pool.reward_set())
     assert metrics == {
-        "careful/mean": pytest.approx(float(steps[-2].mean.mean()), rel=1e-3),
-        "careful/std": pytest.approx(float(steps[-2].std.mean()), rel=1e-3),
+        "careful/reward_mean": pytest.approx(float(steps[-2].mean.mean()), rel=1e-3),
+        "careful/reward_std": pytest.approx(float(steps[-2].std.mean()), rel=1e-3),
         "careful/contrast_std": pytest.approx(metrics["careful/contrast_std"]),
         "careful/reward": pytest.approx(float(pool.column("reward_mean").mean()), rel=1e-3),
         "careful/share_below_reference": pytest.approx(float((steps[1].mean < 0).double().mean())),
         "careful/share_empty": 0.0,
     }
     assert metrics["careful/contrast_std"] > 0
-    assert list(extra) == ["careful_mean", "careful_std"]
-    assert extra["careful_mean"] == pytest.approx(steps[-2].mean.tolist(), abs=1e-3)
-    assert len(value) == len(extra["careful_std"]) == len(PROMPTS)
+    assert list(extra) == ["careful_reward_mean", "careful_reward_std"]
+    assert extra["careful_reward_mean"] == pytest.approx(steps[-2].mean.tolist(), abs=1e-3)
+    assert len(value) == len(extra["careful_reward_std"]) == len(PROMPTS)
     # without a center in the utility, below the average of the references that are read along
     plain = PrudentReward(reward_models["helpful"], references=files["one"]).measure(PROMPTS, COMPLETIONS)
     assert plain.is_below_reference.tolist() == (steps[1].mean < 0).tolist()
@@ -225,7 +225,7 @@ def test_a_model_without_a_posterior(reward_models):
     metrics = {}
     found = given(prompts=PROMPTS, completions=COMPLETIONS, log_metric=metrics.__setitem__)
     assert all(value is not None for value in found)
-    assert set(metrics) == {"prudent/mean", "prudent/reward", "prudent/share_empty"}
+    assert set(metrics) == {"prudent/reward_mean", "prudent/reward", "prudent/share_empty"}
     with pytest.raises(UnsupportedError, match="has no variance for 'variance': fit a posterior"):
         given.variance_column()(prompts=PROMPTS, completions=COMPLETIONS)
     assert len(given.sign_column("signcert")(prompts=PROMPTS, completions=COMPLETIONS)) == len(PROMPTS)

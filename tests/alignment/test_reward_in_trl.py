@@ -63,13 +63,15 @@ def test_two_steps(algorithm, is_chat, reward_models, shared_data, tmp_path):
     logs = [row for row in trainer.state.log_history if "loss" in row]
     assert len(logs) == 2
     for row in logs:
-        assert all(math.isfinite(row[f"prudent/{name}"]) for name in ("mean", "std", "contrast_std", "reward"))
+        assert all(
+            math.isfinite(row[f"prudent/{name}"]) for name in ("reward_mean", "reward_std", "contrast_std", "reward")
+        )
         assert row["prudent/share_cut"] > 0
         assert row["rewards/prudent/mean"] == pytest.approx(row["reward"], rel=1e-4)
-        assert row["rewards/prudent/mean"] < row["prudent/mean"]
-        assert row["rewards/variance/mean"] >= row["prudent/std"] ** 2
+        assert row["rewards/prudent/mean"] < row["prudent/reward_mean"]
+        assert row["rewards/variance/mean"] >= row["prudent/reward_std"] ** 2
         assert 0 <= row["rewards/sign_weight/mean"] <= 1
-    assert set(trainer._logs["extra"]) == {"prudent_mean", "prudent_std"}
+    assert set(trainer._logs["extra"]) == {"prudent_reward_mean", "prudent_reward_std"}
     assert any(not torch.equal(old, new) for old, new in zip(before, trainer.model.parameters(), strict=True))
 
 

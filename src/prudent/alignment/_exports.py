@@ -17,6 +17,7 @@ from prudent.utility import Utility
 __all__ = ["OpenRLHFReward", "VerlReward"]
 
 _OF_TOKENS = ("truncation_penalty", "max_completion_length", "eos_token_id")
+_MARK = re.compile(r"\s*<[^<>\s]+>\s*")
 _LEAST_OF_PROMPT = 16
 """Characters of a prompt that was cut from the left by which it is still told in a query."""
 
@@ -117,6 +118,8 @@ class OpenRLHFReward(_Exported):
             DataError: a query does not hold its prompt, or a prompt has no references that the utility needs.
             PrudentError: as `PrudentReward`.
         """
+        if not len(queries) == len(prompts) == len(labels):
+            raise ValueError(f"there are {len(queries)} queries, {len(prompts)} prompts and {len(labels)} labels")
         responses = [self._response(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
         own = [label.get("prompt") if isinstance(label, Mapping) else None for label in labels]
         read = [prompt if one is None else one for one, prompt in zip(own, prompts, strict=True)]
@@ -130,7 +133,12 @@ class OpenRLHFReward(_Exported):
         }
 
     def _response(self, query: str, prompt: str) -> str:
-        start = query.find(prompt)
+        # at the start, or after special tokens there, which may hold the text of a short prompt themselves
+        start = 0
+        while not query.startswith(prompt, start) and (mark := _MARK.match(query, start)):
+            start = mark.end()
+        if not query.startswith(prompt, start):
+            start = query.find(prompt)
         if start >= 0:
             return self._end.sub("", query[start + len(prompt) :])
         # a prompt that was too long was cut from its left

@@ -26,9 +26,10 @@ class PrudentReward:
 
     One value per completion: what the completion is worth under the utility, so that the policy is not paid for what
     the reward model does not know. A model without a posterior and the utility `mean` give its plain reward. Through
-    the trainer's `log_metric` it logs the mean before the utility's last rule, its std, the std of the contrast with
-    the prompt's other completions, each reward by its name, and the shares of completions below the prompt's reference,
-    empty, and cut; through `log_extra`, mean and std of each completion for the table of samples.
+    the trainer's `log_metric` it logs the mean before the utility's last rule (`reward_mean`), its std (`reward_std`),
+    the std of the contrast with the prompt's other completions, each reward by its name, and the shares of completions
+    below the prompt's reference, empty, and cut; through `log_extra`, mean and std of each completion for the table of
+    samples.
 
     It reads text: the policy may have another tokenizer and another chat template than the reward model. It can be
     pickled, since it holds paths and loads the model where it is first called. Within a process the last batch is
@@ -188,8 +189,8 @@ class PrudentReward:
             for metric, average in found.metrics.items():
                 log_metric(f"{self.__name__}/{metric}", average)
         if log_extra is not None:
-            log_extra(f"{self.__name__}_mean", numbers(found.mean))
-            log_extra(f"{self.__name__}_std", numbers(found.std))
+            log_extra(f"{self.__name__}_reward_mean", numbers(found.mean))
+            log_extra(f"{self.__name__}_reward_std", numbers(found.std))
         return numbers(found.value)
 
     def measure(
@@ -231,7 +232,8 @@ class PrudentReward:
         """A reward function that gives the variance, for a reward weight of 0, from the same scoring call.
 
         Args:
-            of: the completion's own ("reward"), or that of its contrast with the prompt's other completions.
+            of: the completion's own ("reward"), or that of its contrast with the prompt's other completions: all of the
+                call, also where a data set has the prompt twice and the trainer compares each half apart.
         """
         if of not in ("reward", "contrast"):
             raise ValueError(f"of must be 'reward' or 'contrast', got {of!r}")
@@ -240,7 +242,7 @@ class PrudentReward:
     def sign_column(self, kind: Literal["sign", "signcert"] = "sign") -> RewardColumn:
         """A reward function that gives `sign_weights` or `signcert_weights`, for a reward weight of 0, likewise.
 
-        Weights of `signcert` are relative to the completions of one call.
+        Weights of `signcert` are relative to the completions of one call. A prompt that a call has twice is one prompt.
         """
         if kind not in ("sign", "signcert"):
             raise ValueError(f"kind must be 'sign' or 'signcert', got {kind!r}")

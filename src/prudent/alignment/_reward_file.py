@@ -1,7 +1,9 @@
 """A Python file with a reward callable in it, for trainers that take a path."""
 
+import importlib.util
 import keyword
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ class RewardFile:
     Attributes:
         path: of the file.
         trainer: that reads it.
-        usage: what to write on the trainer's command line; of TRL's in the folder of the file.
+        usage: what to write on the trainer's command line; of TRL's in the folder of the file, of the others' anywhere.
     """
 
     path: Path
@@ -58,7 +60,8 @@ def write_reward_file(
     The model and the utility are loaded first, so that a file that is written works here. It holds absolute paths.
 
     Args:
-        path: ends in .py; for TRL, whose command line imports it, its name must be that of a module.
+        path: ends in .py; for TRL, whose command line imports it, its name must be that of a module. Names of modules
+            that are installed here are refused: in the folder of the file Python would take the one for the other.
         model: as for `PrudentReward`.
         utility: likewise.
         trainer: TRL, OpenRLHF or verl.
@@ -85,7 +88,7 @@ def write_reward_file(
         options["references"] = os.path.abspath(options["references"])
     arguments = [repr(reward.model), repr(reward.utility)]
     arguments += [f"{option}={_written(value)}" for option, value in options.items()]
-    usage = usage.format(module=place.stem, path=place)
+    usage = usage.format(module=place.stem, path=os.path.abspath(place))
     text = (
         f'"""A reward for {trainer}: {usage}"""\n\n'
         f"from prudent.alignment import {kind.__name__}\n\n"
@@ -101,10 +104,27 @@ def _check_place(place: Path, trainer: TrainerName, *, overwrite: bool) -> None:
         raise PrudentError(f"{place}: trainers take Python files; give a name that ends in .py")
     if trainer == "trl" and (not place.stem.isidentifier() or keyword.iskeyword(place.stem)):
         raise PrudentError(f"{place}: TRL imports it as a module; give a name of letters, digits and _ alone")
+    if _is_installed(place):
+        raise PrudentError(
+            f"{place}: there is a module {place.stem!r} already, which would be imported for it, or it for the module, "
+            f"in that folder; give another name, such as {place.stem}_reward.py"
+        )
     if not place.parent.is_dir():
         raise PrudentError(f"there is no folder {place.parent}; make it first")
     if place.is_dir() or (place.exists() and not overwrite):
         raise PrudentError(f"{place} is there already; give another path, or overwrite it")
+
+
+def _is_installed(place: Path) -> bool:
+    """Whether a module of a file's name can be imported that lies neither beside it nor in the working folder."""
+    if not place.stem.isidentifier():
+        return False
+    if place.stem in sys.builtin_module_names or place.stem in sys.stdlib_module_names:
+        return True
+    found = importlib.util.find_spec(place.stem)
+    if found is None or found.origin is None:  # none, or a mere folder of that name, which gives way to the file
+        return False
+    return Path(found.origin).resolve().parent not in (place.parent.resolve(), Path.cwd())
 
 
 def _written(value: Any) -> str:

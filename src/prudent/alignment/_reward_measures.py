@@ -62,7 +62,7 @@ class RewardMeasures:
     @property
     def metrics(self) -> dict[str, float]:
         """Averages over the completions, for logs; what is not known is left out."""
-        found = {"mean": self.mean, "std": self.std, "contrast_std": self.contrast_std, **self.components}
+        found = {**self.components, "reward_mean": self.mean, "reward_std": self.std, "contrast_std": self.contrast_std}
         found["share_empty"] = self.is_empty
         if self.is_truncated is not None:
             found["share_cut"] = self.is_truncated
