@@ -128,7 +128,8 @@ def align(
             "--arm",
             help="What is done where the reward is uncertain: nothing (mean), a penalty on it (lcb, entropic, worst of"
             " an ensemble), a bounded gain over the first policy (lsc, bounded), a KL penalty that is strong there"
-            " (variance_kl), or smaller steps where an advantage could have the other sign (sign, signcert).",
+            " (variance_kl), or a reward that counts less where an advantage could have the other sign (sign,"
+            " signcert).",
             rich_help_panel=UTILITY,
         ),
     ] = ArmName.mean,

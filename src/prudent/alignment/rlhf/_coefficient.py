@@ -17,7 +17,8 @@ class ResponseCoefficient(float):
     penalty is taken from the rewards, in GRPO where it is added to the loss. This is a number when asked, and weighs
     responses when multiplied, so that no line of TRL's is copied here. `take` finds out whether the product was made:
     TRL may compute its penalty in another way one day, and the weights would silently do nothing. What was taken from
-    the rewards stays in `penalty`. With weights 1 `in_reward` gives TRL's own numbers to the last bit.
+    the rewards stays in `penalty`. With weights 1 `in_reward` gives TRL's own numbers to the last bit. It
+    belongs to one trainer, and can be neither copied nor pickled.
 
     With kl_coef the number itself, w the weights and l the KL of the responses (log-ratios in RLOO), a product is
 
