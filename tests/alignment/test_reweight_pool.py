@@ -199,6 +199,10 @@ def test_bad_places_are_refused_before_anything_is_read(tmp_path: Path) -> None:
         reweight_pool("missing.parquet", tmp_path / "w.parquet", kl_coef=1.0, samples="s.jsonl", num_samples=0)
     with pytest.raises(ValueError, match="target_kl must be a finite number above 0"):
         reweight_pool("missing.parquet", tmp_path / "w.parquet", target_kl=-1.0)
+    with pytest.raises(DataError, match="nowhere"):
+        reweight_pool(
+            "missing.parquet", tmp_path / "w.parquet", kl_coef=1.0, samples="s.jsonl", prompts="nowhere.jsonl"
+        )
     for data, samples, what in (("missing.parquet", "w.parquet", "output"), ("p.parquet", "p.parquet", "data")):
         with pytest.raises(PrudentError, match=f"samples and {what} would be one file"):
             reweight_pool(tmp_path / data, tmp_path / "w.parquet", kl_coef=1.0, samples=tmp_path / "." / samples)

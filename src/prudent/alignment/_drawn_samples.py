@@ -17,7 +17,7 @@ from prudent.models import Message, as_messages, as_response, atomic_file, rende
 from prudent.rewards import index_groups
 from prudent.scoring import ScoredPool
 
-__all__ = ["SAMPLES_SUFFIXES", "DrawnSamples", "draw_samples"]
+__all__ = ["SAMPLES_SUFFIXES", "DrawnSamples", "draw_samples", "read_conversations"]
 
 SAMPLES_SUFFIXES = (".jsonl", ".parquet")
 _LOOKS_LIKE_TURNS = re.compile(r"\A(system|user|assistant|tool): .*\n(user|assistant|tool): ", re.DOTALL)
@@ -45,7 +45,7 @@ def draw_samples(
     path: Path,
     *,
     num_samples: int,
-    prompts: DataSource | None,
+    conversations: dict[str, list[Message]] | None,
     conversational: bool,
     generator: Generator,
 ) -> DrawnSamples:
@@ -57,12 +57,12 @@ def draw_samples(
         weight: [N] their weights, which sum to 1 over a prompt.
         path: ends with one of `SAMPLES_SUFFIXES`.
         num_samples: draws for each prompt.
-        prompts: where the messages of prompts of several turns are.
+        conversations: the messages of prompts of several turns, see `read_conversations`.
         conversational: messages instead of texts.
         generator: source of randomness.
 
     Raises:
-        DataError: the pool has no texts, or `prompts` lacks one of its prompts.
+        DataError: the pool has no texts, or `conversations` lack one of its prompts.
     """
     for name in ("prompt", "response"):
         if name not in pool.table.column_names:
@@ -74,7 +74,6 @@ def draw_samples(
     taken = pool.table.select(["prompt", "response"]).take(pa.array(rows[torch.cat(picked)].numpy()))
     texts = [_text(pool, value, "prompt") for value in taken["prompt"].to_pylist()]
     responses = [_text(pool, value, "response") for value in taken["response"].to_pylist()]
-    conversations = None if prompts is None else _conversations(prompts)
     num_flattened = 0
     if conversational and conversations is None:
         num_flattened = sum(_LOOKS_LIKE_TURNS.match(text) is not None for text in texts[::num_samples])
@@ -116,8 +115,12 @@ def _row(
     }
 
 
-def _conversations(prompts: DataSource) -> dict[str, list[Message]]:
-    """The messages of prompts by how scored pools write them."""
+def read_conversations(prompts: DataSource) -> dict[str, list[Message]]:
+    """The messages of prompts by how scored pools write them.
+
+    Raises:
+        PrudentError: as of `load_prompts`.
+    """
     split = choose_split(prompts, None) or "train"
     return {render_plain(row["prompt"]): row["prompt"] for row in load_prompts(prompts, split=split)}
 

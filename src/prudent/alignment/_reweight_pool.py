@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from prudent.alignment._arms import KlForm
-from prudent.alignment._drawn_samples import SAMPLES_SUFFIXES, DrawnSamples, draw_samples
+from prudent.alignment._drawn_samples import SAMPLES_SUFFIXES, DrawnSamples, draw_samples, read_conversations
 from prudent.alignment._kl_weights import kl_weights
 from prudent.alignment._reweight import Reweighted, check_strength, reweight
 from prudent.data import DataSource
@@ -146,6 +146,7 @@ def reweight_pool(
     """
     check_strength(target_kl=target_kl, kl_coef=kl_coef, per_prompt=per_prompt, kl_form=kl_form)
     _check(data, output, samples, num_samples, prompts)
+    conversations = None if prompts is None else read_conversations(prompts)
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
     fitted = utility_for(pool, utility)
     generator = Generator().manual_seed(seed)
@@ -183,7 +184,7 @@ def reweight_pool(
             found.weight,
             Path(samples),
             num_samples=num_samples or 1,
-            prompts=prompts,
+            conversations=conversations,
             conversational=conversational,
             generator=generator,
         )
