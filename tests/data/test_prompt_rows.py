@@ -55,6 +55,14 @@ def test_other_columns_of_a_parquet_file_are_not_read(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_prompts_by_another_name_are_told_from_bad_rows(tmp_path, on_bad):
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps({"question": text, "answer": "yes"}) + "\n" for text in "abc"))
+    with pytest.raises(DataError, match=r"questions.jsonl: no column prompt; there are question, answer"):
+        load_prompts(path, on_bad=on_bad)
+
+
 def test_bad_rows_are_named_or_counted(tmp_path):
     rows = [{"prompt": "a"}, {"prompt": " "}, {"prompt": None}, {"prompt": 3}]
     with pytest.raises(DataError, match=r"3 of 4 rows cannot be used .* row 1: `prompt` is empty"):

@@ -89,11 +89,13 @@ def load_prompts(
         _check_columns(opened.name, opened.columns)
     summary, log = PromptsSummary(opened.name), FaultLog(opened.name)
     found: dict[bytes, dict[str, Any]] = {}
+    names: dict[str, None] = {}
     for place, row in opened.read():
         summary.num_read += 1
         try:
             if isinstance(row, BadRow):
                 raise row
+            names.update(dict.fromkeys(row))
             prompt = _prompt_of(row)
         except BadRow as fault:
             log.add(place, fault)
@@ -106,6 +108,8 @@ def load_prompts(
         labels["id"] = to_label(row.get("id", row.get("prompt_id")))
         found[digest] = {"prompt": prompt, "row": summary.num_read - 1, "digest": digest.hex(), **labels}
     summary.num_rows = len(found)
+    if names:
+        _check_columns(opened.name, list(names))
     log.finish(summary, on_bad)
     return Prompts(list(found.values()), summary)
 

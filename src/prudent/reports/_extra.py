@@ -20,7 +20,10 @@ def need(module: str) -> ModuleType:
         package = module.split(".")[0]
         if error.name is None or error.name.split(".")[0] != package:
             raise
-        raise PrudentError(f'reports need {package}, which is not installed: pip install "prudent[report]"') from error
+        raise PrudentError(
+            f'reports need {package}, which is not installed: pip install "prudent[report]", or in a clone '
+            'pip install -e ".[report]"'
+        ) from error
 
 
 def need_report_packages() -> None:

@@ -162,5 +162,6 @@ def _cvxpy() -> ModuleType:
         if error.name != "cvxpy":
             raise
         raise PrudentError(
-            'optima on the simplex need cvxpy, which is not installed: pip install "prudent[align]"'
+            'optima on the simplex need cvxpy, which is not installed: pip install "prudent[align]", or in a clone '
+            'pip install -e ".[align]"'
         ) from error

@@ -5,7 +5,9 @@ from prudent.errors import PrudentError
 try:
     import trl  # noqa: F401
 except ImportError as error:
-    raise PrudentError('TRL is not installed: pip install "prudent[align]"') from error
+    raise PrudentError(
+        'TRL is not installed: pip install "prudent[align]", or in a clone pip install -e ".[align]"'
+    ) from error
 
 from prudent.alignment.rlhf._align import align
 from prudent.alignment.rlhf._align_config import Algorithm, AlignConfig
