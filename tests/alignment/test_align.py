@@ -273,7 +273,18 @@ def test_grpo_and_an_adapter_that_is_trained_on(whole: Any, reward_models: dict[
 def test_without_a_penalty_the_distance_is_measured_all_the_same(
     policy: Path, reward_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    summary = run(policy, tmp_path / "out", reward_models["plain"], replace(FULL, kl_coef=0.0, max_steps=2))
+    """Under autocast too, where a reference in another precision would lie apart from the very same weights."""
+    config = replace(FULL, kl_coef=0.0, max_steps=2, bf16=True)
+    summary = run(policy, tmp_path / "out", reward_models["plain"], config)
+    assert (summary.start["kl"], summary.start["log_ratio"]) == (0, 0)
+    assert summary.end["kl"] > 0
+
+
+def test_under_autocast_the_reference_of_an_adapter_does_not_drift(
+    policy: Path, reward_models: dict[str, Path], tmp_path: Path
+) -> None:
+    summary = run(policy, tmp_path / "out", reward_models["plain"], replace(CONFIG, max_steps=2, bf16=True))
+    assert summary.start["kl"] == pytest.approx(0, abs=1e-6)
     assert summary.end["kl"] > 0
 
 

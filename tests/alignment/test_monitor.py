@@ -100,6 +100,7 @@ def test_tokens_that_are_never_drawn_add_nothing() -> None:
 def test_log_probabilities_of_texts() -> None:
     model = Table(0)
     found = text_log_probs(model, [[1, 2, 0], [2, 1]])
+    assert torch.equal(found, text_log_probs(model, [[1, 2, 0], [2, 1]], tokens_per_batch=1))
     assert found.tolist() == pytest.approx(
         [log_probability(model, [1], [2, 0], 1.0), log_probability(model, [2], [1], 1.0)], rel=1e-5
     )

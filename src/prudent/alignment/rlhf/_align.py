@@ -242,7 +242,7 @@ class _Run:
         looking.attach(trainer, Policy(model, self._policy.tokenizer, name=self._policy.name), reference)
         texts = [[*ids, self._policy.eos_token_ids[0]] for ids in self._prompts.monitor_ids]
         kept = folder.output / "reference.json"
-        check_reference(kept, reference, texts, at_start=self._checkpoint is None)
+        check_reference(kept, reference, texts, at_start=self._checkpoint is None, tokens_per_batch=self._budget)
         try:
             start, seconds = trainer.fit(self._checkpoint)
         finally:
@@ -250,7 +250,7 @@ class _Run:
         trainer.accelerator.wait_for_everyone()
         tables.resume(trainer.state.global_step)  # one process wrote them
         require_finite_weights(model, "after training")
-        check_reference(kept, reference, texts, at_start=False)
+        check_reference(kept, reference, texts, at_start=False, tokens_per_batch=self._budget)
         rows, advice = tables.rows, early_stop_advice(tables.samples)
         best = None if advice is None or not advice.stop else folder.checkpoints / f"checkpoint-{advice.best_step}"
         if best is not None and not best.is_dir():
@@ -287,8 +287,10 @@ class _Run:
     def _reference(self, trainer: Any, model: Any) -> Reference:
         kept = trainer.ref_model
         if kept is None and not hasattr(model, "peft_config"):
-            # TRL loads none where there is no penalty; the distance is of interest all the same.
+            # TRL loads none where there is no penalty; the distance is of interest all the same. Prepared as the policy
+            # is, so that both compute in the same precision.
             kept = load_causal_model(self._policy.name, dtype=model.dtype, device=self._arguments.device)
+            kept = trainer.accelerator.prepare_model(kept, evaluation_mode=True)
         return reference_of(model, kept)
 
     def _write(self, model: Any, result: AlignSummary, best: Path | None) -> None:

@@ -19,7 +19,8 @@ from torch import nn
 
 from prudent.alignment.rlhf._align_config import HARMLESS, AlignConfig
 from prudent.alignment.rlhf._align_inputs import RewardModels
-from prudent.alignment.rlhf._policy_kl import Reference, text_log_probs
+from prudent.alignment.rlhf._memory import out_of_memory
+from prudent.alignment.rlhf._policy_kl import Reference, plain_forward, text_log_probs
 from prudent.errors import ModelError
 from prudent.models import Message, atomic_file
 from prudent.sampling import Policy, sample_pool
@@ -117,22 +118,33 @@ def fitted_references(scored: str | Path, utility: Utility, reward_model: Reward
     return output
 
 
-def check_reference(path: Path, reference: Reference, texts: Sequence[Sequence[int]], *, at_start: bool) -> None:
+def check_reference(
+    path: Path,
+    reference: Reference,
+    texts: Sequence[Sequence[int]],
+    *,
+    at_start: bool,
+    tokens_per_batch: int = 16_384,
+) -> None:
     """Make sure that the reference gives fixed texts what it gave them when training began.
+
+    Both times it computes as its weights are stored: the autocast of training, which wraps a policy only once training
+    has begun, would pass for a drift.
 
     Args:
         path: where that is noted, the first time.
         reference: what the policy is compared with.
         texts: token ids.
         at_start: training begins now.
+        tokens_per_batch: padded tokens of a batch.
 
     Raises:
-        ModelError: it has drifted.
+        ModelError: it has drifted, or memory runs out.
     """
-    with reference() as model:
+    with out_of_memory("tokens_per_batch"), reference() as model, plain_forward(model):
         model.eval()
         dtype = str(next(_floating(model))).removeprefix("torch.")
-        values = text_log_probs(model, texts).tolist()
+        values = text_log_probs(model, texts, tokens_per_batch=tokens_per_batch).tolist()
     if at_start or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from prudent.models import token_budget_batches
 
-__all__ = ["Reference", "reference_of", "sequence_kl", "text_log_probs", "token_kl"]
+__all__ = ["Reference", "plain_forward", "reference_of", "sequence_kl", "text_log_probs", "token_kl"]
 
 Reference = Callable[[], AbstractContextManager[nn.Module]]
 """Gives, for the length of a block, the model that training started from."""
 
-# Logits of two models in float32 that are compared at once.
+# Logits in float32 that are held at once, of each of two models where two are compared.
 _ELEMENTS = 2**26
 
 
@@ -75,9 +75,7 @@ def sequence_kl(
     """
     exact, ratio = torch.zeros(len(prompts), dtype=torch.float64), torch.zeros(len(prompts), dtype=torch.float64)
     lengths = np.array([len(prompt) + len(drawn) for prompt, drawn in zip(prompts, completions, strict=True)])
-    vocabulary = int(_config(policy).get_text_config().vocab_size)
-    budget = max(1, min(tokens_per_batch, _ELEMENTS // vocabulary))
-    for batch in token_budget_batches(lengths, budget):
+    for batch in token_budget_batches(lengths, _budget(policy, tokens_per_batch)):
         rows = [[*prompts[place], *completions[place]] for place in batch]
         ours = _logits(policy, rows)
         with reference() as other:
@@ -107,7 +105,8 @@ def text_log_probs(model: nn.Module, texts: Sequence[Sequence[int]], *, tokens_p
         tensor([-7.2], dtype=torch.float64)
     """
     found = torch.zeros(len(texts), dtype=torch.float64)
-    for batch in token_budget_batches(np.array([len(text) for text in texts]), tokens_per_batch):
+    lengths = np.array([len(text) for text in texts])
+    for batch in token_budget_batches(lengths, _budget(model, tokens_per_batch)):
         logits = _logits(model, [list(texts[place]) for place in batch])
         for row, place in enumerate(batch):
             ids = torch.tensor(texts[place], device=logits.device)
@@ -137,6 +136,37 @@ def reference_of(model: nn.Module, kept: nn.Module | None) -> Reference:
             yield model
 
     return without_adapter
+
+
+@contextmanager
+def plain_forward(model: nn.Module) -> Iterator[None]:
+    """For a block, compute as the weights are stored: without the autocast that training wraps a model's forward in.
+
+    Args:
+        model: before or after Accelerate has prepared it.
+
+    Example:
+        >>> with plain_forward(nn.Linear(2, 2)):
+        ...     torch.is_autocast_enabled("cpu")
+        False
+    """
+    held: dict[str, Any] = model.__dict__
+    wrapped = held.get("forward")
+    unwrapped = held.get("_original_forward")  # where Accelerate keeps it
+    if unwrapped is not None:
+        held["forward"] = unwrapped
+    try:
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        if unwrapped is not None:
+            held["forward"] = wrapped
+
+
+def _budget(model: nn.Module, tokens_per_batch: int) -> int:
+    """Padded tokens of a batch whose logits can be held."""
+    vocabulary = int(_config(model).get_text_config().vocab_size)
+    return max(1, min(tokens_per_batch, _ELEMENTS // vocabulary))
 
 
 def _logits(model: nn.Module, rows: Sequence[list[int]]) -> Tensor:
