@@ -295,7 +295,6 @@ def test_under_autocast_the_reference_of_an_adapter_does_not_drift(
         ({"arm": "variance_kl"}, {}, DataError, "no posterior, which the arm variance_kl needs"),
         ({"arm": "worst"}, {}, DataError, "needs an ensemble"),
         ({"max_completion_length": 1000}, {}, DataError, r"lower max_completion_length \(--max-completion-length\)"),
-        ({"per_device_train_batch_size": 3}, {}, ValueError, "2 prompts x 2 completions = 4, which does not divide"),
         ({"report_to": ("nothing",)}, {}, UnsupportedError, "unknown or not installed"),
         ({}, {"monitor_prompts": PROMPTS[:2]}, DataError, "2 of the 2 held-out prompts are trained on too"),
         ({}, {"gold_model": "/nowhere"}, ModelError, "gold model /nowhere"),
@@ -336,6 +335,10 @@ def test_what_cannot_work_is_said_before_anything_is_written(
     ("changes", "message"),
     [
         ({"num_generations": 1}, "num_generations is 1; it must be at least 2"),
+        (
+            {"prompts_per_step": 2, "num_generations": 3, "per_device_train_batch_size": 4},
+            r"per_device_train_batch_size is 4; it must be a divisor of the 6 .* prompts_per_step \(2\) x num_gen",
+        ),
         ({"arm": "best"}, "no arm 'best'"),
         ({"arm": "variance_kl", "kl_coef": 0.0}, "kl_coef is 0.0; it must be positive"),
         ({"arm": "variance_kl_in_reward", "algorithm": "grpo"}, "needs algorithm rloo"),

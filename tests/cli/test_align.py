@@ -65,9 +65,10 @@ def test_a_run_its_report_and_its_repetition(usual: list[Any], tmp_path: Path) -
     ("options", "message"),
     [
         (["--arm", "lcb"], "no posterior"),
-        (["--num-generations", 1], "num_generations is 1"),
+        (["--num-generations", 1], "--num-generations is 1"),
+        (["--batch-size", 3], "--per-device-train-batch-size is 3; it must be a divisor of the 4 completions"),
         (["--arm", "best"], "best"),
-        (["--monitor-every", 0.0], "monitor_every is 0.0"),
+        (["--monitor-every", 0.0], "--monitor-every is 0.0"),
     ],
 )
 def test_mistakes_are_told_in_one_line(options: list[Any], message: str, usual: list[Any], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`prudent align`."""
 
+from dataclasses import fields
 from enum import StrEnum
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from prudent.cli._options import (
     TemperatureOption,
     TokensPerBatchOption,
     finite,
+    with_option_names,
 )
 from prudent.cli._training_options import (
     ADAPTER,
@@ -298,7 +300,8 @@ def align(
             seed=seed,
         )
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        names = [field.name for field in fields(AlignConfig)]
+        raise typer.BadParameter(with_option_names(str(error), names)) from error
     summary = align_policy(
         policy,
         data,

@@ -1,7 +1,8 @@
 """Options that more than one verb has, so that they read the same everywhere."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -31,6 +32,7 @@ __all__ = [
     "UtilityOption",
     "finite",
     "refuse",
+    "with_option_names",
 ]
 
 FILES = "Input and output"
@@ -189,3 +191,19 @@ def refuse(options: Mapping[str, object], why: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise typer.BadParameter(f"{name} {why}")
+
+
+def with_option_names(message: str, settings: Iterable[str]) -> str:
+    """A message about settings with their names as those of options: in front, and where they are not common words.
+
+    Example:
+        >>> with_option_names("arm is x; set num_steps for an arm", ["arm", "num_steps"])
+        '--arm is x; set --num-steps for an arm'
+    """
+    known = set(settings)
+
+    def spelled(match: re.Match[str]) -> str:
+        name = match[0]
+        return f"--{name.replace('_', '-')}" if name in known and (match.start() == 0 or "_" in name) else name
+
+    return re.sub(r"\b[a-z]\w*", spelled, message)

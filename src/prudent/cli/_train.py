@@ -1,5 +1,6 @@
 """`prudent train`."""
 
+from dataclasses import fields
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from prudent.cli._options import (
     SkipBadOption,
     SplitOption,
     StrictOption,
+    with_option_names,
 )
 from prudent.cli._train_members import train_members
 from prudent.cli._train_posterior import fit_trained, require_fittable, saved_by_train
@@ -260,7 +262,8 @@ def train(
             report_to=tuple(report_to or ()),
         )
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        names = [field.name for field in fields(TrainingConfig)]
+        raise typer.BadParameter(with_option_names(str(error), names)) from error
     require_fittable(posterior, streaming=streaming, lora=lora)
     if bootstrap and num_members is None:
         raise typer.BadParameter("--bootstrap is for the members of an ensemble; give --num-members too")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from prudent.alignment._arms import Arm, parse_arm
+from prudent.errors import PrudentError
 from prudent.training import require_integrations
 
 __all__ = ["HARMLESS", "Algorithm", "AlignConfig", "trl_arguments"]
@@ -149,6 +150,14 @@ class AlignConfig:
 
     @property
     def worth(self) -> str:
+        completions = self.prompts_per_step * self.num_generations
+        _require(
+            self.per_device_train_batch_size is None or completions % self.per_device_train_batch_size == 0,
+            "per_device_train_batch_size",
+            self.per_device_train_batch_size,
+            f"a divisor of the {completions} completions of a step: prompts_per_step ({self.prompts_per_step}) x "
+            f"num_generations ({self.num_generations})",
+        )
         """The utility in force: text, or the folder of a saved one."""
         if self.utility is not None:
             return self.utility
@@ -180,7 +189,7 @@ def trl_arguments(config: AlignConfig, folder: Path, *, total_steps: int) -> Any
         total_steps: optimizer steps.
 
     Raises:
-        ValueError: completions of a step that do not divide among devices and batches.
+        PrudentError: completions of a step that do not divide among devices.
         UnsupportedError: an integration to log to is not installed.
     """
     import torch
@@ -231,7 +240,7 @@ def _batches(config: AlignConfig) -> tuple[int, int]:
     share, rest = divmod(completions, devices)
     each = config.per_device_train_batch_size or share
     if rest or each < 1 or share % each:
-        raise ValueError(
+        raise PrudentError(
             f"a step has {config.prompts_per_step} prompts x {config.num_generations} completions = {completions}, "
             f"which does not divide into batches of {each} on {devices} "
             f"device{'s' if devices > 1 else ''}; change prompts_per_step, num_generations or "
