@@ -380,26 +380,57 @@ def test_a_loss_that_is_no_number_stops_the_run(
         run(policy, tmp_path / "out", reward_models["plain"])
 
 
+def exhausted(*args: Any, **kwargs: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
 @pytest.mark.parametrize(
-    ("place", "knob"),
-    [("training_step", "per_device_train_batch_size"), ("complete", "tokens_per_batch")],
+    ("place", "advice"),
+    [
+        ("trl.RLOOTrainer.training_step", "lower per_device_train_batch_size.*prompts_per_step.*anew with overwrite"),
+        ("prudent.sampling.Policy.complete", "lower tokens_per_batch .*start again to resume"),
+        ("torch.optim.AdamW.step", "train adapters.*anew with overwrite"),
+        ("prudent.alignment.rlhf._align_folder.text_log_probs", "lower tokens_per_batch"),
+        ("prudent.alignment.rlhf._align.make_trainer", "train adapters"),
+        ("prudent.alignment.rlhf._align.load_policy", "train adapters"),
+    ],
 )
-def test_out_of_memory_names_the_option_to_lower(
+def test_out_of_memory_says_what_to_do(
     place: str,
-    knob: str,
+    advice: str,
     policy: Path,
     reward_models: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(place, exhausted)
+    with pytest.raises(ModelError, match=f"out of memory.*{advice}"):
+        run(policy, tmp_path / "out", reward_models["plain"])
+
+
+def test_what_is_advised_where_memory_runs_out_resumes(
+    policy: Path, reward_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trl import RLOOTrainer
 
-    def exhausted(*args: Any, **kwargs: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    step = RLOOTrainer.training_step
 
-    monkeypatch.setattr(RLOOTrainer if place == "training_step" else Policy, place, exhausted)
-    with pytest.raises(ModelError, match=f"out of memory.*lower {knob}"):
-        run(policy, tmp_path / "out", reward_models["plain"])
+    def third(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return exhausted() if self.state.global_step == 2 else step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RLOOTrainer, "training_step", third)
+        with pytest.raises(ModelError, match="lower per_device_train_batch_size"):
+            run(policy, tmp_path / "out", reward_models["plain"])
+    less = replace(
+        FULL, per_device_train_batch_size=2, gradient_checkpointing=True, tokens_per_batch=64, num_monitor_completions=1
+    )
+    assert run(policy, tmp_path / "out", reward_models["plain"], less).resumed_from_step == 2
+    other = replace(FULL, num_generations=4)
+    with pytest.raises(ModelError, match=r"num_generations was 2, is 4.*discard that run with overwrite"):
+        run(policy, tmp_path / "out", reward_models["plain"], other)
+    other = replace(other, max_steps=1)
+    assert run(policy, tmp_path / "out", reward_models["plain"], other, overwrite=True).num_steps == 1
 
 
 def test_a_reference_that_drifts_is_an_error(policy: Path, tmp_path: Path) -> None:

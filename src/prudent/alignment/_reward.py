@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from prudent.alignment._memory import is_out_of_memory
 from prudent.alignment._reward_columns import RewardColumn
 from prudent.alignment._reward_measures import RewardMeasures, measures_of, numbers
 from prudent.alignment._reward_texts import check_texts, one_sided_templates, plain_text, stray_tokens
@@ -278,7 +279,7 @@ class PrudentReward:
         try:
             scores = worth([prompts[row] for row in rows], [completions[row] for row in rows])
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             tokens = "" if self._tokens_per_batch is None else f" (it is {self._tokens_per_batch})"
             raise ModelError(
@@ -325,7 +326,3 @@ def _check_names(utility: Utility, model: str | Path | Mapping[str, str | Path])
 def _lasting(place: str | Path) -> str:
     """A path that means the same in another folder; names that are no paths here stay as they are."""
     return os.path.abspath(place) if os.path.exists(place) else str(place)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -6,8 +6,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from prudent.alignment._memory import out_of_memory
 from prudent.alignment._reward import PrudentReward
-from prudent.alignment.rlhf._align_config import AlignConfig, trl_arguments
+from prudent.alignment.rlhf._align_config import LESS_AT_ONCE, AlignConfig, trl_arguments
 from prudent.alignment.rlhf._align_folder import (
     AlignFolder,
     check_reference,
@@ -112,7 +113,7 @@ def align(
     folder = AlignFolder(Path(output))
     if Path(policy).is_dir():
         require_apart(Path(policy), folder.output)
-    with own_random_state(), quiet_transformers():
+    with own_random_state(), quiet_transformers(), out_of_memory(config.less_to_train()):
         loaded = load_policy(policy, config)
         taken = prompts_for(loaded, prompts, monitor_prompts, config, split=split, skip_bad=skip_bad)
         arguments = trl_arguments(config, folder.checkpoints, total_steps=config.total_steps(len(taken.rows)))
@@ -177,7 +178,7 @@ class _Run:
         config = self._config
         worth: str | Path = config.worth
         if needs_references(utility) and not Path(worth).exists():
-            with self._arguments.main_process_first(local=False):
+            with self._arguments.main_process_first(local=False), out_of_memory(LESS_AT_ONCE):
                 if references is None:
                     references = sampled_references(
                         self._policy,

@@ -9,15 +9,27 @@ from prudent.alignment._arms import Arm, parse_arm
 from prudent.errors import PrudentError
 from prudent.training import require_integrations
 
-__all__ = ["HARMLESS", "Algorithm", "AlignConfig", "trl_arguments"]
+__all__ = ["HARMLESS", "LESS_AT_ONCE", "Algorithm", "AlignConfig", "trl_arguments"]
 
 Algorithm = Literal["rloo", "grpo"]
 """`rloo` takes the KL penalty into the reward, `grpo` into the loss."""
 
 # Options that change nothing but rounding, memory and what is told: a run may resume with others.
 HARMLESS = frozenset(
-    {"logging_steps", "report_to", "tokens_per_batch", "per_device_train_batch_size", "gradient_checkpointing"}
+    {
+        "logging_steps",
+        "report_to",
+        "tokens_per_batch",
+        "per_device_train_batch_size",
+        "gradient_checkpointing",
+        "num_monitor_completions",
+    }
 )
+
+LESS_AT_ONCE = "lower tokens_per_batch (--tokens-per-batch), and start again to resume"
+"""What to do where memory runs out in reading texts or in drawing those to held-out prompts."""
+
+_ANEW = "which makes another run: start it anew with overwrite (--overwrite)"
 
 # Those of Transformers that need no further options.
 _SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -138,6 +150,14 @@ class AlignConfig:
             self.monitor_every,
             "a whole number of steps, or a share below 1",
         )
+        completions = self.prompts_per_step * self.num_generations
+        _require(
+            self.per_device_train_batch_size is None or completions % self.per_device_train_batch_size == 0,
+            "per_device_train_batch_size",
+            self.per_device_train_batch_size,
+            f"a divisor of the {completions} completions of a step: prompts_per_step ({self.prompts_per_step}) x "
+            f"num_generations ({self.num_generations})",
+        )
         if self.algorithm == "grpo" and self.uncertain_arm.kl_form == "in_reward":
             raise ValueError(f"the arm {self.arm} needs algorithm rloo: GRPO has its KL penalty in the loss")
         if self.uncertain_arm.kl_form != "constant":
@@ -150,14 +170,6 @@ class AlignConfig:
 
     @property
     def worth(self) -> str:
-        completions = self.prompts_per_step * self.num_generations
-        _require(
-            self.per_device_train_batch_size is None or completions % self.per_device_train_batch_size == 0,
-            "per_device_train_batch_size",
-            self.per_device_train_batch_size,
-            f"a divisor of the {completions} completions of a step: prompts_per_step ({self.prompts_per_step}) x "
-            f"num_generations ({self.num_generations})",
-        )
         """The utility in force: text, or the folder of a saved one."""
         if self.utility is not None:
             return self.utility
@@ -174,6 +186,19 @@ class AlignConfig:
         if self.monitor_every >= 1:
             return int(self.monitor_every)
         return max(1, math.ceil(total_steps * self.monitor_every))
+
+    def less_at_a_step(self) -> str:
+        """What to do where memory runs out in a step of training."""
+        return (
+            "lower per_device_train_batch_size (--per-device-train-batch-size) or set gradient_checkpointing "
+            "(--gradient-checkpointing), and start again to resume; where that does not help, lower prompts_per_step, "
+            f"num_generations or max_completion_length, whose completions are drawn at once, {_ANEW}"
+        )
+
+    def less_to_train(self) -> str:
+        """What to do where the models themselves, or the optimizer's state, do not fit."""
+        smaller = "" if self.lora else "train adapters instead of every weight (lora, --lora) or "
+        return f"{smaller}choose a smaller policy or reward model, {_ANEW}"
 
     def settings(self) -> dict[str, Any]:
         """Every option, as JSON holds it."""
@@ -242,9 +267,9 @@ def _batches(config: AlignConfig) -> tuple[int, int]:
     if rest or each < 1 or share % each:
         raise PrudentError(
             f"a step has {config.prompts_per_step} prompts x {config.num_generations} completions = {completions}, "
-            f"which does not divide into batches of {each} on {devices} "
-            f"device{'s' if devices > 1 else ''}; change prompts_per_step, num_generations or "
-            "per_device_train_batch_size"
+            f"which {devices} devices cannot share{f' in batches of {each}' if each else ''}: change prompts_per_step "
+            "(--prompts-per-step), num_generations (--num-generations) or per_device_train_batch_size "
+            "(--per-device-train-batch-size)"
         )
     return each, share // each
 

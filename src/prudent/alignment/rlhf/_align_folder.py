@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from prudent.alignment.rlhf._align_config import HARMLESS, AlignConfig
+from prudent.alignment._memory import out_of_memory
+from prudent.alignment.rlhf._align_config import HARMLESS, LESS_AT_ONCE, AlignConfig
 from prudent.alignment.rlhf._align_inputs import RewardModels
-from prudent.alignment.rlhf._memory import out_of_memory
 from prudent.alignment.rlhf._policy_kl import Reference, plain_forward, text_log_probs
 from prudent.errors import ModelError
 from prudent.models import Message, atomic_file
@@ -141,7 +141,7 @@ def check_reference(
     Raises:
         ModelError: it has drifted, or memory runs out.
     """
-    with out_of_memory("tokens_per_batch"), reference() as model, plain_forward(model):
+    with out_of_memory(LESS_AT_ONCE), reference() as model, plain_forward(model):
         model.eval()
         dtype = str(next(_floating(model))).removeprefix("torch.")
         values = text_log_probs(model, texts, tokens_per_batch=tokens_per_batch).tolist()

@@ -13,11 +13,11 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
+from prudent.alignment._memory import out_of_memory
 from prudent.alignment._reward import PrudentReward
 from prudent.alignment.rlhf._align_config import AlignConfig
 from prudent.alignment.rlhf._align_inputs import trainer_prompt
 from prudent.alignment.rlhf._grpo import VarianceAwareGRPOTrainer
-from prudent.alignment.rlhf._memory import out_of_memory
 from prudent.alignment.rlhf._rloo import VarianceAwareRLOOTrainer
 from prudent.errors import ModelError
 from prudent.models import progress_bar
@@ -28,12 +28,13 @@ __all__ = ["ProgressCallback", "make_trainer"]
 
 
 class _Guarded(ResumableTrainer):
-    """Stops at a loss that is no number, and says which options to lower where memory runs out."""
+    """Stops at a loss that is no number, and says what to do where memory runs out."""
+
+    less_at_a_step: str
+    """What to do where memory runs out, to be set before `fit`."""
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        with out_of_memory(
-            "per_device_train_batch_size", "num_generations", "prompts_per_step", "max_completion_length"
-        ):
+        with out_of_memory(self.less_at_a_step):
             loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if not bool(torch.isfinite(loss)):
             raise ModelError(
@@ -121,6 +122,7 @@ def make_trainer(
         peft_config=_adapters(policy, config),
     )
     trainer.checkpointing = checkpointing
+    trainer.less_at_a_step = config.less_at_a_step()
     # It would print every record to standard output.
     trainer.remove_callback(PrinterCallback)
     for callback in trainer.callback_handler.callbacks:

@@ -9,8 +9,9 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from prudent.alignment._memory import out_of_memory
 from prudent.alignment._reward import PrudentReward
-from prudent.alignment.rlhf._memory import out_of_memory
+from prudent.alignment.rlhf._align_config import LESS_AT_ONCE
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import Reference, sequence_kl
 from prudent.errors import ModelError
@@ -116,7 +117,7 @@ class Monitor:
         Raises:
             ModelError: memory runs out, or what the policy gives is not finite.
         """
-        with undisturbed(policy.model), out_of_memory("tokens_per_batch"):
+        with undisturbed(policy.model), out_of_memory(LESS_AT_ONCE):
             drawn = self._draw(policy)
             kl, log_ratio = sequence_kl(
                 policy.model,
@@ -128,7 +129,7 @@ class Monitor:
             )
         if not bool(kl.isfinite().all()):
             raise ModelError(f"the KL to the reference is not finite at step {step}; lower learning_rate")
-        with own_random_state(), out_of_memory("tokens_per_batch"):
+        with own_random_state(), out_of_memory(LESS_AT_ONCE):
             prompts = [self._prompts[number] for number in self._place]
             texts = [one.text for one in drawn]
             measured = self._reward.measure(prompts, texts, [one.token_ids for one in drawn])
