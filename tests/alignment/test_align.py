@@ -113,6 +113,33 @@ def test_the_output_is_an_ordinary_policy_with_its_figures(kind: str, whole: Any
     assert (summary.num_prompts, summary.num_monitor_prompts) == (10, 2)  # of 12 prompts a fifth is held out
 
 
+def test_settings_of_the_checkpoint_do_not_draw_and_are_saved_as_they_were(
+    policy: Path, reward_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter of tokens in the checkpoint would have training draw from another distribution than KL speaks of."""
+    from transformers import GenerationMixin
+
+    shutil.copytree(policy, tmp_path / "start")
+    path = tmp_path / "start/generation_config.json"
+    settings = {"min_p": 0.3, "no_repeat_ngram_size": 2, "do_sample": True, "temperature": 0.3, "typical_p": 0.5}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    used: set[str] = set()
+    given = GenerationMixin._get_logits_processor
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = given(self, *args, **kwargs)
+        used.update(type(one).__name__ for one in found)
+        return found
+
+    monkeypatch.setattr(GenerationMixin, "_get_logits_processor", noted)
+    config = replace(FULL, max_steps=1, temperature=0.9)
+    run(tmp_path / "start", tmp_path / "out", reward_models["plain"], config)
+    assert used == {"TokenDraws", "TemperatureLogitsWarper"}
+    for name in ("config.json", "generation_config.json"):
+        before, after = (json.loads((tmp_path / folder / name).read_text()) for folder in ("start", "out"))
+        assert {**after, "transformers_version": None} == {**before, "transformers_version": None}
+
+
 def test_a_finished_run_only_reports_and_another_is_refused(
     whole: Any, policy: Path, reward_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +265,10 @@ def test_the_policy_to_take_is_kept_and_a_run_can_be_made_anew(
     assert (summary.advice.stop, summary.advice.best_step, summary.advice.from_step) == (True, 2, 4)
     assert summary.best_checkpoint == str(tmp_path / "out/checkpoints/checkpoint-2")
     kept = Policy.from_pretrained(summary.best_checkpoint)
+    names = {path.name for path in (tmp_path / "out/checkpoints/checkpoint-2").iterdir()}
+    assert names <= {path.name for path in (tmp_path / "out").iterdir()}  # nothing to resume from
+    for name in ("config.json", "generation_config.json"):
+        assert (tmp_path / "out/checkpoints/checkpoint-2" / name).read_text() == (tmp_path / "out" / name).read_text()
     assert not torch.equal(kept.model.lm_head.weight, Policy.from_pretrained(tmp_path / "out").model.lm_head.weight)
     again = replace(FULL, max_steps=1)
     assert run(policy, tmp_path / "out", reward_models["plain"], again, overwrite=True).num_steps == 1

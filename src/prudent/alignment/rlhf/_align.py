@@ -31,6 +31,7 @@ from prudent.alignment.rlhf._early_stop import early_stop_advice
 from prudent.alignment.rlhf._monitor import Gold, Monitor, MonitorCallback
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import Reference, reference_of
+from prudent.alignment.rlhf._stated import Stated, keep_model_alone
 from prudent.data import DataSource
 from prudent.errors import DataError
 from prudent.models import load_causal_model, quiet_transformers
@@ -69,6 +70,9 @@ def align(
 
     Everything is loaded and checked before anything takes long. Where the utility compares with the first policy
     (`center`), and no references are given, so many responses of it to every prompt are sampled and scored first.
+
+    Completions are drawn from the policy's distribution at the temperature, whatever its checkpoint says of generation
+    beside special tokens; that is saved with the trained policy as it was.
 
     The output is an ordinary Transformers or PEFT folder, with `monitor.parquet` (a row a look at the held-out prompts:
     proxy, gold, KL to the first policy, length, ...), `samples.parquet` (a row a completion) and `align_result.json`.
@@ -227,6 +231,7 @@ class _Run:
         )
         looking = MonitorCallback(monitor, config.monitor_steps(self._arguments.max_steps))
         bar = ProgressCallback(enabled=progress)
+        stated = Stated(self._policy.model)
         checkpointing = CheckpointCallback(best=tables.best_step)
         trainer = make_trainer(
             self._policy,
@@ -279,7 +284,7 @@ class _Run:
         )
         if self._arguments.should_save:
             try:
-                self._write(model, result, best)
+                self._write(model, stated, result, best)
             except (OSError, SafetensorError) as error:
                 raise write_error(folder.output, error) from error
         trainer.accelerator.wait_for_everyone()
@@ -294,11 +299,14 @@ class _Run:
             kept = trainer.accelerator.prepare_model(kept, evaluation_mode=True)
         return reference_of(model, kept)
 
-    def _write(self, model: Any, result: AlignSummary, best: Path | None) -> None:
+    def _write(self, model: Any, stated: Stated, result: AlignSummary, best: Path | None) -> None:
         staged = self._folder.stage()
+        stated.restore(model)
         adapted = hasattr(model, "peft_config")
         model.save_pretrained(staged, **({"selected_adapters": ["default"]} if adapted else {}))
         self._policy.tokenizer.save_pretrained(staged)
+        if best is not None:
+            keep_model_alone(best, staged)
         card = align_card(result, library="peft" if adapted else "transformers")
         (staged / "README.md").write_text(card, encoding="utf-8")
         self._folder.finish(result.to_dict(), keep=best)
