@@ -20,6 +20,9 @@ NAMES = {
     "lsc": "log-sigmoid (LSC)",
 }
 
+FEWEST = 4
+"""Seeds that a mean must rest on to be drawn."""
+
 
 def draw(table: pa.Table, arms: Sequence[str], points: Sequence[float], place: Path) -> None:
     """Gold and proxy of every run, and what differs between arms at equal KL."""
@@ -78,5 +81,7 @@ def _curves(axis: Any, rows: list[dict[str, Any]], arms: Sequence[str], points: 
 
 
 def _matched(rows: list[dict[str, Any]], arm: str, measure: str, points: Sequence[float]) -> list[dict[str, Any]]:
+    """Rows at the points that enough seeds reach, in their order."""
     found = [row for row in rows if row["table"] == "matched" and row["arm"] == arm and row["measure"] == measure]
-    return sorted((row for row in found if row["root_kl"] in points), key=lambda row: float(row["root_kl"]))
+    shown = [row for row in found if row["root_kl"] in points and row["num_seeds"] >= FEWEST]
+    return sorted(shown, key=lambda row: float(row["root_kl"]))
