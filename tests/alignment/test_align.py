@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -290,6 +291,13 @@ def test_references_are_sampled_first_and_serve_both_sets(
     other = run(policy, tmp_path / "other", reward_models["helpful"], config, references=scored)
     assert not (tmp_path / "other/references/pool.parquet").exists()
     assert other.end["value"] == summary.end["value"]
+    # those of some prompts serve these, which is said before it starts
+    some = pq.read_table(scored)
+    pq.write_table(some.filter(pc.less(some["prompt_id"], 5)), tmp_path / "some.parquet")
+    short = replace(config, max_steps=1)
+    with pytest.warns(UserWarning, match=r"some.parquet has no references of 5 of the 10 prompts to train on"):
+        part = run(policy, tmp_path / "part", reward_models["helpful"], short, references=tmp_path / "some.parquet")
+    assert part.num_without_references == 5
 
 
 def test_grpo_and_an_adapter_that_is_trained_on(whole: Any, reward_models: dict[str, Path], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 pytest.importorskip("trl")
 
 from prudent.alignment.rlhf import early_stop_advice, sequence_kl, token_kl
+from prudent.alignment.rlhf._early_stop import why_no_advice
 from prudent.alignment.rlhf._monitor import undisturbed
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import text_log_probs
@@ -201,3 +202,10 @@ def test_without_gold_or_with_few_prompts_there_is_no_advice() -> None:
     assert early_stop_advice(run_of(curve[:7], np.arange(3.0))) is None
     assert early_stop_advice(run_of(np.full((8, 3), np.nan), np.arange(3.0))) is None
     assert early_stop_advice(run_of(curve[:, :1], np.arange(1.0))) is None
+    assert why_no_advice(run_of(curve[:7], np.arange(3.0))) == (
+        "it takes 8 held-out prompts with gold at every step, and there are 7"
+    )
+    assert why_no_advice(run_of(curve[:, :1], np.arange(1.0))) == (
+        "it takes two looks at the held-out prompts, and there was one"
+    )
+    assert why_no_advice(run_of(curve, np.arange(3.0))) is None

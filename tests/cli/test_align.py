@@ -47,9 +47,26 @@ def test_a_run_its_report_and_its_repetition(usual: list[Any], tmp_path: Path) -
     assert run.exit_code == 0, run.output
     lines = run.stdout.splitlines()
     assert lines[0].startswith("aligned ")
-    assert lines[1].split() == ["2", "held-out", "prompts", "proxy", "gold", "KL", "tokens", "below", "reference"]
+    assert lines[1].split() == [
+        "2",
+        "held-out",
+        "prompts",
+        "proxy",
+        "gold",
+        "KL",
+        "tokens",
+        "below",
+        "reference",
+        "cut",
+    ]
     assert [line.split()[0] for line in lines[2:4]] == ["start", "end"]
+    assert "no advice about stopping: it takes 8 held-out prompts with gold at every step, and there are 2" in lines
+    stderr = " ".join(run.stderr.split())
+    assert "warning: 2 of 10 prompts are held out, at most a fifth, and not 32" in stderr
+    assert "warning: there will be no advice about stopping" in stderr
     assert list((tmp_path / "aligned/logs").glob("events*"))  # TensorBoard, unless told otherwise
+    told = invoke(*usual, "--output", tmp_path / "aligned")
+    assert told.stdout.startswith("nothing was left to do (to do it again: --overwrite): aligned ")
     again = invoke(*usual, "--output", tmp_path / "aligned", "--json")
     found = json.loads(again.stdout)
     assert found["already_finished"]

@@ -140,8 +140,8 @@ def align(
         typer.Option(
             "--utility",
             metavar="SPEC|FOLDER",
-            help="What a response is worth instead of what the arm says, such as 'center | log_sigmoid | lcb_std(1)';"
-            " or what `prudent utility` saved.",
+            help="What a response is worth, such as 'center | log_sigmoid | lcb_std(1)', or what `prudent utility` saved;"
+            " by default the mean, or what the arm says.",
             rich_help_panel=UTILITY,
         ),
     ] = None,
@@ -219,7 +219,13 @@ def align(
     ] = 256,
     temperature: TemperatureOption = 1.0,
     num_monitor_prompts: Annotated[
-        int, typer.Option("--num-monitor-prompts", help="Held-out prompts, at most.", rich_help_panel=MONITOR)
+        int,
+        typer.Option(
+            "--num-monitor-prompts",
+            help="Held-out prompts, at most, and at most a fifth of --data without --monitor-data. Advice about"
+            " stopping takes 8, and gold.",
+            rich_help_panel=MONITOR,
+        ),
     ] = 32,
     num_monitor_completions: Annotated[
         int, typer.Option("--num-monitor-completions", help="Completions of each.", rich_help_panel=MONITOR)

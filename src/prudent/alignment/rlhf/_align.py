@@ -1,5 +1,6 @@
 """`align`: a policy, prompts and a reward model in; a moved policy out, watched on held-out prompts."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from prudent.alignment.rlhf._align_inputs import (
     check_reward,
     load_gold,
     load_policy,
+    monitor_cautions,
     needs_references,
     prompts_for,
     trainer_prompt,
 )
 from prudent.alignment.rlhf._align_result import AlignSummary, align_card
 from prudent.alignment.rlhf._align_trainer import ProgressCallback, make_trainer
-from prudent.alignment.rlhf._early_stop import early_stop_advice
+from prudent.alignment.rlhf._early_stop import early_stop_advice, why_no_advice
 from prudent.alignment.rlhf._monitor import Gold, Monitor, MonitorCallback
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import Reference, reference_of
@@ -137,6 +139,8 @@ def align(
         finished = folder.finished(settings)
         if finished is not None:
             return replace(AlignSummary.from_dict(finished), already_finished=True)
+        for caution in monitor_cautions(taken, config, is_drawn=monitor_prompts is None, has_gold=gold is not None):
+            warnings.warn(caution, stacklevel=2)
         run = _Run(loaded, taken, reward_model, gold, config, folder, settings, arguments)
         run.prepare(utility, references, has_variance=has_variance, progress=progress)
         is_named = isinstance(gold_model, str | Path)
@@ -209,6 +213,12 @@ class _Run:
                 f"{references or worth} has references of none of the {len(knows):,} prompts, which {utility} needs: "
                 "sample some of the policy's responses to them and score these, or leave references out"
             )
+        if self._num_unknown:
+            warnings.warn(
+                f"{references or worth} has no references of {self._num_unknown:,} of the {len(knows):,} prompts to "
+                f"train on, which {utility} needs: these give no signal; leave references out, and they are sampled",
+                stacklevel=3,
+            )
 
     def train(self, facts: dict[str, Any], *, progress: bool) -> AlignSummary:
         """Train, from a checkpoint where there is one, and write the folder."""
@@ -278,6 +288,7 @@ class _Run:
             start=rows[0],
             end=rows[-1],
             advice=advice,
+            no_advice=None if self._gold is None else why_no_advice(tables.samples),
             best_checkpoint=None if best is None else str(best),
             settings=self._settings,
             **facts,

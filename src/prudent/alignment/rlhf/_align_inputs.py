@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from prudent.alignment.rlhf._align_config import AlignConfig
+from prudent.alignment.rlhf._early_stop import LEAST_PROMPTS
 from prudent.alignment.rlhf._monitor import Gold
 from prudent.data import DataSource, OnBad, Prompts, choose_split, load_prompts
 from prudent.errors import DataError, ModelError, PrudentError
@@ -26,6 +27,7 @@ __all__ = [
     "check_reward",
     "load_gold",
     "load_policy",
+    "monitor_cautions",
     "needs_references",
     "prompts_for",
     "trainer_prompt",
@@ -136,6 +138,25 @@ def prompts_for(
     taken = AlignPrompts([rows[place] for place in kept], held_rows, held_ids, skipped)
     _check_read_alike(policy, taken.rows, [ids[place] for place in kept])
     return taken
+
+
+def monitor_cautions(taken: AlignPrompts, config: AlignConfig, *, is_drawn: bool, has_gold: bool) -> Iterator[str]:
+    """Where fewer prompts are held out than was asked for, or than advice about stopping takes.
+
+    Args:
+        taken: the prompts.
+        config: the options.
+        is_drawn: those that are held out were drawn from the others.
+        has_gold: a run could be judged.
+    """
+    count, remedy = len(taken.monitor_rows), "give more prompts, or some to hold out (monitor_prompts, --monitor-data)"
+    if is_drawn and count < config.num_monitor_prompts:
+        yield (
+            f"{count} of {len(taken.every_row)} prompts are held out, at most a fifth, and not "
+            f"{config.num_monitor_prompts} (num_monitor_prompts, --num-monitor-prompts): {remedy}"
+        )
+    if has_gold and count < LEAST_PROMPTS:
+        yield f"there will be no advice about stopping, which takes {LEAST_PROMPTS} held-out prompts: {remedy}"
 
 
 def trainer_prompt(policy: Policy, row: Mapping[str, Any]) -> Any:

@@ -34,6 +34,7 @@ class AlignSummary:
         start: the row of `monitor.parquet` before the first step.
         end: its row after the last.
         advice: about stopping; None without gold or with too few prompts.
+        no_advice: why there is none, where there is a gold model.
         best_checkpoint: folder of the policy of the step that the advice says to take; None where that is the last
             step or the first policy.
         settings: what names the run: every option, identities of the models, digests of the prompts.
@@ -57,6 +58,7 @@ class AlignSummary:
     start: dict[str, Any]
     end: dict[str, Any]
     advice: EarlyStopAdvice | None
+    no_advice: str | None
     best_checkpoint: str | None
     settings: dict[str, Any]
 
@@ -117,6 +119,7 @@ def align_card(result: AlignSummary, *, library: str) -> str:
             *rows,
             "",
             *([] if result.advice is None else [f"Early stopping: {result.advice.text}.", ""]),
+            *([] if result.no_advice is None else [f"Early stopping: no advice, since {result.no_advice}.", ""]),
             "## Options",
             "",
             "```yaml",

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from prudent.alignment.rlhf._monitor_tables import prompt_means
 from prudent.metrics import bootstrap
 
-__all__ = ["EarlyStopAdvice", "early_stop_advice"]
+__all__ = ["LEAST_PROMPTS", "EarlyStopAdvice", "early_stop_advice", "why_no_advice"]
 
-_FEW_PROMPTS = 8
+LEAST_PROMPTS = 8
+"""Held-out prompts with gold by which a run can be judged."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,8 @@ def early_stop_advice(samples: pa.Table | str | Path) -> EarlyStopAdvice | None:
         >>> early_stop_advice(pa.Table.from_pylist(rows)).text
         'gold falls from step 9 on, by 9 [9, 9] at the end, while the proxy rises by 9: take the policy of step 0'
     """
-    table = samples if isinstance(samples, pa.Table) else pq.read_table(samples)
-    steps = sorted(set(table["step"].to_pylist()))
-    gold, proxy = _by_prompt(table, steps, "gold"), _by_prompt(table, steps, "reward_mean")
-    known = ~(np.isnan(gold) | np.isnan(proxy)).any(1)
-    gold, proxy = gold[known], proxy[known]
-    if len(steps) < 2 or len(gold) < _FEW_PROMPTS:
+    steps, gold, proxy = _judged(samples)
+    if _too_few(steps, gold) is not None:
         return None
     change, proxy_change = np.empty(len(gold)), np.empty(len(gold))
     for half in (0, 1):
@@ -87,7 +84,7 @@ def early_stop_advice(samples: pa.Table | str | Path) -> EarlyStopAdvice | None:
     best, rise = int(gold.mean(0).argmax()), float(proxy_change.mean())
     stop = high < 0 < rise
     from_step = steps[_surely_below(gold, best)] if stop else None
-    found = {
+    found: dict[str, Any] = {
         "stop": stop,
         "best_step": steps[best],
         "from_step": from_step,
@@ -98,6 +95,38 @@ def early_stop_advice(samples: pa.Table | str | Path) -> EarlyStopAdvice | None:
         "num_prompts": len(gold),
     }
     return EarlyStopAdvice(**found, text=_sentence(found))
+
+
+def why_no_advice(samples: pa.Table | str | Path) -> str | None:
+    """Why `early_stop_advice` gives none; None where it gives some.
+
+    Args:
+        samples: as there.
+
+    Example:
+        >>> columns = {"step": [0, 9], "prompt_id": [0, 0], "gold": [1.0, 2.0], "reward_mean": [0.0, 1.0]}
+        >>> why_no_advice(pa.table(columns))
+        'it takes 8 held-out prompts with gold at every step, and there are 1'
+    """
+    steps, gold, _ = _judged(samples)
+    return _too_few(steps, gold)
+
+
+def _judged(samples: pa.Table | str | Path) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
+    """Steps, and gold and proxy [P, steps] of the prompts that have both at every step."""
+    table = samples if isinstance(samples, pa.Table) else pq.read_table(samples)
+    steps = sorted(set(table["step"].to_pylist()))
+    gold, proxy = _by_prompt(table, steps, "gold"), _by_prompt(table, steps, "reward_mean")
+    known = ~(np.isnan(gold) | np.isnan(proxy)).any(1)
+    return steps, gold[known], proxy[known]
+
+
+def _too_few(steps: list[int], gold: NDArray[np.float64]) -> str | None:
+    if len(steps) < 2:
+        return "it takes two looks at the held-out prompts, and there was one"
+    if len(gold) < LEAST_PROMPTS:
+        return f"it takes {LEAST_PROMPTS} held-out prompts with gold at every step, and there are {len(gold)}"
+    return None
 
 
 def _by_prompt(table: pa.Table, steps: list[int], column: str) -> NDArray[np.float64]:
