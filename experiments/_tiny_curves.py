@@ -17,11 +17,12 @@ from prudent.metrics import (
     wilson_interval,
 )
 
-MEASURES = ("gold", "proxy", "proxy_std", "words", "cut", "below_proxy", "below_gold", "worse_prompts")
+MEASURES = ("gold", "proxy", "proxy_std", "words", "tokens", "cut", "below_proxy", "below_gold", "worse_prompts")
 """Of a look: gold minus that of the first policy; the proxy likewise, in its standard deviations within prompts of the
-first policy; the posterior's std in the same unit; words; share of sentences that were cut; shares of sentences whose
-proxy and whose gold are below the 0.85 quantile of the first policy's to their prompt, which is what the log-sigmoid is
-centered on; share of prompts whose sentences have less gold on average than those of the first policy."""
+first policy; the posterior's std in the same unit; words; tokens; share of sentences that were cut; shares of sentences
+whose proxy and whose gold are below the 0.85 quantile of the first policy's to their prompt, which is what the
+log-sigmoid is centered on; share of prompts whose sentences have less gold on average than those of the first
+policy."""
 
 QUANTILE = 0.85
 FARTHEST = 10.0
@@ -61,6 +62,7 @@ def look_measures(samples: pa.Table, prompts: Sequence[str], gold: Values, proxy
                 "proxy": float(np.mean(reward - means[1][place])) / unit,
                 "proxy_std": float(column["reward_std"][here].mean()) / unit,
                 "words": float(words[here].mean()),
+                "tokens": float(column["num_tokens"][here].mean()),
                 "cut": float(column["is_cut"][here].mean()),
                 "below_proxy": float(np.mean(reward < bars[1][place])),
                 "below_gold": float(np.mean(worth < bars[0][place])),

@@ -65,6 +65,7 @@ def test_a_look_is_measured_against_the_first_policy(curves: ModuleType) -> None
             "reward_mean": float(proxy[place]) + 2 * step,
             "reward_std": 0.5,
             "kl": 4.0 * step,
+            "num_tokens": 4 + step,
             "is_cut": prompt == "a",
         }
         for step in (0, 1)
@@ -75,6 +76,7 @@ def test_a_look_is_measured_against_the_first_policy(curves: ModuleType) -> None
     assert (first["step"], first["root_kl"], second["root_kl"]) == (0, 0.0, 2.0)
     assert (first["gold"], first["proxy"]) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-12))
     assert (second["gold"], second["proxy"]) == (pytest.approx(1), pytest.approx(2 / unit))
+    assert (first["tokens"], second["tokens"]) == (4, 5)
     assert (first["words"], first["cut"], first["proxy_std"]) == (3, 0.5, pytest.approx(0.5 / unit))
     # of the first policy's own sentences 85 % are below their 0.85 quantile
     assert first["below_gold"] == first["below_proxy"] == pytest.approx(0.85, abs=0.011)
@@ -83,7 +85,7 @@ def test_a_look_is_measured_against_the_first_policy(curves: ModuleType) -> None
 
 def looks(gold: float, farthest: float) -> list[dict[str, float]]:
     """A run whose gold falls in proportion to the root of the KL, in a mixed-up order."""
-    names = ("proxy", "proxy_std", "words", "cut", "below_proxy", "below_gold", "worse_prompts")
+    names = ("proxy", "proxy_std", "words", "tokens", "cut", "below_proxy", "below_gold", "worse_prompts")
     roots = np.linspace(0, farthest, 7)[[0, 3, 1, 2, 6, 5, 4]]
     return [{"root_kl": float(root), "gold": gold * float(root), **dict.fromkeys(names, 1.0)} for root in roots]
 
