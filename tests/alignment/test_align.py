@@ -291,6 +291,25 @@ def test_references_are_sampled_first_and_serve_both_sets(
     other = run(policy, tmp_path / "other", reward_models["helpful"], config, references=scored)
     assert not (tmp_path / "other/references/pool.parquet").exists()
     assert other.end["value"] == summary.end["value"]
+    assert pq.read_table(tmp_path / "other/monitor.parquet")["utility"][0].as_py() == summary.utility
+    # they are known by what they hold, and so is a utility
+    again = {"references": shutil.copytree(scored, tmp_path / "moved.parquet")}
+    assert run(policy, tmp_path / "other", reward_models["helpful"], config, **again).already_finished
+    table = pq.read_table(scored)
+    again = {"references": tmp_path / "other.parquet"}
+    pq.write_table(table.slice(0, table.num_rows - 1), again["references"])
+    with pytest.raises(ModelError, match=r"other settings.*references was"):
+        run(policy, tmp_path / "other", reward_models["helpful"], config, **again)
+    others = table.set_column(table.column_names.index("prompt"), "prompt", table["response"])
+    pq.write_table(others, again["references"])
+    with pytest.raises(DataError, match="references of none of the 10 prompts"):
+        run(policy, tmp_path / "none", reward_models["helpful"], config, **again)
+    assert not (tmp_path / "none").exists()
+    saved = replace(CONFIG, max_steps=1, utility=str(tmp_path / "out/references/utility"))
+    assert run(policy, tmp_path / "saved", reward_models["helpful"], saved).start["value"] == summary.start["value"]
+    shutil.copytree(saved.utility, tmp_path / "moved")
+    saved = replace(saved, utility=str(tmp_path / "moved"))
+    assert run(policy, tmp_path / "saved", reward_models["helpful"], saved).already_finished
     # those of some prompts serve these, which is said before it starts
     some = pq.read_table(scored)
     pq.write_table(some.filter(pc.less(some["prompt_id"], 5)), tmp_path / "some.parquet")
@@ -337,6 +356,9 @@ def test_under_autocast_the_reference_of_an_adapter_does_not_drift(
         ({"report_to": ("nothing",)}, {}, UnsupportedError, "unknown or not installed"),
         ({}, {"monitor_prompts": PROMPTS[:2]}, DataError, "2 of the 2 held-out prompts are trained on too"),
         ({}, {"gold_model": "/nowhere"}, ModelError, "gold model /nowhere"),
+        ({"arm": "lsc"}, {"references": "/nowhere.parquet"}, DataError, "there is no /nowhere.parquet"),
+        ({}, {"references": __file__}, DataError, "the utility mean compares with nothing: leave them out"),
+        ({"arm": "lsc"}, {"references": __file__}, DataError, "not readable as Parquet"),
         (
             {"utility": "weighted(a, b, weights=[1, 1])"},
             {"reward_model": ("a", "other")},
@@ -383,6 +405,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(
         ({"arm": "variance_kl_in_reward", "algorithm": "grpo"}, "needs algorithm rloo"),
         ({"monitor_every": 1.5}, "a whole number of steps, or a share below 1"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"arm": "lcb", "utility": "mean"}, r"utility is mean; it must be left out: the arm lcb is lcb_std\(1\)"),
     ],
 )
 def test_options_that_make_no_sense(changes: dict[str, Any], message: str) -> None:

@@ -3,6 +3,8 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
@@ -20,6 +22,8 @@ from prudent.alignment.rlhf._align_inputs import (
     AlignPrompts,
     RewardModels,
     check_reward,
+    content_digest,
+    is_saved,
     load_gold,
     load_policy,
     monitor_cautions,
@@ -88,8 +92,10 @@ def align(
         reward_model: folder or hub name of a reward model or ensemble, a posterior beside it is used; or several by the
             names in the utility.
         gold_model: what is taken for the truth: a reward model by folder or name, or a function of prompts and
-            responses. It is only watched, never trained on.
-        references: a scored file, as `score` writes it, with responses of the first policy to all prompts.
+            responses. It is only watched, never trained on. A function is known by its name alone: change what it does,
+            and the run passes for the same.
+        references: a scored file, as `score` writes it, with responses of the first policy to all prompts; for a
+            utility that compares with them.
         monitor_prompts: held-out prompts, none of which may be trained on; by default some of `prompts` are held out.
         config: options; by default those of `AlignConfig`.
         split: the split of `prompts` that have several; by default the only one.
@@ -125,24 +131,36 @@ def align(
         arguments = trl_arguments(config, folder.checkpoints, total_steps=config.total_steps(len(taken.rows)))
         utility, reward_identity, has_variance = check_reward(reward_model, config)
         gold, gold_identity = load_gold(gold_model, config.tokens_per_batch)
-        settings = {
+        if references is not None and (is_saved(config) or not needs_references(utility)):
+            knows = "knows its own references" if is_saved(config) else "compares with nothing"
+            raise DataError(f"references are given, and the utility {utility} {knows}: leave them out")
+        settings: dict[str, Any] = {
             "format_version": 1,
             "policy": model_identity(policy),
             "prompts": taken.digest(),
             "reward_model": reward_identity,
             "gold_model": gold_identity,
-            "references": None if references is None else str(references),
+            "references": None if references is None else content_digest(references, "*.parquet"),
             **config.settings(),
         }
-        if overwrite and not folder.resumes(settings):
-            folder.clear()
-        finished = folder.finished(settings)
+        if is_saved(config):
+            settings["utility"] = f"saved {content_digest(config.worth, 'utility.yaml', 'utility.safetensors')}"
+        anew = overwrite and not folder.resumes(settings)
+        finished = None if anew else folder.finished(settings)
         if finished is not None:
             return replace(AlignSummary.from_dict(finished), already_finished=True)
-        for caution in monitor_cautions(taken, config, is_drawn=monitor_prompts is None, has_gold=gold is not None):
-            warnings.warn(caution, stacklevel=2)
-        run = _Run(loaded, taken, reward_model, gold, config, folder, settings, arguments)
-        run.prepare(utility, references, has_variance=has_variance, progress=progress)
+        run = _Run(loaded, taken, reward_model, utility, gold, config, folder, settings, arguments)
+        with TemporaryDirectory() as scratch:
+            run.check_references(references, Path(scratch))
+            for caution in monitor_cautions(taken, config, is_drawn=monitor_prompts is None, has_gold=gold is not None):
+                warnings.warn(caution, stacklevel=2)
+            if anew:
+                with arguments.main_process_first(local=False):
+                    if arguments.should_save:
+                        folder.clear()
+                folder.finished(settings)  # what no run made is in the way
+            run.start(Path(scratch))
+        run.sample_references(has_variance=has_variance, progress=progress)
         is_named = isinstance(gold_model, str | Path)
         facts = {"policy": str(policy), "gold_model": str(gold_model) if is_named else gold_identity}
         try:
@@ -161,6 +179,7 @@ class _Run:
         policy: Policy,
         prompts: AlignPrompts,
         reward_model: RewardModels,
+        utility: Utility,
         gold: Gold | None,
         config: AlignConfig,
         folder: AlignFolder,
@@ -170,35 +189,59 @@ class _Run:
         self._policy = policy
         self._prompts = prompts
         self._reward_model = reward_model
+        self._utility = utility
         self._gold = gold
         self._config = config
         self._folder = folder
         self._settings = settings
         self._arguments = arguments
         self._budget = config.tokens_per_batch or _TOKENS_PER_BATCH
+        self._reward: PrudentReward | None = None
 
-    def prepare(self, utility: Utility, references: str | Path | None, *, has_variance: bool, progress: bool) -> None:
-        """Begin or resume, and make the reward function, with references where the utility needs them."""
+    def check_references(self, references: str | Path | None, scratch: Path) -> None:
+        """Make the reward function, unless references have to be sampled first; nothing is written to the output.
+
+        Args:
+            references: scored responses of the first policy, where they are given.
+            scratch: folder for the utility that is fitted on them.
+        """
+        if references is not None:
+            with out_of_memory(LESS_AT_ONCE):
+                worth = fitted_references(references, self._utility, self._reward_model, scratch)
+            self._make_reward(worth, told=references)
+        elif is_saved(self._config) or not needs_references(self._utility):
+            self._make_reward(self._config.worth)
+
+    def start(self, scratch: Path) -> None:
+        """Begin or resume, and keep what was fitted on given references."""
+        writes = self._arguments.should_save
         try:
-            self._checkpoint = self._folder.start(self._settings, writes=self._arguments.should_save)
+            self._checkpoint = self._folder.start(self._settings, writes=writes)
+            if writes and any(scratch.iterdir()):
+                copytree(scratch, self._folder.references, dirs_exist_ok=True)
         except OSError as error:
             raise write_error(self._folder.output, error) from error
+
+    def sample_references(self, *, has_variance: bool, progress: bool) -> None:
+        """Make the reward function of responses of the first policy, where it needs some and has none."""
+        if self._reward is not None:
+            return
+        with self._arguments.main_process_first(local=False), out_of_memory(LESS_AT_ONCE):
+            scored = sampled_references(
+                self._policy,
+                [trainer_prompt(self._policy, row) for row in self._prompts.every_row],
+                self._reward_model,
+                self._folder.references,
+                self._config,
+                factor=has_variance,
+                progress=progress,
+            )
+            worth = fitted_references(scored, self._utility, self._reward_model, self._folder.references)
+        self._make_reward(worth)
+
+    def _make_reward(self, worth: str | Path, *, told: str | Path | None = None) -> None:
         config = self._config
-        worth: str | Path = config.worth
-        if needs_references(utility) and not Path(worth).exists():
-            with self._arguments.main_process_first(local=False), out_of_memory(LESS_AT_ONCE):
-                if references is None:
-                    references = sampled_references(
-                        self._policy,
-                        [trainer_prompt(self._policy, row) for row in self._prompts.every_row],
-                        self._reward_model,
-                        self._folder.references,
-                        config,
-                        factor=has_variance,
-                        progress=progress,
-                    )
-                worth = fitted_references(references, utility, self._reward_model, self._folder.references)
-        self._reward = PrudentReward(
+        self._reward = reward = PrudentReward(
             self._reward_model,
             worth,
             truncation_penalty=config.truncation_penalty,
@@ -206,30 +249,31 @@ class _Run:
             eos_token_id=self._policy.eos_token_ids,
             tokens_per_batch=config.tokens_per_batch,
         )
-        knows = self._reward.load().knows([trainer_prompt(self._policy, row) for row in self._prompts.rows])
+        knows = reward.load().knows([trainer_prompt(self._policy, row) for row in self._prompts.rows])
         self._num_unknown = len(knows) - sum(knows)
         if not any(knows):
             raise DataError(
-                f"{references or worth} has references of none of the {len(knows):,} prompts, which {utility} needs: "
+                f"{told or worth} has references of none of the {len(knows):,} prompts, which {self._utility} needs: "
                 "sample some of the policy's responses to them and score these, or leave references out"
             )
         if self._num_unknown:
             warnings.warn(
-                f"{references or worth} has no references of {self._num_unknown:,} of the {len(knows):,} prompts to "
-                f"train on, which {utility} needs: these give no signal; leave references out, and they are sampled",
-                stacklevel=3,
+                f"{told or worth} has no references of {self._num_unknown:,} of the {len(knows):,} prompts to train "
+                f"on, which {self._utility} needs: these give no signal; leave references out, and they are sampled",
+                stacklevel=4,
             )
 
     def train(self, facts: dict[str, Any], *, progress: bool) -> AlignSummary:
         """Train, from a checkpoint where there is one, and write the folder."""
-        config, folder = self._config, self._folder
+        config, folder, reward = self._config, self._folder, self._reward
+        assert reward is not None, "references come first"
         tables = MonitorTables(folder.output)
         if self._checkpoint is not None:
             tables.resume(int(self._checkpoint.name.removeprefix("checkpoint-")))
         monitor = Monitor(
             [trainer_prompt(self._policy, row) for row in self._prompts.monitor_rows],
             self._prompts.monitor_ids,
-            reward=self._reward,
+            reward=reward,
             gold=self._gold,
             num_completions=config.num_monitor_completions,
             max_completion_length=config.max_completion_length,
@@ -237,7 +281,10 @@ class _Run:
             tokens_per_batch=self._budget,
             seed=config.seed,
             tables=tables,
-            labels={name: getattr(config, name) for name in ("arm", "algorithm", "kl_coef", "seed")},
+            labels={
+                "utility": str(self._utility),
+                **{name: getattr(config, name) for name in ("arm", "algorithm", "kl_coef", "seed")},
+            },
         )
         looking = MonitorCallback(monitor, config.monitor_steps(self._arguments.max_steps))
         bar = ProgressCallback(enabled=progress)
@@ -246,7 +293,7 @@ class _Run:
         trainer = make_trainer(
             self._policy,
             self._prompts.rows,
-            self._reward,
+            reward,
             config,
             self._arguments,
             [bar, looking],

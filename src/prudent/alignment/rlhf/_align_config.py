@@ -1,7 +1,7 @@
 """What can be chosen about an alignment run; names and meanings are those of TRL and Transformers."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -41,7 +41,8 @@ class AlignConfig:
 
     Attributes:
         arm: what is done about the reward's uncertainty, by its name in `prudent.alignment.ARMS`.
-        utility: what a response is worth, as text or as the folder of a saved utility; by default what the arm says.
+        utility: what a response is worth, as text or as the folder of a saved one; by default what the arm says. Arms
+            that are a utility themselves (lcb, entropic, lsc, bounded, worst) take no other.
         algorithm: `rloo` or `grpo`.
         kl_coef: of the penalty on the KL to the policy that training starts from; zero or more.
         kl_weight_floor: least weight of the penalty on one response, where the arm weighs it by variance, in (0, 1].
@@ -158,6 +159,10 @@ class AlignConfig:
             f"a divisor of the {completions} completions of a step: prompts_per_step ({self.prompts_per_step}) x "
             f"num_generations ({self.num_generations})",
         )
+        own = self.uncertain_arm
+        if self.utility is not None and replace(own, utility="mean") == Arm() != own:
+            said = own.utility_at(self.kl_coef)
+            _require(self.utility == said, "utility", self.utility, f"left out: the arm {self.arm} is {said}")
         if self.algorithm == "grpo" and self.uncertain_arm.kl_form == "in_reward":
             raise ValueError(f"the arm {self.arm} needs algorithm rloo: GRPO has its KL penalty in the loss")
         if self.uncertain_arm.kl_form != "constant":

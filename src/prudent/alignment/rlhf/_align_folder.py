@@ -108,6 +108,12 @@ def sampled_references(
 def fitted_references(scored: str | Path, utility: Utility, reward_model: RewardModels, folder: Path) -> Path:
     """The utility with what it learns of reference responses, saved.
 
+    Args:
+        scored: responses of the first policy to all prompts.
+        utility: what a response is worth.
+        reward_model: the proxy.
+        folder: to write to.
+
     Raises:
         DataError: the scored file lacks what the utility needs.
     """

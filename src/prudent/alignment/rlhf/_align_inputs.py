@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = [
     "AlignPrompts",
     "RewardModels",
     "check_reward",
+    "content_digest",
+    "is_saved",
     "load_gold",
     "load_policy",
     "monitor_cautions",
@@ -178,8 +181,7 @@ def check_reward(reward_model: RewardModels, config: AlignConfig) -> tuple[Utili
         PosteriorError: a posterior does not belong to its model.
         UtilityError: the text is not a utility.
     """
-    is_saved = Path(config.worth).exists()
-    utility = load_utility(config.worth).utility if is_saved else parse_utility(config.worth)
+    utility = load_utility(config.worth).utility if is_saved(config) else parse_utility(config.worth)
     models = reward_model if isinstance(reward_model, Mapping) else {ONLY: reward_model}
     scorers = load_scorers(models)
     arm = config.uncertain_arm
@@ -200,6 +202,11 @@ def check_reward(reward_model: RewardModels, config: AlignConfig) -> tuple[Utili
     return utility, identities, all(scorer.has_variance for scorer in scorers.values())
 
 
+def is_saved(config: AlignConfig) -> bool:
+    """The utility is that of a folder, and not a text."""
+    return Path(config.worth).exists()
+
+
 def needs_references(utility: Utility) -> bool:
     """A step compares with responses of the first policy to the same prompt."""
     return any(
@@ -211,7 +218,7 @@ def needs_references(utility: Utility) -> bool:
 
 
 def load_gold(gold_model: str | Path | Gold | None, tokens_per_batch: int | None) -> tuple[Gold | None, str | None]:
-    """The true reward as a function, and what names it.
+    """The true reward as a function, and what names it: a digest of a model, the name of a function.
 
     Raises:
         PrudentError: the model cannot be loaded.
@@ -219,7 +226,15 @@ def load_gold(gold_model: str | Path | Gold | None, tokens_per_batch: int | None
     if gold_model is None:
         return None, None
     if not isinstance(gold_model, str | Path):
-        return gold_model, getattr(gold_model, "__qualname__", type(gold_model).__qualname__)
+        named: Any = gold_model if hasattr(gold_model, "__qualname__") else type(gold_model)
+        name = f"{named.__module__}.{named.__qualname__}"
+        if "<lambda>" in name:
+            warnings.warn(
+                f"the gold model {name} has no name of its own: with another such function here, a run would pass for "
+                "this one; define it with def",
+                stacklevel=3,
+            )
+        return gold_model, name
     try:
         worth = UtilityModel(gold_model, "mean", tokens_per_batch=tokens_per_batch)
     except PrudentError as error:
@@ -230,6 +245,27 @@ def load_gold(gold_model: str | Path | Gold | None, tokens_per_batch: int | None
         return [float(value) for value in worth(prompts, responses).value]
 
     return gold, hashlib.sha256(identities.encode()).hexdigest()[:16]
+
+
+def content_digest(place: str | Path, *patterns: str) -> str:
+    """Sixteen hexadecimal digits that name a file by what it holds, or the files of a folder, wherever they lie.
+
+    Args:
+        place: file or folder.
+        patterns: of the files of a folder that count.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    given = Path(place)
+    files = [given] if given.is_file() else sorted(path for pattern in patterns for path in given.rglob(pattern))
+    if not files:
+        raise DataError(f"there is no {given}, or nothing in it ({', '.join(patterns)})")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _check_read_alike(policy: Policy, rows: Sequence[Mapping[str, Any]], ids: Sequence[Sequence[int]]) -> None:

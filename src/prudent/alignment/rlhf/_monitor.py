@@ -71,7 +71,7 @@ class Monitor:
         tokens_per_batch: padded tokens that go through the policy at once.
         seed: of the numbers.
         tables: where the figures are kept.
-        labels: arm, algorithm, kl_coef and seed of the run.
+        labels: arm, utility, algorithm, kl_coef and seed of the run.
     """
 
     def __init__(

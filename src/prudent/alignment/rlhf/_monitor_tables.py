@@ -35,6 +35,7 @@ _MONITOR = pa.schema(
     [
         ("step", pa.int32()),
         ("arm", pa.string()),
+        ("utility", pa.string()),
         ("algorithm", pa.string()),
         ("kl_coef", pa.float64()),
         ("seed", pa.int64()),
@@ -88,7 +89,7 @@ class MonitorTables:
 
         Args:
             samples: the completions, one mapping each, of one step.
-            labels: arm, algorithm, kl_coef and seed.
+            labels: arm, utility, algorithm, kl_coef and seed.
 
         Returns:
             The step's row.
