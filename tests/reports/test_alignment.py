@@ -14,22 +14,44 @@ from typer.testing import CliRunner
 from prudent.cli import app
 from prudent.errors import DataError, PrudentError
 from prudent.reports import alignment_folders, alignment_report
-from prudent.reports._alignment_runs import _student, arms_of, matched_distance, read_run
+from prudent.reports._alignment_arms import ArmCurves, _student, arms_of, matched_distance
+from prudent.reports._alignment_figures import gold_law
+from prudent.reports._alignment_runs import read_run
+from prudent.reports._alignment_words import answer, cautions, seed_sentence, stops_surely
 
+EVERY = 10
+BY_CHANCE = ", no more than chance alone would give."
 STEPS = [0, 10, 20]
+PROMPT_OFFSETS = np.array([-1.0, 0.0, 1.0])
+"""How much further than the average each of three prompts moves by a step, in gold and proxy alike."""
 
 
 def write_run(
-    folder: Path, *, arm: str, seed: int, kl: list[float], gold: list[float | None], advice: str | None = None
+    folder: Path,
+    *,
+    arm: str,
+    seed: int,
+    kl: list[float],
+    gold: list[float | None],
+    advice: str | None = None,
+    stop: bool = True,
+    finished: bool = True,
+    settings: dict[str, Any] | None = None,
+    proxy: str | None = None,
 ) -> Path:
+    """A run of three looks; the proxy rises by 1 a look, and prompts start far apart."""
     folder.mkdir(parents=True)
+    recorded = {"arm": arm, "algorithm": "rloo", "kl_coef": 0.05, "learning_rate": 1e-3, "seed": seed}
+    recorded |= {
+        "policy": "p0",
+        "prompts": f"held-out-{seed}",
+        "reward_model": {"reward": proxy or seed},
+        **(settings or {}),
+    }
     rows = [
         {
-            "step": step,
-            "arm": arm,
-            "algorithm": "rloo",
-            "kl_coef": 0.05,
-            "seed": seed,
+            "step": EVERY * place,
+            **{name: recorded[name] for name in ("arm", "algorithm", "kl_coef", "seed")},
             "proxy": float(place),
             "gold": gold[place],
             "gold_standard_error": 0.1,
@@ -41,16 +63,36 @@ def write_run(
             "num_prompts": 9,
             "num_completions": 18,
         }
-        for place, step in enumerate(STEPS)
+        for place in range(len(kl))
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "monitor.parquet")
-    shared = {"completion_id": 0, "prompt_id": 0, "prompt": "Say <b>it</b>.", "gold": 1.0, "is_cut": False}
-    samples = [{"step": step, "response": f"text {step}", "reward_mean": float(step), **shared} for step in STEPS]
+    samples = []
+    for place, row in enumerate(rows):
+        for prompt, offset in enumerate(PROMPT_OFFSETS):
+            change = 10 * prompt - 10 + 0.1 * place * offset
+            for completion, aside in enumerate((-0.5, 0.5)):
+                shared = {"prompt_id": prompt, "completion_id": completion, "prompt": "Say <b>it</b>.", "is_cut": False}
+                value = None if row["gold"] is None else row["gold"] + change + aside
+                reward = row["proxy"] + change + aside
+                text = f"text {row['step']}"
+                samples.append({"step": row["step"], "response": text, "reward_mean": reward, "gold": value, **shared})
     pq.write_table(pa.Table.from_pylist(samples), folder / "samples.parquet")
-    if advice is not None:
-        result = {"utility": arm, "advice": {"text": advice, "stop": True}}
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "run.json").write_text(json.dumps(recorded))
+    if finished:
+        told = None if advice is None else {"text": advice, "stop": stop}
+        result = {
+            "advice": told,
+            "settings": recorded,
+            "reward_model": f"models/{proxy or seed}",
+            "policy": "models/tiny",
+        }
         (folder / "align_result.json").write_text(json.dumps(result))
     return folder
+
+
+def arms_in(place: Path) -> dict[str, ArmCurves]:
+    return {arm.label: arm for arm in arms_of([read_run(folder) for folder in alignment_folders(place)])}
 
 
 @pytest.fixture
@@ -71,16 +113,16 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_numbers(runs: Path) -> None:
-    arms = {arm.label: arm for arm in arms_of([read_run(folder) for folder in alignment_folders(runs)])}
+    arms = arms_in(runs)
     assert {label: len(arm.runs) for label, arm in arms.items()} == {"mean": 3, "careful": 3}
     assert matched_distance(list(arms.values())) == 2.0  # the first seed of careful came no further
     mean, careful = arms["mean"], arms["careful"]
     np.testing.assert_allclose(mean.distance, [0, 2, 4])
-    last = mean.band("gold")
-    values = np.array([1.0, 1.1, 1.2])
+    gold = mean.gains("gold")
+    values = np.array([0.0, 0.1, 0.2])
     reach = t.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
-    assert last.mean[-1] == pytest.approx(1.1)
-    assert last.low[-1] == pytest.approx(1.1 - reach, rel=1e-3)
+    np.testing.assert_allclose(gold.mean, [0, 0.4, 0.1], atol=1e-12)
+    np.testing.assert_allclose(gold.high - gold.mean, [0, 0, reach], rtol=1e-3, atol=1e-9)
     assert float(mean.gain("gold", 2.0).mean) == pytest.approx(0.4)
     # the second seed of careful is at distance 2 between its steps at 1 and at the root of 5
     gains = []
@@ -108,7 +150,7 @@ def test_the_page_says_which_arm_gained_and_opens_offline(runs: Path, tmp_path: 
     assert "http" not in page.split("<body>")[1]
     assert sorted(written.figures) == ["beside", "curves"]
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written.figures.values())
-    assert [row["label"] for row in written.rows] == ["careful", "mean"]
+    assert [row["label"] for row in written.rows] == ["mean", "careful"]
 
 
 def test_one_run_with_advice_and_one_without_gold(tmp_path: Path) -> None:
@@ -117,14 +159,121 @@ def test_one_run_with_advice_and_one_without_gold(tmp_path: Path) -> None:
     )
     written = alignment_report(one, tmp_path / "one.html")
     assert "Gold falls from step 20 on." in written.html.read_text()
+    assert 'class="answer hacked"' in written.html.read_text()
     assert written.notes == ["one: gold falls from step 20 on"]
     (arm,) = arms_of([read_run(one)])
-    band = arm.band("gold")  # of a single run the interval is over its prompts
-    np.testing.assert_allclose(band.high - band.mean, 0.1 * t.ppf(0.975, 8), rtol=1e-3)
+    band = arm.gains("gold")  # of a single run the interval is over its prompts, in pairs: their levels do not matter
+    np.testing.assert_allclose(band.mean, [0, 1, -0.5], atol=1e-12)
+    reach = t.ppf(0.975, 2) * np.array([0, 0.1, 0.2]) / np.sqrt(3)
+    np.testing.assert_allclose(band.high - band.mean, reach, rtol=1e-3, atol=1e-9)
+    halfway = arm.gain("gold", 1.5)
+    assert float(halfway.mean) == pytest.approx(0.25)
+    assert float(halfway.high - halfway.mean) == pytest.approx(t.ppf(0.975, 2) * 0.15 / np.sqrt(3), rel=1e-3)
+    assert "over the prompts of a single run" in written.html.read_text()
+    assert written.rows[0]["intervals_over"] == "prompts"
     blind = write_run(tmp_path / "blind", arm="mean", seed=0, kl=[0, 1, 4], gold=[None, None, None])
     page = alignment_report(blind, tmp_path / "blind.html").html.read_text()
     assert "Without gold nobody can tell" in page
     assert "gain in gold" not in page
+
+
+def test_only_the_seed_makes_runs_of_one_arm(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"kl": [0, 1, 4], "gold": [1.0, 1.5, 2.0]}
+    write_run(tmp_path / "a0", arm="mean", seed=0, **shared)
+    write_run(
+        tmp_path / "a1", arm="mean", seed=1, settings={"logging_steps": 7, "num_monitor_completions": 2}, **shared
+    )
+    write_run(tmp_path / "b0", arm="mean", seed=0, settings={"learning_rate": 5e-3}, **shared)
+    write_run(tmp_path / "c0", arm="mean", seed=0, settings={"utility": "lcb_std(2)"}, **shared)
+    write_run(tmp_path / "d0", arm="lcb", seed=0, settings={"utility": "lcb_std(1)"}, **shared)  # what the arm is
+    write_run(tmp_path / "e0", arm="lsc", seed=0, proxy="other", **shared)
+    arms = arms_in(tmp_path)
+    assert {label: [run.folder.name for run in arm.runs] for label, arm in arms.items()} == {
+        "mean": ["a0", "a1"],
+        "mean, learning_rate 0.005": ["b0"],
+        "mean, utility lcb_std(2)": ["c0"],
+        "lcb": ["d0"],
+        "lsc, reward_model other": ["e0"],
+    }
+    assert next(iter(arms)) == "mean"
+    assert arms["mean"].silent == ("learning_rate 0.001",)
+    (told,) = cautions(list(arms.values()), has_gold=True)
+    assert told.startswith("Arms differ in their reward model:")
+
+
+def test_reward_models_of_seeds_and_of_arms(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"arm": "mean", "kl": [0, 1, 4], "gold": [1.0, 1.5, 2.0]}
+    for seed in range(2):
+        write_run(tmp_path / "own" / f"{seed}", seed=seed, **shared)
+        for proxy in ("small", "large"):
+            write_run(tmp_path / "crossed" / f"{proxy}-{seed}", seed=seed, proxy=proxy, **shared)
+    write_run(tmp_path / "own" / "other", seed=0, proxy="other", **shared)
+    arms = arms_in(tmp_path / "own")
+    assert {label: arm.seeds for label, arm in arms.items()} == {"mean": [0, 1], "mean, reward_model other": [0]}
+    assert seed_sentence([arms["mean"]]) == (
+        "Each seed has its own held-out prompts and reward model, in all arms alike."
+    )
+    crossed = arms_in(tmp_path / "crossed")
+    assert {label: arm.seeds for label, arm in crossed.items()} == {"mean": [0, 1], "mean, reward_model small": [0, 1]}
+
+
+def test_a_seed_twice_is_two_runs_and_one_seed(runs: Path) -> None:
+    write_run(runs / "mean-again", arm="mean", seed=0, kl=[0.0, 4.0, 16.0], gold=[1.0, 1.4, 2.0])
+    arm = arms_in(runs)["mean"]
+    assert (len(arm.runs), arm.seeds) == (4, [0, 1, 2])
+    ends = np.array([0.5, 0.1, 0.2])  # the two runs of seed 0 gain 0 and 1
+    gain = arm.gain("gold")
+    assert float(gain.mean) == pytest.approx(ends.mean())
+    assert float(gain.high - gain.mean) == pytest.approx(t.ppf(0.975, 2) * ends.std(ddof=1) / np.sqrt(3), rel=1e-3)
+    (told,) = cautions([arm], has_gold=True)
+    assert told == "mean has 2 runs of seed 0 (mean-0, mean-again): they count as one, their average."
+
+
+def test_an_unfinished_run_belongs_to_its_arm_and_is_marked(runs: Path, tmp_path: Path) -> None:
+    write_run(runs / "mean-3", arm="mean", seed=3, kl=[0.0, 4.0], gold=[1.0, 9.0], finished=False)
+    arms = arms_in(runs)
+    assert arms.keys() == {"mean", "careful"}
+    assert (len(arms["mean"].runs), arms["mean"].steps) == (3, STEPS)
+    written = alignment_report(runs, tmp_path / "page.html")
+    assert [row["num_unfinished"] for row in written.rows] == [1, 0]
+    assert "not finished: mean-3 at step 10" in written.html.read_text()
+    (alone,) = arms_of([read_run(runs / "mean-3")])
+    assert alone.steps == [0, 10]
+    (runs / "mean-3" / "checkpoints" / "run.json").unlink()
+    assert "mean, settings not recorded" in arms_in(runs)
+
+
+def test_labels_are_unique(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"arm": "mean", "seed": 0, "kl": [0, 1, 4], "gold": [1.0, 1.5, 2.0]}
+    for name in ("a", "b"):  # two policies in folders of one name
+        write_run(tmp_path / name, settings={"policy": f"digest of {name}"}, **shared)
+    assert list(arms_in(tmp_path)) == ["mean (a)", "mean (b)"]
+
+
+@pytest.mark.parametrize(("num_stop", "num_runs", "sure"), [(1, 1, True), (1, 4, False), (2, 2, True), (3, 10, True)])
+def test_runs_that_advise_stopping_are_counted(num_stop: int, num_runs: int, sure: bool, tmp_path: Path) -> None:
+    for seed in range(num_runs):
+        shared: dict[str, Any] = {"kl": [0, 1, 4], "gold": [1.0, 1.5, 1.0 + 0.1 * seed]}
+        stop = seed < num_stop
+        write_run(tmp_path / str(seed), arm="mean", seed=seed, advice="gold did this", stop=stop, **shared)
+    arms = list(arms_in(tmp_path).values())
+    assert stops_surely(arms) is sure
+    if num_runs > 1:
+        words = f"{num_stop} of {num_runs} runs advise{'s' if num_stop == 1 else ''} stopping"
+        first, told = answer(arms, None, has_gold=True), cautions(arms, has_gold=True)
+        assert (first.startswith(f"{words}: their gold falls"), told) == (sure, [] if sure else [words + BY_CHANCE])
+
+
+def test_the_law_is_found_again(tmp_path: Path) -> None:
+    kl = [float(step**2) / 4 for step in range(9)]
+    gain = [0.0, *(d * (2.0 - 1.0 * np.log(d)) for d in np.sqrt(kl[1:]))]
+    run = write_run(tmp_path / "run", arm="mean", seed=0, kl=kl, gold=gain)
+    (arm,) = arms_of([read_run(run)])
+    law = gold_law(arm)
+    assert law is not None
+    assert (float(law.alpha), float(law.beta)) == (pytest.approx(2.0), pytest.approx(1.0))
+    page = alignment_report(run, tmp_path / "page.html").html.read_text()
+    assert "highest at d = 2.72" in page
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:

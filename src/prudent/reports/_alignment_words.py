@@ -1,0 +1,148 @@
+"""What the page on aligned policies says in words."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from prudent.reports._alignment_arms import ArmCurves, Band, changed, own_of_seed
+from prudent.reports._alignment_figures import POOR_LAW, gold_law
+from prudent.reports._alignment_runs import AlignedRun
+from prudent.reports._words import SIGNIFICANT, number
+
+__all__ = ["answer", "cautions", "law_sentences", "leads", "seed_sentence", "stops_surely"]
+
+_FALSE_ALARMS = 0.05
+"""Share of runs that advise stopping where gold does not fall, more than the 2.5 % of a one-sided interval."""
+_CALLED = {
+    "policy": "first policy",
+    "prompts": "held-out prompts",
+    "reward_model": "reward model",
+    "gold_model": "gold",
+}
+
+
+def stops_surely(arms: Sequence[ArmCurves]) -> bool:
+    """Whether more runs advise stopping than chance would give among so many; a single run speaks for itself."""
+    advised = _advised(arms)
+    num_stop = sum(run.stop for run in advised)
+    if len(advised) < 2:
+        return num_stop > 0
+    chance = sum(
+        math.comb(len(advised), count) * _FALSE_ALARMS**count * (1 - _FALSE_ALARMS) ** (len(advised) - count)
+        for count in range(num_stop, len(advised) + 1)
+    )
+    return chance < SIGNIFICANT
+
+
+def answer(arms: Sequence[ArmCurves], distance: float | None, *, has_gold: bool) -> str:
+    """The first sentence of the page."""
+    advised = _advised(arms)
+    if len(arms) == len(arms[0].runs) == 1 and arms[0].runs[0].advice is not None:
+        text = arms[0].runs[0].advice
+        return f"{text[0].upper()}{text[1:]}."
+    num_stop = sum(run.stop for run in advised)
+    if stops_surely(arms):
+        return f"{num_stop} of {len(advised)} runs advise stopping: their gold falls while the proxy still rises."
+    return _gained(arms, distance, has_gold=has_gold)
+
+
+def leads(arms: Sequence[ArmCurves], distance: float | None) -> list[str]:
+    """How far each arm is ahead of the first in gold, at equal distance."""
+    if distance is None:
+        return []
+    first = arms[0]
+    found = [(arm, arm.lead(first, "gold", distance)) for arm in arms[1:]]
+    return [
+        f"At equal distance, {arm.label} against {first.label}: {_interval(lead)} in gold, seed by seed."
+        for arm, lead in found
+        if lead is not None
+    ]
+
+
+def cautions(arms: Sequence[ArmCurves], *, has_gold: bool) -> list[str]:
+    """What one should know before comparing the arms."""
+    found = []
+    if different := changed(arms):
+        what = " and ".join(_CALLED[name] for name in different)
+        found.append(f"Arms differ in their {what}: what they gained there is not to be compared as it stands.")
+    num_stop = sum(run.stop for run in _advised(arms))
+    if num_stop and not stops_surely(arms):
+        found.append(
+            f"{num_stop} of {len(_advised(arms))} runs advise{'s' if num_stop == 1 else ''} stopping, no more than "
+            "chance alone would give."
+        )
+    for arm in arms:
+        for seed, count in sorted(Counter(run.seed for run in arm.runs).items()):
+            if count > 1:
+                names = ", ".join(run.folder.name for run in arm.runs if run.seed == seed)
+                found.append(
+                    f"{arm.label} has {count} runs of seed {seed} ({names}): they count as one, their average."
+                )
+        if arm.unfinished:
+            names = ", ".join(f"{run.folder.name} at step {run.rows[-1]['step']}" for run in arm.unfinished)
+            counted = "" if arm.unfinished == arm.runs else "; thin lines show them, and they do not count"
+            found.append(f"{arm.label}: not finished: {names}{counted}.")
+    without = [run.folder.name for arm in arms for run in arm.runs if not run.has_gold]
+    if not has_gold and len(without) < sum(len(arm.runs) for arm in arms):
+        found.append(f"Gold is left out, since {', '.join(without)} has none.")
+    return found
+
+
+def seed_sentence(arms: Sequence[ArmCurves]) -> str:
+    """What seeds have of their own; empty where that is random numbers alone."""
+    own = own_of_seed(arms)
+    return f"Each seed has its own {' and '.join(_CALLED[name] for name in own)}, in all arms alike." if own else ""
+
+
+def law_sentences(arms: Sequence[ArmCurves]) -> list[str]:
+    """The law of Gao et al. fitted to the gold of each arm that has looked often enough."""
+    found = []
+    for arm in arms:
+        law = gold_law(arm)
+        if law is None:
+            continue
+        alpha, beta, explained, peak = (
+            float(value) for value in (law.alpha, law.beta, law.r_squared, law.peak_kl.sqrt())
+        )
+        if explained < POOR_LAW:
+            found.append(f"{arm.label}: it explains {max(0.0, explained):.0%} of the average's variation, too little")
+            continue
+        text = f"{arm.label}: \u03b1 = {number(alpha)}, \u03b2 = {number(beta)}, explains {explained:.0%}"
+        if peak <= float(arm.distance.max()):
+            text += f", highest at d = {number(peak)}"
+        found.append(text)
+    return found
+
+
+def _advised(arms: Sequence[ArmCurves]) -> list[AlignedRun]:
+    return [run for arm in arms for run in arm.runs if run.advice is not None]
+
+
+def _gained(arms: Sequence[ArmCurves], distance: float | None, *, has_gold: bool) -> str:
+    if not has_gold:
+        return (
+            "Without gold nobody can tell whether the gain is real: this shows the proxy, and how far policies moved."
+        )
+    first = arms[0]
+    if len(arms) == 1 or distance is None:
+        gain = first.gain("gold")
+        rose = "rose" if gain.mean >= 0 else "fell"
+        text = f"Gold {rose} by {number(abs(float(gain.mean)))} until the last step"
+        return f"{text}, {_interval(gain)} over {first.over}." if math.isfinite(gain.low) else f"{text}."
+    paired = [arm for arm in arms[1:] if arm.lead(first, "gold", distance) is not None]
+    if not paired:
+        return "With one seed an arm, what sets the arms apart cannot be told from chance."
+    # One sentence picks the largest lead, so that each of them has to be surer (Bonferroni).
+    level = 1 - SIGNIFICANT / len(paired)
+    found = {arm.label: arm.lead(first, "gold", distance, level) for arm in paired}
+    sure = {label: band for label, band in found.items() if band is not None and (band.low > 0 or band.high < 0)}
+    if not sure:
+        which = "no arm's" if len(paired) == len(arms) - 1 else "of arms with several seeds, none's"
+        return f"Moved equally far, {which} gain in gold differs from that of {first.label} by more than chance."
+    label = max(sure, key=lambda one: abs(float(sure[one].mean)))
+    more = "more" if sure[label].mean > 0 else "less"
+    return f"Moved equally far, {label} gains {more} gold than {first.label}: {_interval(sure[label])}."
+
+
+def _interval(band: Band) -> str:
+    return f"{number(float(band.mean))} [{number(float(band.low))}, {number(float(band.high))}]"
