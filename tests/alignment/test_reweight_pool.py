@@ -55,10 +55,14 @@ def test_the_pool_comes_back_with_weights_and_the_summary_says_what_they_do(tmp_
     before, after = gold.reshape(3, 8).mean(1), (expected.weight * gold).reshape(3, 8).sum(1)
     assert summary.mean_gold_before == pytest.approx(before.mean().item())
     assert summary.mean_gold_after == pytest.approx(after.mean().item(), rel=1e-5)
-    assert summary.gold_gain_low <= (after - before).mean() <= summary.gold_gain_high
+    assert summary.gold_gain_low <= summary.gold_gain <= summary.gold_gain_high
+    assert summary.gold_gain == pytest.approx((after - before).mean().item(), rel=1e-5)
+    assert summary.num_prompts_thin == 3  # of eight responses never ten are effective
     assert summary.mean_utility_after > summary.mean_utility_before == pytest.approx(utility.mean().item())
     # what was written is a scored pool, whose weights are replaced
-    again = reweight_pool(output, output, utility="lcb_std(1)", kl_coef=summary.max_kl_coef)
+    with pytest.raises(PrudentError, match=r"weighted.parquet is there already; .* \(--overwrite\)"):
+        reweight_pool(output, output, utility="lcb_std(1)", kl_coef=summary.max_kl_coef)
+    again = reweight_pool(output, output, utility="lcb_std(1)", kl_coef=summary.max_kl_coef, overwrite=True)
     assert again.mean_kl == pytest.approx(0.7, rel=1e-5)
     assert again.target_kl is None
     assert read_scored(output).table.column_names == written.table.column_names
@@ -73,7 +77,9 @@ def test_the_penalty_is_weighted_by_the_variance_that_the_last_step_reads(tmp_pa
         reward_centered_variance=centered,
     )
     for utility, variance in (("mean", pool.table["reward_variance"].to_numpy()), ("center(mean) | mean", centered)):
-        reweight_pool(pool, tmp_path / "weighted.parquet", utility=utility, target_kl=0.6, kl_form=kl_form)
+        reweight_pool(
+            pool, tmp_path / "weighted.parquet", utility=utility, target_kl=0.6, kl_form=kl_form, overwrite=True
+        )
         expected = reweight(
             numbers(pool, "reward_mean"),
             pool.group,
@@ -99,6 +105,7 @@ def test_a_weighted_penalty_needs_a_variance(tmp_path: Path) -> None:
             utility="minimum(center(at=0) | mean, center(at=0) | lcb_std)",
             target_kl=0.5,
             kl_form="exact",
+            overwrite=True,
         )
 
 
@@ -116,7 +123,11 @@ def test_unscored_responses_stop_it_or_get_no_weight(tmp_path: Path) -> None:
     assert sum(weight.drop_null().to_pylist()) == pytest.approx(2)
     with pytest.raises(DataError, match="nothing to weigh"):
         reweight_pool(
-            scored(reward_mean=np.full(24, np.nan)), output, utility="mean", kl_coef=1.0, exclude_unscored=True
+            scored(reward_mean=np.full(24, np.nan)),
+            tmp_path / "none.parquet",
+            utility="mean",
+            kl_coef=1.0,
+            exclude_unscored=True,
         )
 
 
@@ -127,7 +138,7 @@ def test_gold_counts_where_all_of_a_prompt_is_known_and_nobody_was_calibrated(tm
     summary = reweight_pool(pool, tmp_path / "w.parquet", utility="mean", target_kl=0.5)
     assert summary.num_prompts_with_gold == 1
     assert summary.mean_gold_before == pytest.approx(gold[16:].mean())
-    without = reweight_pool(scored(gold=None), tmp_path / "w.parquet", utility="mean", target_kl=0.5)
+    without = reweight_pool(scored(gold=None), tmp_path / "without.parquet", utility="mean", target_kl=0.5)
     assert (without.num_prompts_with_gold, without.mean_gold_after) == (0, None)
 
 
@@ -164,6 +175,7 @@ def test_the_seed_decides_what_is_drawn_and_texts_stay_texts_if_asked(tmp_path: 
             num_samples=5,
             conversational=False,
             seed=seed,
+            overwrite=True,
         )
         return samples.read_text()
 
@@ -181,11 +193,11 @@ def test_conversations_come_from_the_prompts_that_were_scored(tmp_path: Path) ->
     assert rows[1]["prompt"] == TURNS
     assert summary.num_flattened == 0
     assert summary.num_samples == 3
-    reweight_pool(scored(), tmp_path / "w.parquet", **given, prompts=prompts, conversational=False)
+    reweight_pool(scored(), tmp_path / "w.parquet", **given, prompts=prompts, conversational=False, overwrite=True)
     rows = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
     assert rows[1]["prompt"] == f"{FLAT}\nassistant: "
     with pytest.raises(DataError, match=r"lack one that scored\.parquet has, 'Say C\.'"):
-        reweight_pool(scored(), tmp_path / "w.parquet", **given, prompts=prompts[:2])
+        reweight_pool(scored(), tmp_path / "w.parquet", **given, prompts=prompts[:2], overwrite=True)
 
 
 def test_bad_places_are_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`prudent reweight`."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,10 +48,15 @@ def test_weights_and_samples_are_written_and_told(scored: Path) -> None:
     weight = pq.read_table(scored.with_name("weighted.parquet"))["weight"].to_pylist()
     assert sum(weight[:3]) == pytest.approx(1)
     assert weight[3:] == pytest.approx([1 / 3] * 3)
-    text = run(scored, "--target-kl", "0.3")
+    assert "weighted.parquet is there already" in run(scored, "--target-kl", "0.3", code=2)
+    again = run(scored, "--target-kl", "0.3", "--samples", str(samples), "--overwrite")
+    assert "2 samples, " in again
+    text = run(scored, "--target-kl", "0.3", "--overwrite")
     assert text.startswith("weights of 6 responses to 2 prompts in ")
     assert "by mean: mean KL 0.3, KL coefficient " in text
     assert "mean gold 1 before, " in text
+    assert re.search(r"after, a gain of [\d.]+ \[[\d.]+, [\d.]+\] \(95 % interval over 2 prompts\)", text)
+    assert "of 2 prompts fewer than ten responses are effective, a thin base" in text
 
 
 def test_each_prompt_has_its_own_coefficient_and_those_that_fall_short_are_counted(scored: Path) -> None:

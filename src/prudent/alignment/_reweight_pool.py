@@ -24,6 +24,9 @@ from prudent.utility import FittedUtility, RewardSet, Utility
 
 __all__ = ["ReweightSummary", "reweight_pool"]
 
+_THIN = 10.0
+"""Effective responses of a prompt, below which what is said of it rests on few."""
+
 
 @dataclass(frozen=True)
 class ReweightSummary:
@@ -45,13 +48,15 @@ class ReweightSummary:
         max_kl_coef: largest; the same but with one for each prompt.
         mean_effective_sample_size: average over prompts of 1 / sum of squared weights.
         min_effective_sample_size: the smallest; 1 is a single response.
+        num_prompts_thin: prompts whose effective sample size is below 10, a thin base for what is said of them.
         mean_utility_before: average over prompts of the mean utility, uniformly.
         mean_utility_after: the same by the weights.
         num_prompts_with_gold: prompts all of whose weighted responses have gold, without those on whose gold members
             were calibrated.
         mean_gold_before: average over those of the mean gold, uniformly; None without gold.
         mean_gold_after: the same by the weights.
-        gold_gain_low: lower end of the 95 % interval of the difference, from resampled prompts.
+        gold_gain: the difference.
+        gold_gain_low: lower end of its 95 % interval, from resampled prompts.
         gold_gain_high: upper end.
         num_samples: prompts and completions drawn; 0 where none were.
         num_distinct_samples: how many of them differ.
@@ -73,11 +78,13 @@ class ReweightSummary:
     max_kl_coef: float
     mean_effective_sample_size: float
     min_effective_sample_size: float
+    num_prompts_thin: int
     mean_utility_before: float
     mean_utility_after: float
     num_prompts_with_gold: int
     mean_gold_before: float | None
     mean_gold_after: float | None
+    gold_gain: float | None
     gold_gain_low: float | None
     gold_gain_high: float | None
     num_samples: int
@@ -104,6 +111,7 @@ def reweight_pool(
     conversational: bool = True,
     exclude_unscored: bool = False,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> ReweightSummary:
     """Align offline: weigh the responses of a scored pool, and draw by the weights for supervised fine-tuning.
 
@@ -129,6 +137,7 @@ def reweight_pool(
             both as text, to be read one after the other.
         exclude_unscored: leave responses without a utility out, instead of stopping.
         seed: of the draws, and of rules that draw.
+        overwrite: replace files that are there.
 
     Returns:
         What happened.
@@ -138,14 +147,15 @@ def reweight_pool(
         DataError: not a scored pool; it lacks a reward, variances, texts or references that are needed; responses
             have no utility; or the target is out of reach (see `reweight`).
         UnsupportedError: a weighted KL for a utility whose last step reads no posterior.
-        PrudentError: a file has another suffix, or the samples are to go where the output or the data is.
+        PrudentError: a file has another suffix or is there already, or the samples are to go where the output or the
+            data is.
         ValueError: as for `reweight`; or samples are counted that are not asked for.
 
     Example:
         >>> summary = reweight_pool("scored.parquet", "weighted.parquet", target_kl=1.0)  # doctest: +SKIP
     """
     check_strength(target_kl=target_kl, kl_coef=kl_coef, per_prompt=per_prompt, kl_form=kl_form)
-    _check(data, output, samples, num_samples, prompts)
+    _check(data, output, samples, num_samples, prompts, overwrite=overwrite)
     conversations = None if prompts is None else read_conversations(prompts)
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
     fitted = utility_for(pool, utility)
@@ -206,6 +216,7 @@ def reweight_pool(
         max_kl_coef=found.kl_coef.max().item(),
         mean_effective_sample_size=found.effective_sample_size.mean().item(),
         min_effective_sample_size=found.effective_sample_size.min().item(),
+        num_prompts_thin=int((found.effective_sample_size < _THIN).sum()),
         mean_utility_before=before.mean().item(),
         mean_utility_after=after.mean().item(),
         **_gold(pool, kept, group, found),
@@ -221,6 +232,8 @@ def _check(
     samples: str | Path | None,
     num_samples: int | None,
     prompts: DataSource | None,
+    *,
+    overwrite: bool,
 ) -> None:
     if Path(output).suffix != ".parquet":
         raise PrudentError(f"{output}: the weighted pool is written as .parquet; give the output this ending")
@@ -230,6 +243,9 @@ def _check(
     for what, path in taken:
         if samples is not None and Path(samples).resolve() == Path(path).resolve():
             raise PrudentError(f"{samples}: samples and {what} would be one file; give the samples another name")
+    for path in (output, *(() if samples is None else (samples,))):
+        if Path(path).exists() and not overwrite:
+            raise PrudentError(f"{path} is there already; give another name, or say overwrite (--overwrite)")
     if samples is None and not (num_samples is None and prompts is None):
         raise ValueError("num_samples and prompts are for samples; say which file to write them to")
     if num_samples is not None and num_samples < 1:
@@ -259,7 +275,7 @@ def _means(values: Tensor, group: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
 
 
 def _gold(pool: ScoredPool, kept: Tensor, group: Tensor, found: Reweighted) -> dict[str, Any]:
-    nothing = dict.fromkeys(("mean_gold_before", "mean_gold_after", "gold_gain_low", "gold_gain_high"))
+    nothing = dict.fromkeys(("mean_gold_before", "mean_gold_after", "gold_gain", "gold_gain_low", "gold_gain_high"))
     if "gold" not in pool.table.column_names:
         return {"num_prompts_with_gold": 0, **nothing}
     gold = pool.column("gold")[kept].masked_fill(pool.is_calibration[kept], math.nan)
@@ -274,6 +290,7 @@ def _gold(pool: ScoredPool, kept: Tensor, group: Tensor, found: Reweighted) -> d
         "num_prompts_with_gold": len(before),
         "mean_gold_before": before.mean().item(),
         "mean_gold_after": after.mean().item(),
+        "gold_gain": (after - before).mean().item(),
         "gold_gain_low": gain.low.item(),
         "gold_gain_high": gain.high.item(),
     }

@@ -8,7 +8,7 @@ import typer
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
 from prudent.cli._named import one_utility
-from prudent.cli._options import FILES, ScoredOption, SeedOption, UtilityOption, finite, refuse
+from prudent.cli._options import FILES, OverwriteOption, ScoredOption, SeedOption, UtilityOption, finite, refuse
 
 if TYPE_CHECKING:
     from prudent.alignment import ReweightSummary
@@ -82,6 +82,7 @@ def reweight(
             rich_help_panel=FILES,
         ),
     ] = True,
+    overwrite: OverwriteOption = False,
     exclude_unscored: Annotated[
         bool,
         typer.Option(
@@ -163,6 +164,7 @@ def reweight(
         conversational=conversational,
         exclude_unscored=exclude_unscored,
         seed=seed,
+        overwrite=overwrite,
     )
     return Outcome(summary.to_dict(), _told(summary))
 
@@ -180,12 +182,14 @@ def _told(summary: "ReweightSummary") -> str:
     gold = ""
     if summary.mean_gold_after is not None:
         gold = (
-            f"mean gold {summary.mean_gold_before:.4g} before, {summary.mean_gold_after:.4g} after (gain from "
-            f"{summary.gold_gain_low:.4g} to {summary.gold_gain_high:.4g}, 95 % interval over "
+            f"mean gold {summary.mean_gold_before:.4g} before, {summary.mean_gold_after:.4g} after, a gain of "
+            f"{summary.gold_gain:.4g} [{summary.gold_gain_low:.4g}, {summary.gold_gain_high:.4g}] (95 % interval over "
             f"{summary.num_prompts_with_gold:,} prompts)"
         )
     remarks = {
         gold: gold,
+        f"of {summary.num_prompts_thin:,} prompts fewer than ten responses are effective, a thin base for these "
+        "figures; ask for less KL, or score more responses a prompt": summary.num_prompts_thin,
         f"{summary.num_samples:,} samples, {summary.num_distinct_samples:,} distinct, in {summary.samples}": (
             summary.num_samples
         ),
