@@ -229,7 +229,7 @@ def fast(config: Config) -> Config:
     return {
         **config,
         "openings": config["openings"][:2],
-        "held_out_openings": config["held_out_openings"][:1],
+        "held_out_openings": config["held_out_openings"][:2],
         "num_seeds": 2,
         "num_base": 8,
         "proxy": {**config["proxy"], "num_pairs": 20},
