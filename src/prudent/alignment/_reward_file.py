@@ -112,7 +112,7 @@ def _check_place(place: Path, trainer: TrainerName, *, overwrite: bool) -> None:
     if not place.parent.is_dir():
         raise PrudentError(f"there is no folder {place.parent}; make it first")
     if place.is_dir() or (place.exists() and not overwrite):
-        raise PrudentError(f"{place} is there already; give another path, or overwrite it")
+        raise PrudentError(f"{place} is there already; give another path, or say overwrite (--overwrite)")
 
 
 def _is_installed(place: Path) -> bool:

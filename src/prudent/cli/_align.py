@@ -140,8 +140,8 @@ def align(
         typer.Option(
             "--utility",
             metavar="SPEC|FOLDER",
-            help="What a response is worth, such as 'center | log_sigmoid | lcb_std(1)', or what `prudent utility` saved;"
-            " by default the mean, or what the arm says.",
+            help="What a response is worth, such as 'center | log_sigmoid | lcb_std(1)', or what `prudent utility`"
+            " saved; by default the mean, or what the arm says.",
             rich_help_panel=UTILITY,
         ),
     ] = None,

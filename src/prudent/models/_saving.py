@@ -83,7 +83,7 @@ def atomic_folder(path: str | Path | None, *, overwrite: bool = False) -> Iterat
     if target.exists() and not target.is_dir():
         raise PrudentError(f"{target} is a file; give another output folder")
     if target.exists() and any(target.iterdir()) and not overwrite:
-        raise PrudentError(f"{target} already holds files; give another output folder or say overwrite")
+        raise PrudentError(f"{target} already holds files; give another output folder or say overwrite (--overwrite)")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     _clear_leftovers(target)

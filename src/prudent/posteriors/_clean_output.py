@@ -31,7 +31,7 @@ def check_output(output: str | Path, data: Any, *, overwrite: bool) -> Path:
     if path.exists() and isinstance(data, str | Path) and Path(data).expanduser().resolve() == path.resolve():
         raise PrudentError(f"{path} is what is to be cleaned, and would be lost; give another output")
     if path.exists() and not overwrite:
-        raise PrudentError(f"{path} is there already; give another output or say overwrite")
+        raise PrudentError(f"{path} is there already; give another output or say overwrite (--overwrite)")
     return path
 
 

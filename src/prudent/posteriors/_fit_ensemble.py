@@ -237,7 +237,7 @@ def _require_free(folder: Path, *, overwrite: bool) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not overwrite:
-        raise PosteriorError(f"{folder} already holds files; give another output folder or say overwrite")
+        raise PosteriorError(f"{folder} already holds files; give another output folder or say overwrite (--overwrite)")
     own = {CONFIG, TENSORS, "README.md", _MANIFEST}
     other = [path.name for path in folder.iterdir() if path.name not in own and not _MEMBER.fullmatch(path.name)]
     if not is_ensemble(folder) or other:
@@ -269,7 +269,7 @@ def _begin(work: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
         if not overwrite and any(work.glob("member_*")):
             raise PosteriorError(
                 f"{work} holds an unfinished fit of an ensemble with another {', '.join(changes)}; give another "
-                "output or overwrite"
+                "output or say overwrite (--overwrite)"
             )
         shutil.rmtree(work)
     elif work.exists():

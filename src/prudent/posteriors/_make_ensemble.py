@@ -203,7 +203,7 @@ def _require_free(folder: Path, places: Sequence[EnsembleMember], *, overwrite: 
     # Without a configuration it is what a call left that died while it put its files in place.
     unfinished = (folder / TENSORS).is_file() and not (folder / CONFIG).exists()
     if here and not overwrite:
-        raise PosteriorError(f"{folder} holds an ensemble already; give another output folder or say overwrite")
+        raise PosteriorError(f"{folder} holds an ensemble already; give another folder or say overwrite (--overwrite)")
     inside = [Path(place.path).resolve() for place in places if Path(place.path).exists()]
     own = (CONFIG, TENSORS, "README.md") if here or unfinished else ()
     for path in sorted(folder.iterdir()):

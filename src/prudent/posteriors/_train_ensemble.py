@@ -198,7 +198,7 @@ def _require_same_kind(paths: Sequence[Path], posterior: str | None) -> None:
         if stated is not None and stated.get("kind") != posterior:
             raise PosteriorError(
                 f"{path} holds a posterior {stated.get('kind')}, and {posterior or 'none'} is asked for; ask for the "
-                "same, give another output folder, or discard this one with overwrite"
+                "same, give another output folder, or discard this one with overwrite (--overwrite)"
             )
 
 

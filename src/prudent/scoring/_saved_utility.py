@@ -147,7 +147,7 @@ def check_place(folder: str | Path, *, overwrite: bool) -> None:
     if Path(folder).exists() and not Path(folder).is_dir():
         raise PrudentError(f"{folder} is a file; give another output folder")
     if (Path(folder) / CONFIG).exists() and not overwrite:
-        raise PrudentError(f"{folder} already holds a utility; give another output folder or say overwrite")
+        raise PrudentError(f"{folder} already holds a utility; give another folder or say overwrite (--overwrite)")
 
 
 def save_utility(saved: SavedUtility, folder: str | Path, *, overwrite: bool = False) -> None:

@@ -80,7 +80,7 @@ def train_members(
     elif more := [path.name for path in _members(folder) if path.name not in {run.output.name for run in runs}]:
         raise ModelError(
             f"{folder} holds {', '.join(more[:3])} beside the {len(data)} members asked for; name another output "
-            "folder, or discard what is there with overwrite"
+            "folder, or discard what is there with overwrite (--overwrite)"
         )
     else:
         for run, planned in zip(runs, settings, strict=True):

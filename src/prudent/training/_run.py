@@ -190,7 +190,7 @@ class RunFolder:
         if changed:
             raise ModelError(
                 f"{self.output} holds {what} with other settings ({'; '.join(changed[:3])}); "
-                "name another output folder, or discard that run with overwrite"
+                "name another output folder, or discard that run with overwrite (--overwrite)"
             )
 
 
@@ -309,7 +309,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise ModelError(f"{path} is damaged ({error}); discard that run with overwrite") from error
+        raise ModelError(f"{path} is damaged ({error}); discard that run with overwrite (--overwrite)") from error
     return content
 
 
