@@ -1,6 +1,7 @@
 """`align`: a moved policy comes out, resumable, checked beforehand, and watched without being disturbed."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,7 +21,8 @@ pytest.importorskip("trl")
 
 from prudent.alignment.rlhf import AlignConfig, align
 from prudent.alignment.rlhf import _align_trainer as trainers
-from prudent.alignment.rlhf._align_folder import check_reference
+from prudent.alignment.rlhf._align_folder import AlignFolder, check_reference
+from prudent.alignment.rlhf._align_inputs import load_gold
 from prudent.alignment.rlhf._monitor import Monitor
 from prudent.alignment.rlhf._policy_kl import reference_of
 from prudent.errors import DataError, ModelError, UnsupportedError
@@ -411,6 +413,38 @@ def test_what_cannot_work_is_said_before_anything_is_written(
 def test_options_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0], "gave 1 values for 4 responses; it must give one each"),
+        ([1.0] * 9, "gave 9 values for 4 responses"),
+        ([1.0, math.nan, -math.inf, 1.0], "gave -inf for the response .*must give NaN"),
+    ],
+)
+def test_gold_must_be_a_number_for_each_response(
+    values: list[float], message: str, policy: Path, reward_models: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        run(policy, tmp_path / "out", reward_models["plain"], gold_model=lambda prompts, texts: values)
+
+
+def test_a_gold_function_is_known_by_its_name() -> None:
+    assert load_gold(gold, None) == (gold, f"{__name__}.gold")
+    with pytest.warns(UserWarning, match=r"has no name of its own.*define it with def"):
+        load_gold(lambda prompts, responses: [0.0], None)
+
+
+def test_half_written_files_are_swept_away(tmp_path: Path) -> None:
+    folder = AlignFolder(tmp_path)
+    folder.start({}, writes=True)
+    (tmp_path / ".monitor.parquet.123.tmp").touch()
+    folder.start({}, writes=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    (tmp_path / ".reference.json.123.tmp").touch()
+    folder.clear()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_output_of_something_else_is_left_alone(

@@ -30,6 +30,8 @@ from prudent.utility import Center, Piped, Utility
 
 __all__ = ["AlignFolder", "check_reference", "fitted_references", "sampled_references"]
 
+# What a process that was killed left of a file.
+_HALF_WRITTEN = ".*.tmp"
 # Of the mean log-probability of a token under the reference, in nats: what another order of sums may change.
 _DRIFT = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 
@@ -43,13 +45,20 @@ class AlignFolder(RunFolder):
 
     result_name: ClassVar[str] = "align_result.json"
     harmless: ClassVar[frozenset[str]] = HARMLESS
-    made: ClassVar[tuple[str, ...]] = (*RunFolder.made, "monitor.parquet", "samples.parquet", "*.parquet.tmp")
+    made: ClassVar[tuple[str, ...]] = (*RunFolder.made, "monitor.parquet", "samples.parquet", _HALF_WRITTEN)
     made_folders: ClassVar[tuple[str, ...]] = ("references", "logs")
 
     @property
     def references(self) -> Path:
         """What is known of the first policy's responses."""
         return self.output / "references"
+
+    def start(self, settings: dict[str, Any], *, writes: bool) -> Path | None:
+        """As of any run; what an earlier session half wrote goes too."""
+        if writes:
+            for path in self.output.glob(_HALF_WRITTEN):
+                path.unlink()
+        return super().start(settings, writes=writes)
 
     def _known(self, settings: dict[str, Any]) -> dict[str, Any]:
         return {**AlignConfig().settings(), **settings}

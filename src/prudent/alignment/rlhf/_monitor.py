@@ -14,7 +14,7 @@ from prudent.alignment._reward import PrudentReward
 from prudent.alignment.rlhf._align_config import LESS_AT_ONCE
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import Reference, sequence_kl
-from prudent.errors import ModelError
+from prudent.errors import DataError, ModelError
 from prudent.models import Message, as_messages, render_plain, token_budget_batches
 from prudent.sampling import Completion, Policy, uniforms
 from prudent.training import own_random_state
@@ -115,6 +115,7 @@ class Monitor:
             The step's row.
 
         Raises:
+            DataError: the true reward gives no number for each response, or an infinite one.
             ModelError: memory runs out, or what the policy gives is not finite.
         """
         with undisturbed(policy.model), out_of_memory(LESS_AT_ONCE):
@@ -133,7 +134,7 @@ class Monitor:
             prompts = [self._prompts[number] for number in self._place]
             texts = [one.text for one in drawn]
             measured = self._reward.measure(prompts, texts, [one.token_ids for one in drawn])
-            gold = [None] * len(texts) if self._gold is None else list(self._gold(prompts, texts))
+            gold = self._judge(prompts, texts)
         only = next(iter(measured.components.values())) if len(measured.components) == 1 else measured.mean
         samples = [
             {
@@ -148,13 +149,30 @@ class Monitor:
                 "reward_mean": _known(only[row]),
                 "reward_std": _known(measured.std[row]),
                 "value": _known(measured.value[row]),
-                "gold": _known(gold[row]),
+                "gold": gold[row],
                 "kl": float(kl[row]),
                 "log_ratio": float(log_ratio[row]),
             }
             for row, (number, one) in enumerate(zip(self._place, drawn, strict=True))
         ]
         return self.tables.add(samples, self._labels)
+
+    def _judge(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+        """The true reward of each text; None where it is not known."""
+        if self._gold is None:
+            return [None] * len(texts)
+        found = [_known(value) for value in self._gold(prompts, texts)]
+        if len(found) != len(texts):
+            raise DataError(
+                f"the gold model gave {len(found)} values for {len(texts)} responses; it must give one each"
+            )
+        wrong = next((row for row, value in enumerate(found) if value is not None and np.isinf(value)), None)
+        if wrong is not None:
+            raise DataError(
+                f"the gold model gave {found[wrong]} for the response {texts[wrong][:60]!r}; where the truth is not "
+                "known it must give NaN, and a finite number elsewhere"
+            )
+        return found
 
     def _draw(self, policy: Policy) -> list[Completion]:
         lengths = np.array([len(self._encoded[number]) + self._longest for number in self._place])
