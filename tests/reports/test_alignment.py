@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from prudent.cli import app
 from prudent.errors import DataError, PrudentError
 from prudent.reports import alignment_folders, alignment_report
-from prudent.reports._alignment_arms import ArmCurves, _student, arms_of, matched_distance
+from prudent.reports._alignment_arms import ArmCurves, arms_of, matched_distance, student
 from prudent.reports._alignment_figures import gold_law
 from prudent.reports._alignment_runs import read_run
 from prudent.reports._alignment_words import answer, cautions, seed_sentence, stops_surely
@@ -35,6 +35,7 @@ def write_run(
     gold: list[float | None],
     advice: str | None = None,
     stop: bool = True,
+    fall: tuple[float, float] = (-0.5, -0.1),
     finished: bool = True,
     settings: dict[str, Any] | None = None,
     proxy: str | None = None,
@@ -80,7 +81,11 @@ def write_run(
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "run.json").write_text(json.dumps(recorded))
     if finished:
-        told = None if advice is None else {"text": advice, "stop": stop}
+        told = (
+            None
+            if advice is None
+            else {"text": advice, "stop": stop, "gold_change": fall[0], "gold_change_high": fall[1], "num_prompts": 30}
+        )
         result = {
             "advice": told,
             "settings": recorded,
@@ -138,7 +143,7 @@ def test_numbers(runs: Path) -> None:
 
 @pytest.mark.parametrize("freedom", [1, 2, 7, 30])
 def test_students_t(freedom: int) -> None:
-    assert _student(freedom) == pytest.approx(t.ppf(0.975, freedom), rel=1e-3)
+    assert student(freedom) == pytest.approx(t.ppf(0.975, freedom), rel=1e-3)
 
 
 def test_the_page_says_which_arm_gained_and_opens_offline(runs: Path, tmp_path: Path) -> None:
@@ -210,9 +215,13 @@ def test_reward_models_of_seeds_and_of_arms(tmp_path: Path) -> None:
     write_run(tmp_path / "own" / "other", seed=0, proxy="other", **shared)
     arms = arms_in(tmp_path / "own")
     assert {label: arm.seeds for label, arm in arms.items()} == {"mean": [0, 1], "mean, reward_model other": [0]}
-    assert seed_sentence([arms["mean"]]) == (
-        "Each seed has its own held-out prompts and reward model, in all arms alike."
-    )
+    assert seed_sentence([arms["mean"]]) == "Each seed has its own held-out prompts and reward model."
+    assert seed_sentence(list(arms.values())) == "Each seed has its own held-out prompts, in all arms alike."
+    strangers = [arms_in(tmp_path / "own" / name)["mean"] for name in ("0", "1")]  # no seed in common
+    assert cautions(strangers, has_gold=True) == [
+        "Arms differ in their held-out prompts and reward model: what they gained there is not to be compared as it "
+        "stands."
+    ]
     crossed = arms_in(tmp_path / "crossed")
     assert {label: arm.seeds for label, arm in crossed.items()} == {"mean": [0, 1], "mean, reward_model small": [0, 1]}
 
@@ -255,13 +264,24 @@ def test_runs_that_advise_stopping_are_counted(num_stop: int, num_runs: int, sur
     for seed in range(num_runs):
         shared: dict[str, Any] = {"kl": [0, 1, 4], "gold": [1.0, 1.5, 1.0 + 0.1 * seed]}
         stop = seed < num_stop
-        write_run(tmp_path / str(seed), arm="mean", seed=seed, advice="gold did this", stop=stop, **shared)
+        weak = {"advice": "gold did this", "stop": stop, "fall": (-0.5, -0.01)}
+        write_run(tmp_path / str(seed), arm="mean", seed=seed, **weak, **shared)
     arms = list(arms_in(tmp_path).values())
     assert stops_surely(arms) is sure
     if num_runs > 1:
         words = f"{num_stop} of {num_runs} runs advise{'s' if num_stop == 1 else ''} stopping"
         first, told = answer(arms, None, has_gold=True), cautions(arms, has_gold=True)
-        assert (first.startswith(f"{words}: their gold falls"), told) == (sure, [] if sure else [words + BY_CHANCE])
+        assert (first.startswith(f"{words}: gold falls"), told) == (sure, [] if sure else [words + BY_CHANCE])
+
+
+@pytest.mark.parametrize(("high", "sure"), [(-0.1, False), (-0.2, True)])
+def test_a_fall_that_is_sure_among_all_runs_is_no_chance(high: float, sure: bool, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"arm": "mean", "kl": [0, 1, 4], "gold": [1.0, 1.5, 1.0], "advice": "gold did this"}
+    for seed in range(4):
+        write_run(tmp_path / str(seed), seed=seed, stop=seed == 0, fall=(-0.5, high), **shared)
+    error = (high + 0.5) / t.ppf(0.975, 29)
+    assert bool(-0.5 + t.ppf(1 - 0.025 / 4, 29) * error < 0) is sure  # one-sided 2.5 % over four runs
+    assert stops_surely(list(arms_in(tmp_path).values())) is sure
 
 
 def test_the_law_is_found_again(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prudent.reports._alignment_runs import AlignedRun
 
-__all__ = ["ArmCurves", "Band", "arms_of", "changed", "matched_distance", "own_of_seed"]
+__all__ = ["ArmCurves", "Band", "arms_of", "changed", "matched_distance", "own_of_seed", "student"]
 
 _OWN_OF_SEED = ("prompts", "reward_model", "references")
 """What a seed may have of its own: held-out prompts are drawn by it, and a proxy may be trained by it."""
@@ -102,7 +102,7 @@ class ArmCurves:
             return _within(name, self._over_seeds(lambda run: run.values(name)[self.places(run)]))
         (run,) = self.runs
         mean = run.values(name)
-        reach = _student(max(1, run.rows[0]["num_prompts"] - 1)) * run.values(f"{name}_standard_error")
+        reach = student(max(1, run.rows[0]["num_prompts"] - 1)) * run.values(f"{name}_standard_error")
         return _within(name, Band(mean, mean - reach, mean + reach))
 
     def gains(self, name: str) -> Band:
@@ -182,13 +182,18 @@ def _is_mean(runs: Sequence[AlignedRun]) -> bool:
 def changed(arms: Sequence[ArmCurves]) -> list[str]:
     """What arms are compared on and yet differ in, by name: policy, prompts, reward_model, gold_model."""
     runs = _recorded(run for arm in arms for run in arm.runs)
-    return [name for name in _BASIS if not _is_shared(runs, name)]
+    strangers = [[*arm.runs, *arms[0].runs] for arm in arms if not set(arm.seeds) & set(arms[0].seeds)]
+    return [
+        name
+        for name in _BASIS
+        if not (_is_shared(runs, name) and all(_is_same(_recorded(one), name) for one in strangers))
+    ]
 
 
 def own_of_seed(arms: Sequence[ArmCurves]) -> list[str]:
-    """What seeds have of their own: prompts, reward_model."""
+    """What seeds have of their own, in all arms alike: prompts, reward_model."""
     runs = _recorded(run for arm in arms for run in arm.runs)
-    return [name for name in _OWN_OF_SEED if name in _BASIS and _is_shared(runs, name) and not _is_same(runs, name)]
+    return [name for name in ("prompts", "reward_model") if name not in changed(arms) and not _is_same(runs, name)]
 
 
 def matched_distance(arms: Sequence[ArmCurves]) -> float | None:
@@ -291,7 +296,7 @@ def _student_band(values: NDArray[np.float64], level: float = _LEVEL) -> Band:
     mean = values.mean(0)
     if count < 2:
         return Band(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    reach = _student(count - 1, level) * values.std(0, ddof=1) / np.sqrt(count)
+    reach = student(count - 1, level) * values.std(0, ddof=1) / np.sqrt(count)
     return Band(mean, mean - reach, mean + reach)
 
 
@@ -300,7 +305,7 @@ def _within(name: str, band: Band) -> Band:
     return Band(band.mean, np.clip(band.low, least, most), np.clip(band.high, least, most))
 
 
-def _student(freedom: int, level: float = _LEVEL) -> float:
+def student(freedom: int, level: float = _LEVEL) -> float:
     """How many standard errors an interval of a mean reaches each way: a quantile of Student's t."""
     angle = np.linspace(0.0, np.pi / 2, 100_001)[:-1]
     value = np.tan(angle)

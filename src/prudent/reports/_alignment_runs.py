@@ -19,6 +19,7 @@ _NAME = "monitor.parquet"
 _COLUMNS = {"proxy": "reward_mean", "gold": "gold"}
 """Figures of `monitor.parquet` that have gains, and what they are called in `samples.parquet`."""
 _MODELS = ("policy", "reward_model", "gold_model")
+_FALL = ("gold_change", "gold_change_high", "num_prompts")
 _SHOWN = 6
 """Held-out prompts whose completions are shown."""
 
@@ -37,6 +38,8 @@ class AlignedRun:
             of the prompts that have them at every step; a figure without such is missing.
         advice: about stopping, in a sentence; None where there is none.
         stop: whether the advice is to stop.
+        fall: gold at the last step minus that at its best one, the upper end of its 95 % interval over prompts, and the
+            number of prompts, as the advice has them; None where it has not.
         is_finished: whether it came to its last step.
     """
 
@@ -47,6 +50,7 @@ class AlignedRun:
     prompt_gains: dict[str, NDArray[np.float64]]
     advice: str | None
     stop: bool
+    fall: tuple[float, float, int] | None
     is_finished: bool
 
     @property
@@ -138,6 +142,7 @@ def read_run(folder: str | Path) -> AlignedRun:
             _prompt_gains(place / "samples.parquet", [row["step"] for row in rows]),
             advice.get("text"),
             bool(advice.get("stop")),
+            (float(advice[_FALL[0]]), float(advice[_FALL[1]]), int(advice[_FALL[2]])) if _FALL[0] in advice else None,
             bool(result),
         )
         run.values("kl"), run.values("proxy"), run.values("gold"), run.seed

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from prudent.reports._alignment_arms import ArmCurves, Band, changed, own_of_seed
+from prudent.reports._alignment_arms import ArmCurves, Band, changed, own_of_seed, student
 from prudent.reports._alignment_figures import POOR_LAW, gold_law
 from prudent.reports._alignment_runs import AlignedRun
 from prudent.reports._words import SIGNIFICANT, number
@@ -22,16 +22,29 @@ _CALLED = {
 
 
 def stops_surely(arms: Sequence[ArmCurves]) -> bool:
-    """Whether more runs advise stopping than chance would give among so many; a single run speaks for itself."""
+    """Whether falls of gold are more than chance would give among so many runs; a single run speaks for itself.
+
+    They are where one run's fall is sure even so (Bonferroni), or where too many runs advise stopping (binomial).
+    """
     advised = _advised(arms)
-    num_stop = sum(run.stop for run in advised)
+    stopped = [run for run in advised if run.stop]
     if len(advised) < 2:
-        return num_stop > 0
+        return bool(stopped)
     chance = sum(
         math.comb(len(advised), count) * _FALSE_ALARMS**count * (1 - _FALSE_ALARMS) ** (len(advised) - count)
-        for count in range(num_stop, len(advised) + 1)
+        for count in range(len(stopped), len(advised) + 1)
     )
-    return chance < SIGNIFICANT
+    return chance < SIGNIFICANT / 2 or any(_falls_among(run, len(advised)) for run in stopped)
+
+
+def _falls_among(run: AlignedRun, num_runs: int) -> bool:
+    """Whether a run's gold falls by more than chance would give in any of so many."""
+    if run.fall is None:
+        return False
+    change, high, num_prompts = run.fall
+    freedom = max(1, num_prompts - 1)
+    wider = student(freedom, 1 - SIGNIFICANT / num_runs) / student(freedom, 1 - SIGNIFICANT)
+    return change + wider * (high - change) < 0
 
 
 def answer(arms: Sequence[ArmCurves], distance: float | None, *, has_gold: bool) -> str:
@@ -42,7 +55,8 @@ def answer(arms: Sequence[ArmCurves], distance: float | None, *, has_gold: bool)
         return f"{text[0].upper()}{text[1:]}."
     num_stop = sum(run.stop for run in advised)
     if stops_surely(arms):
-        return f"{num_stop} of {len(advised)} runs advise stopping: their gold falls while the proxy still rises."
+        counted = f"{num_stop} of {len(advised)} runs advise{'s' if num_stop == 1 else ''} stopping"
+        return f"{counted}: gold falls there while the proxy still rises."
     return _gained(arms, distance, has_gold=has_gold)
 
 
@@ -91,7 +105,8 @@ def cautions(arms: Sequence[ArmCurves], *, has_gold: bool) -> list[str]:
 def seed_sentence(arms: Sequence[ArmCurves]) -> str:
     """What seeds have of their own; empty where that is random numbers alone."""
     own = own_of_seed(arms)
-    return f"Each seed has its own {' and '.join(_CALLED[name] for name in own)}, in all arms alike." if own else ""
+    alike = ", in all arms alike" if len(arms) > 1 else ""
+    return f"Each seed has its own {' and '.join(_CALLED[name] for name in own)}{alike}." if own else ""
 
 
 def law_sentences(arms: Sequence[ArmCurves]) -> list[str]:
@@ -105,7 +120,7 @@ def law_sentences(arms: Sequence[ArmCurves]) -> list[str]:
             float(value) for value in (law.alpha, law.beta, law.r_squared, law.peak_kl.sqrt())
         )
         if explained < POOR_LAW:
-            found.append(f"{arm.label}: it explains {max(0.0, explained):.0%} of the average's variation, too little")
+            found.append(f"{arm.label}: explains {max(0.0, explained):.0%} of the variation, not drawn")
             continue
         text = f"{arm.label}: \u03b1 = {number(alpha)}, \u03b2 = {number(beta)}, explains {explained:.0%}"
         if peak <= float(arm.distance.max()):
