@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 pytest.importorskip("trl")
 
-from prudent.alignment.rlhf import early_stop_advice, sequence_kl, token_kl
-from prudent.alignment.rlhf._early_stop import why_no_advice
+from prudent.alignment import early_stop_advice
+from prudent.alignment._early_stop import why_no_advice
+from prudent.alignment.rlhf import sequence_kl, token_kl
 from prudent.alignment.rlhf._monitor import undisturbed
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import text_log_probs
@@ -186,15 +187,18 @@ def test_gold_that_falls_while_the_proxy_rises_is_found() -> None:
     assert not falls_with_it.stop
 
 
-def test_chance_alone_seldom_looks_like_a_fall() -> None:
+@pytest.mark.parametrize("prompts", [8, 20])
+def test_chance_alone_seldom_looks_like_a_fall(prompts: int) -> None:
     """Ten steps of noise: the best of them lies well above the last, which is not a fall."""
     generator = np.random.default_rng(1)
+    step, prompt = np.meshgrid(np.arange(10), np.arange(prompts))
+    places = {"step": step.ravel(), "prompt_id": prompt.ravel(), "reward_mean": step.ravel().astype(float)}
     alarms = 0
-    for _ in range(200):
-        advice = early_stop_advice(run_of(generator.normal(size=(20, 10)), np.arange(10.0)))
+    for _ in range(500):
+        advice = early_stop_advice(pa.table({**places, "gold": generator.normal(size=10 * prompts)}))
         assert advice is not None
         alarms += advice.stop
-    assert alarms / 200 < 0.06  # one-sided 2.5 %, and what the bootstrap of 20 prompts lacks
+    assert alarms / 500 < 0.025 + 3 * math.sqrt(0.025 * 0.975 / 500)  # one-sided 2.5 %, and chance
 
 
 def test_without_gold_or_with_few_prompts_there_is_no_advice() -> None:

@@ -1,6 +1,7 @@
 """Move a policy by rewards that may be wrong: in closed form, over a stored pool, and by reinforcement learning."""
 
 from prudent.alignment._arms import ARMS, AdvantageWeight, Arm, KlForm, parse_arm
+from prudent.alignment._early_stop import EarlyStopAdvice, early_stop_advice
 from prudent.alignment._exports import OpenRLHFReward, VerlReward
 from prudent.alignment._kl_weights import kl_weights
 from prudent.alignment._reward import PrudentReward
@@ -15,6 +16,7 @@ __all__ = [
     "ARMS",
     "AdvantageWeight",
     "Arm",
+    "EarlyStopAdvice",
     "KlForm",
     "OpenRLHFReward",
     "PrudentReward",
@@ -24,6 +26,7 @@ __all__ = [
     "ReweightSummary",
     "Reweighted",
     "VerlReward",
+    "early_stop_advice",
     "kl_weights",
     "parse_arm",
     "reweight",

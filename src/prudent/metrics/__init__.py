@@ -15,6 +15,7 @@ from prudent.metrics._pairs import PairMetrics, PairScores, pair_metrics, pair_s
 from prudent.metrics._risk_coverage import RiskCoverage, area_under_risk_coverage, risk_coverage
 from prudent.metrics._scaling_law import LawForm, ScalingLaw, fit_scaling_law
 from prudent.metrics._search import golden_section, minimize_on_log_scale
+from prudent.metrics._student import student_reach
 from prudent.metrics._temperature import MAX_LOGIT_TEMPERATURE, MIN_LOGIT_TEMPERATURE, fit_logit_temperature
 from prudent.metrics._within import partial_out, spearman_within, zscore_within
 
@@ -53,6 +54,7 @@ __all__ = [
     "reliability",
     "risk_coverage",
     "spearman_within",
+    "student_reach",
     "wilson_interval",
     "zscore_within",
 ]

@@ -13,7 +13,6 @@ from prudent.alignment.rlhf._align import align
 from prudent.alignment.rlhf._align_config import Algorithm, AlignConfig
 from prudent.alignment.rlhf._align_result import AlignSummary
 from prudent.alignment.rlhf._columns import MeasuredReward, VarianceOf
-from prudent.alignment.rlhf._early_stop import EarlyStopAdvice, early_stop_advice
 from prudent.alignment.rlhf._grpo import VarianceAwareGRPOTrainer
 from prudent.alignment.rlhf._policy_kl import sequence_kl, token_kl
 from prudent.alignment.rlhf._rloo import VarianceAwareRLOOTrainer
@@ -22,13 +21,11 @@ __all__ = [
     "Algorithm",
     "AlignConfig",
     "AlignSummary",
-    "EarlyStopAdvice",
     "MeasuredReward",
     "VarianceAwareGRPOTrainer",
     "VarianceAwareRLOOTrainer",
     "VarianceOf",
     "align",
-    "early_stop_advice",
     "sequence_kl",
     "token_kl",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from prudent.alignment._early_stop import early_stop_advice, why_no_advice
 from prudent.alignment._memory import out_of_memory
 from prudent.alignment._reward import PrudentReward
 from prudent.alignment.rlhf._align_config import LESS_AT_ONCE, AlignConfig, trl_arguments
@@ -33,7 +34,6 @@ from prudent.alignment.rlhf._align_inputs import (
 )
 from prudent.alignment.rlhf._align_result import AlignSummary, align_card
 from prudent.alignment.rlhf._align_trainer import ProgressCallback, make_trainer
-from prudent.alignment.rlhf._early_stop import early_stop_advice, why_no_advice
 from prudent.alignment.rlhf._monitor import Gold, Monitor, MonitorCallback
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
 from prudent.alignment.rlhf._policy_kl import Reference, reference_of

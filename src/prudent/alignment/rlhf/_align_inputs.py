@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from prudent.alignment._early_stop import LEAST_PROMPTS
 from prudent.alignment.rlhf._align_config import AlignConfig
-from prudent.alignment.rlhf._early_stop import LEAST_PROMPTS
 from prudent.alignment.rlhf._monitor import Gold
 from prudent.data import DataSource, OnBad, Prompts, choose_split, load_prompts
 from prudent.errors import DataError, ModelError, PrudentError

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from prudent.alignment.rlhf._early_stop import EarlyStopAdvice
+from prudent.alignment._early_stop import EarlyStopAdvice
 
 __all__ = ["AlignSummary", "align_card"]
 

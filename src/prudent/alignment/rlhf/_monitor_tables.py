@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from prudent.alignment._early_stop import prompt_means
 from prudent.models import atomic_file
 
-__all__ = ["MonitorTables", "monitor_row", "prompt_means"]
+__all__ = ["MonitorTables", "monitor_row"]
 
 _SAMPLES = pa.schema(
     [
@@ -157,16 +158,6 @@ def monitor_row(samples: pa.Table, first: pa.Table) -> dict[str, Any]:
         row[name] = _mean(_numbers(samples, name))
         row[f"{name}_standard_error"] = _standard_error(_numbers(samples, name), prompt)
     return row
-
-
-def prompt_means(values: NDArray[np.float64], prompt: NDArray[np.float64]) -> dict[int, float]:
-    """Mean of the values of each prompt, those that are missing left out."""
-    found: dict[int, float] = {}
-    for number in np.unique(prompt):
-        own = values[(prompt == number) & ~np.isnan(values)]
-        if len(own):
-            found[int(number)] = float(own.mean())
-    return found
 
 
 def _numbers(table: pa.Table, column: str) -> NDArray[np.float64]:
