@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from prudent.cli import app
 from prudent.errors import DataError, PrudentError
 from prudent.reports import alignment_folders, alignment_report
-from prudent.reports._alignment_arms import ArmCurves, arms_of, matched_distance, student
+from prudent.reports._alignment_arms import ArmCurves, arms_of, least_far, student
 from prudent.reports._alignment_figures import gold_law
 from prudent.reports._alignment_runs import read_run
 from prudent.reports._alignment_words import answer, cautions, seed_sentence, stops_surely
@@ -120,7 +120,9 @@ def runs(tmp_path: Path) -> Path:
 def test_numbers(runs: Path) -> None:
     arms = arms_in(runs)
     assert {label: len(arm.runs) for label, arm in arms.items()} == {"mean": 3, "careful": 3}
-    assert matched_distance(list(arms.values())) == 2.0  # the first seed of careful came no further
+    found = least_far(list(arms.values()))
+    assert found is not None
+    assert (found[0], found[1].folder.name) == (2.0, "careful-0")
     mean, careful = arms["mean"], arms["careful"]
     np.testing.assert_allclose(mean.distance, [0, 2, 4])
     gold = mean.gains("gold")
@@ -210,6 +212,8 @@ def test_reward_models_of_seeds_and_of_arms(tmp_path: Path) -> None:
     shared: dict[str, Any] = {"arm": "mean", "kl": [0, 1, 4], "gold": [1.0, 1.5, 2.0]}
     for seed in range(2):
         write_run(tmp_path / "own" / f"{seed}", seed=seed, **shared)
+        fitted = {"utility": f"saved {seed}"}
+        write_run(tmp_path / "fitted" / f"{seed}", seed=seed, settings=fitted, **shared)
         for proxy in ("small", "large"):
             write_run(tmp_path / "crossed" / f"{proxy}-{seed}", seed=seed, proxy=proxy, **shared)
     write_run(tmp_path / "own" / "other", seed=0, proxy="other", **shared)
@@ -222,6 +226,7 @@ def test_reward_models_of_seeds_and_of_arms(tmp_path: Path) -> None:
         "Arms differ in their held-out prompts and reward model: what they gained there is not to be compared as it "
         "stands."
     ]
+    assert {label: arm.seeds for label, arm in arms_in(tmp_path / "fitted").items()} == {"mean, utility saved": [0, 1]}
     crossed = arms_in(tmp_path / "crossed")
     assert {label: arm.seeds for label, arm in crossed.items()} == {"mean": [0, 1], "mean, reward_model small": [0, 1]}
 
@@ -245,7 +250,7 @@ def test_an_unfinished_run_belongs_to_its_arm_and_is_marked(runs: Path, tmp_path
     assert (len(arms["mean"].runs), arms["mean"].steps) == (3, STEPS)
     written = alignment_report(runs, tmp_path / "page.html")
     assert [row["num_unfinished"] for row in written.rows] == [1, 0]
-    assert "not finished: mean-3 at step 10" in written.html.read_text()
+    assert "Not finished, of mean: mean-3 at step 10" in written.html.read_text()
     (alone,) = arms_of([read_run(runs / "mean-3")])
     assert alone.steps == [0, 10]
     (runs / "mean-3" / "checkpoints" / "run.json").unlink()

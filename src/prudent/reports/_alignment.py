@@ -10,7 +10,7 @@ import numpy as np
 
 from prudent.errors import DataError, PrudentError
 from prudent.models import atomic_file
-from prudent.reports._alignment_arms import ArmCurves, Band, arms_of, matched_distance
+from prudent.reports._alignment_arms import ArmCurves, Band, arms_of, least_far
 from prudent.reports._alignment_figures import draw_beside, draw_curves
 from prudent.reports._alignment_runs import alignment_folders, read_run
 from prudent.reports._alignment_words import answer, cautions, law_sentences, leads, seed_sentence, stops_surely
@@ -75,7 +75,7 @@ def alignment_report(
     runs = [read_run(folder) for folder in dict.fromkeys(folders)]
     arms = arms_of(runs)
     has_gold = all(run.has_gold for arm in arms for run in arm.runs)
-    distance = matched_distance(arms) if len(arms) > 1 else None
+    distance, nearest = (least_far(arms) if len(arms) > 1 else None) or (None, None)
     stem = output.with_suffix("")
     figures = {
         name: save_figure(draw(arms, gold=has_gold), stem.with_name(f"{stem.name}_{name}.png"))
@@ -95,6 +95,7 @@ def alignment_report(
             silent=list(dict.fromkeys(setting for arm in arms for setting in arm.silent)),
             rows=rows,
             distance=distance,
+            nearest=None if nearest is None else nearest.folder.name,
             has_gold=has_gold,
             notes=notes,
             leads=leads(arms, distance) if has_gold else [],

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from prudent.reports._alignment_runs import AlignedRun
 
-__all__ = ["ArmCurves", "Band", "arms_of", "changed", "matched_distance", "own_of_seed", "student"]
+__all__ = ["ArmCurves", "Band", "arms_of", "changed", "least_far", "own_of_seed", "student"]
 
-_OWN_OF_SEED = ("prompts", "reward_model", "references")
-"""What a seed may have of its own: held-out prompts are drawn by it, and a proxy may be trained by it."""
+_OWN_OF_SEED = ("prompts", "reward_model", "references", "saved_utility")
+"""What a seed may have of its own: prompts held out by it, a proxy trained by it, and what is fitted on that proxy."""
 _BASIS = ("policy", "prompts", "reward_model", "gold_model")
 """What arms are compared on: the same in all of them, at least seed by seed."""
 _HARMLESS = frozenset(
@@ -181,7 +181,7 @@ def _is_mean(runs: Sequence[AlignedRun]) -> bool:
 
 def changed(arms: Sequence[ArmCurves]) -> list[str]:
     """What arms are compared on and yet differ in, by name: policy, prompts, reward_model, gold_model."""
-    runs = _recorded(run for arm in arms for run in arm.runs)
+    runs = _recorded(_counted(arms))
     strangers = [[*arm.runs, *arms[0].runs] for arm in arms if not set(arm.seeds) & set(arms[0].seeds)]
     return [
         name
@@ -192,14 +192,18 @@ def changed(arms: Sequence[ArmCurves]) -> list[str]:
 
 def own_of_seed(arms: Sequence[ArmCurves]) -> list[str]:
     """What seeds have of their own, in all arms alike: prompts, reward_model."""
-    runs = _recorded(run for arm in arms for run in arm.runs)
+    runs = _recorded(_counted(arms))
     return [name for name in ("prompts", "reward_model") if name not in changed(arms) and not _is_same(runs, name)]
 
 
-def matched_distance(arms: Sequence[ArmCurves]) -> float | None:
-    """The largest distance that every run has come to; None where one has not moved."""
-    least = min(float(np.nanmax(run.distance)) for arm in arms for run in arm.runs)
-    return least if least > 0 else None
+def least_far(arms: Sequence[ArmCurves]) -> tuple[float, AlignedRun] | None:
+    """The largest distance that every run has come to, and the run that came no further; None where one never moved."""
+    far, _, run = min((float(np.nanmax(run.distance)), place, run) for place, run in enumerate(_counted(arms)))
+    return (far, run) if far > 0 else None
+
+
+def _counted(arms: Sequence[ArmCurves]) -> list[AlignedRun]:
+    return [run for arm in arms for run in arm.runs]
 
 
 def _text(value: object) -> str:

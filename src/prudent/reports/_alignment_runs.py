@@ -20,6 +20,7 @@ _COLUMNS = {"proxy": "reward_mean", "gold": "gold"}
 """Figures of `monitor.parquet` that have gains, and what they are called in `samples.parquet`."""
 _MODELS = ("policy", "reward_model", "gold_model")
 _FALL = ("gold_change", "gold_change_high", "num_prompts")
+_SAVED = "saved "
 _SHOWN = 6
 """Held-out prompts whose completions are shown."""
 
@@ -160,6 +161,9 @@ def _settings(row: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
     found = {name: row[name] for name in ("arm", "algorithm", "kl_coef", "seed")} | recorded
     if not recorded:
         found["settings"] = "not recorded"
+    given = found.get("utility")
+    if isinstance(given, str) and given.startswith(_SAVED):  # a digest of what it learned, maybe by the seed's models
+        found |= {"utility": _SAVED.strip(), "saved_utility": given.removeprefix(_SAVED)}
     arm = ARMS.get(found["arm"])
     own = None if arm is None else arm.utility_at(found["kl_coef"])
     if found.get("utility") == own:
