@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from prudent.metrics import student_reach
 from prudent.reports._alignment_runs import AlignedRun
 
-__all__ = ["ArmCurves", "Band", "arms_of", "changed", "least_far", "own_of_seed", "student"]
+__all__ = ["ArmCurves", "Band", "arms_of", "changed", "least_far", "own_of_seed"]
 
 _OWN_OF_SEED = ("prompts", "reward_model", "references", "saved_utility")
 """What a seed may have of its own: prompts held out by it, a proxy trained by it, and what is fitted on that proxy."""
@@ -102,7 +103,7 @@ class ArmCurves:
             return _within(name, self._over_seeds(lambda run: run.values(name)[self.places(run)]))
         (run,) = self.runs
         mean = run.values(name)
-        reach = student(max(1, run.rows[0]["num_prompts"] - 1)) * run.values(f"{name}_standard_error")
+        reach = student_reach(max(1, run.rows[0]["num_prompts"] - 1)) * run.values(f"{name}_standard_error")
         return _within(name, Band(mean, mean - reach, mean + reach))
 
     def gains(self, name: str) -> Band:
@@ -300,20 +301,10 @@ def _student_band(values: NDArray[np.float64], level: float = _LEVEL) -> Band:
     mean = values.mean(0)
     if count < 2:
         return Band(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    reach = student(count - 1, level) * values.std(0, ddof=1) / np.sqrt(count)
+    reach = student_reach(count - 1, level) * values.std(0, ddof=1) / np.sqrt(count)
     return Band(mean, mean - reach, mean + reach)
 
 
 def _within(name: str, band: Band) -> Band:
     least, most = _LIMITS.get(name, (-np.inf, np.inf))
     return Band(band.mean, np.clip(band.low, least, most), np.clip(band.high, least, most))
-
-
-def student(freedom: int, level: float = _LEVEL) -> float:
-    """How many standard errors an interval of a mean reaches each way: a quantile of Student's t."""
-    angle = np.linspace(0.0, np.pi / 2, 100_001)[:-1]
-    value = np.tan(angle)
-    # The density at tan(angle), times what a step of the angle is worth; its constant does not matter.
-    weight = (1 + value**2 / freedom) ** (-(freedom + 1) / 2) * (1 + value**2)
-    reached = np.cumsum(weight)
-    return float(np.interp(level, reached / reached[-1], value))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prudent.alignment import ARMS
+from prudent.alignment import ARMS, early_stop_advice
 from prudent.errors import DataError
 
 __all__ = ["AlignedRun", "alignment_folders", "read_run"]
@@ -37,7 +37,7 @@ class AlignedRun:
         models: names of its models, as far as they are known.
         prompt_gains: `proxy` and `gold` of each held-out prompt at each step minus that at the first, [prompts, steps],
             of the prompts that have them at every step; a figure without such is missing.
-        advice: about stopping, in a sentence; None where there is none.
+        advice: about stopping, in a sentence, from what has been looked at so far; None where there is none.
         stop: whether the advice is to stop.
         fall: gold at the last step minus that at its best one, the upper end of its 95 % interval over prompts, and the
             number of prompts, as the advice has them; None where it has not.
@@ -134,13 +134,15 @@ def read_run(folder: str | Path) -> AlignedRun:
         if not rows:
             raise DataError(f"{place / _NAME} has no row yet")
         result = _json(place / "align_result.json")
-        advice = result.get("advice") or {}
+        samples = place / "samples.parquet"
+        so_far = None if result or not samples.exists() else early_stop_advice(samples)
+        advice = so_far.to_dict() if so_far is not None else result.get("advice") or {}
         run = AlignedRun(
             place,
             rows,
             _settings(rows[0], result.get("settings") or _json(place / "checkpoints" / "run.json")),
             {name: _named(result[name]) for name in _MODELS if result.get(name)},
-            _prompt_gains(place / "samples.parquet", [row["step"] for row in rows]),
+            _prompt_gains(samples, [row["step"] for row in rows]),
             advice.get("text"),
             bool(advice.get("stop")),
             (float(advice[_FALL[0]]), float(advice[_FALL[1]]), int(advice[_FALL[2]])) if _FALL[0] in advice else None,

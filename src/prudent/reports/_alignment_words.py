@@ -4,7 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from prudent.reports._alignment_arms import ArmCurves, Band, changed, own_of_seed, student
+from prudent.metrics import student_reach
+from prudent.reports._alignment_arms import ArmCurves, Band, changed, own_of_seed
 from prudent.reports._alignment_figures import POOR_LAW, gold_law
 from prudent.reports._alignment_runs import AlignedRun
 from prudent.reports._words import SIGNIFICANT, number
@@ -42,8 +43,8 @@ def _falls_among(run: AlignedRun, num_runs: int) -> bool:
     if run.fall is None:
         return False
     change, high, num_prompts = run.fall
-    freedom = max(1, num_prompts - 1)
-    wider = student(freedom, 1 - SIGNIFICANT / num_runs) / student(freedom, 1 - SIGNIFICANT)
+    freedom = max(1, num_prompts // 2 - 1)  # as the advice has it: halves of the prompts judge each other's choice
+    wider = student_reach(freedom, 1 - SIGNIFICANT / num_runs) / student_reach(freedom, 1 - SIGNIFICANT)
     return change + wider * (high - change) < 0
 
 
