@@ -58,7 +58,9 @@ class PrudentReward:
 
     Raises:
         UtilityError: the text is not a utility.
-        DataError: it reads a reward that there is no model of.
+        DataError: it reads a reward that there is no model of, or there is no such file of references.
+        ModelError: a path where there is no model; what else may be wrong with one shows at the first call, or in
+            `load`.
         ValueError: an option out of range.
 
     Example:
@@ -95,6 +97,11 @@ class PrudentReward:
             utility = str(utility)
         if not os.path.exists(utility):
             _check_names(parse_utility(str(utility)), model)
+        for one in model.values() if isinstance(model, Mapping) else [model]:
+            if _is_no_hub_name(one) and not os.path.exists(one):
+                raise ModelError(f"there is no {one}; give the folder of a reward model, or its name on the hub")
+        if references is not None and not os.path.exists(references):
+            raise DataError(f"there is no {references}; give the output of `prudent score`")
         self._model = (
             {key: _lasting(one) for key, one in model.items()} if isinstance(model, Mapping) else _lasting(model)
         )
@@ -321,6 +328,11 @@ def _check_names(utility: Utility, model: str | Path | Mapping[str, str | Path])
             f"the utility {str(utility)!r} reads a reward {missing[0]!r}, and the models are {', '.join(known)}: name "
             "a model so, or correct the utility (there is no folder of that name either)"
         )
+
+
+def _is_no_hub_name(model: str | Path) -> bool:
+    """Whether it can only be a path: the hub has at most one "/" in a name, between others."""
+    return isinstance(model, Path) or model.startswith((".", "~", "/")) or model.count("/") > 1 or model.endswith("/")
 
 
 def _lasting(place: str | Path) -> str:
