@@ -248,6 +248,8 @@ def test_the_policy_to_take_is_kept_and_a_run_can_be_made_anew(
     policy: Path, reward_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gold that falls after step 2 while the proxy rises: eight held-out prompts are enough to say so."""
+    from trl import RLOOTrainer
+
     given = Monitor.look
 
     def falling(self: Any, held: Any, reference: Any, step: int) -> Any:
@@ -261,9 +263,14 @@ def test_the_policy_to_take_is_kept_and_a_run_can_be_made_anew(
 
     config = replace(FULL, max_steps=6, num_monitor_prompts=8, num_monitor_completions=1)
     more = [{"prompt": f"name the {word} house"} for word in WORDS[:8]]
-    with monkeypatch.context() as patch:
-        patch.setattr(Monitor, "look", falling)
-        summary = run(policy, tmp_path / "out", reward_models["plain"], config, gold_model=gold, monitor_prompts=more)
+    options = {"gold_model": gold, "monitor_prompts": more}
+    logged: list[set[str]] = []
+    monkeypatch.setattr(RLOOTrainer, "log", lambda self, figures, *rest: logged.append(set(figures)))
+    monkeypatch.setattr(Monitor, "look", falling)
+    with pytest.warns(UserWarning, match=r"at step 4 gold falls .*Training goes on"):
+        summary = run(policy, tmp_path / "out", reward_models["plain"], config, **options)
+    monkeypatch.setattr(Monitor, "look", given)
+    assert any({"eval_monitor/gold", "eval_monitor/gold_change_high"} <= names for names in logged)
     assert summary.advice is not None
     assert (summary.advice.stop, summary.advice.best_step, summary.advice.from_step) == (True, 2, 4)
     assert summary.best_checkpoint == str(tmp_path / "out/checkpoints/checkpoint-2")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 pytest.importorskip("trl")
 
 from prudent.alignment import early_stop_advice
-from prudent.alignment._early_stop import why_no_advice
+from prudent.alignment._early_stop import best_step, why_no_advice
 from prudent.alignment.rlhf import sequence_kl, token_kl
 from prudent.alignment.rlhf._monitor import undisturbed
 from prudent.alignment.rlhf._monitor_tables import MonitorTables
@@ -152,7 +152,7 @@ def test_the_figures_of_a_step(tmp_path: Any) -> None:
     assert row["kl"] == 3.0
     assert row["kl_standard_error"] == pytest.approx(np.std([1.5, 4.5], ddof=1) / math.sqrt(2))
     assert row["value"] is None
-    assert tables.best_step() == 5
+    assert best_step(tables.samples) == 5
 
     resumed = MonitorTables(tmp_path)
     resumed.resume(4)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prudent.metrics import student_reach
 
-__all__ = ["LEAST_PROMPTS", "EarlyStopAdvice", "early_stop_advice", "prompt_means", "why_no_advice"]
+__all__ = ["LEAST_PROMPTS", "EarlyStopAdvice", "best_step", "early_stop_advice", "prompt_means", "why_no_advice"]
 
 LEAST_PROMPTS = 8
 """Held-out prompts with gold by which a run can be judged."""
@@ -94,6 +94,20 @@ def early_stop_advice(samples: pa.Table | str | Path) -> EarlyStopAdvice | None:
         "num_prompts": len(gold),
     }
     return EarlyStopAdvice(**found, text=_sentence(found))
+
+
+def best_step(samples: pa.Table) -> int | None:
+    """The step at which gold is highest over the prompts that have it at every step; None without any.
+
+    Args:
+        samples: as of `early_stop_advice`.
+
+    Example:
+        >>> best_step(pa.table({"step": [0, 9], "prompt_id": [0, 0], "gold": [1.0, 2.0], "reward_mean": [0.0, 1.0]}))
+        9
+    """
+    steps, gold, _ = _judged(samples)
+    return steps[int(gold.mean(0).argmax())] if len(gold) else None
 
 
 def why_no_advice(samples: pa.Table | str | Path) -> str | None:

@@ -253,7 +253,8 @@ def align(
         list[str] | None,
         typer.Option(
             "--report-to",
-            help="An integration of Transformers to log to, by default tensorboard, or none; repeatable.",
+            help="An integration of Transformers to log to, by default tensorboard, or none; repeatable. Completions"
+            " are shown in TensorBoard alone.",
             rich_help_panel=MACHINE,
         ),
     ] = None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from prudent.alignment._early_stop import early_stop_advice, why_no_advice
+from prudent.alignment._early_stop import best_step, early_stop_advice, why_no_advice
 from prudent.alignment._memory import out_of_memory
 from prudent.alignment._reward import PrudentReward
 from prudent.alignment.rlhf._align_config import LESS_AT_ONCE, AlignConfig, trl_arguments
@@ -289,7 +289,7 @@ class _Run:
         looking = MonitorCallback(monitor, config.monitor_steps(self._arguments.max_steps))
         bar = ProgressCallback(enabled=progress)
         stated = Stated(self._policy.model)
-        checkpointing = CheckpointCallback(best=tables.best_step)
+        checkpointing = CheckpointCallback(best=lambda: best_step(tables.samples))
         trainer = make_trainer(
             self._policy,
             self._prompts.rows,

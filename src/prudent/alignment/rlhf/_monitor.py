@@ -1,14 +1,18 @@
 """Held-out prompts, looked at while a policy is trained: what it writes, what that is worth, how far it has moved."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch import nn
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from prudent.alignment._early_stop import early_stop_advice
 from prudent.alignment._memory import out_of_memory
 from prudent.alignment._reward import PrudentReward
 from prudent.alignment.rlhf._align_config import LESS_AT_ONCE
@@ -193,6 +197,8 @@ class Monitor:
 class MonitorCallback(TrainerCallback):  # type: ignore[misc]
     """Looks at the held-out prompts before the first step, every so many steps and after the last.
 
+    Once gold falls while the proxy rises, that is told; whoever watches decides whether to stop.
+
     Args:
         monitor: what looks.
         every: steps between looks.
@@ -202,6 +208,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         self._monitor = monitor
         self._every = every
         self._trainer: Any = None
+        self._has_warned = False
 
     def attach(self, trainer: Any, policy: Policy, reference: Reference) -> None:
         """Say whose policy is looked at, once there is a trainer."""
@@ -221,14 +228,30 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             row = self._monitor.look(self._policy, self._reference, state.global_step)
             figures = {
-                f"monitor/{name}": value
+                f"eval_monitor/{name}": value
                 for name, value in row.items()
                 if isinstance(value, float) and name != "kl_coef"
             }
+            figures |= self._judged(state)
             with undisturbed(self._trainer.model):  # in training mode TRL would close its averages of the step
                 self._trainer.log(figures)
             self._show(state.global_step)
         self._trainer.accelerator.wait_for_everyone()
+
+    def _judged(self, state: Any) -> dict[str, float]:
+        """What gold has lost since its best step, for the logs."""
+        advice = early_stop_advice(self._monitor.tables.samples)
+        if advice is None:
+            return {}
+        if advice.stop and not self._has_warned and state.global_step < state.max_steps:
+            self._has_warned = True
+            warnings.warn(
+                f"at step {state.global_step} {advice.text}. Training goes on, and its end is judged again; asked at "
+                "every look, chance raises such an alarm more often than once",
+                stacklevel=2,
+            )
+        names = ("gold_change", "gold_change_low", "gold_change_high")
+        return {f"eval_monitor/{name}": getattr(advice, name) for name in names}
 
     def _show(self, step: int) -> None:
         """Some of the completions, as a table among TensorBoard's texts."""
@@ -238,11 +261,12 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
             if isinstance(one, TensorBoardCallback) and one.tb_writer is not None
         ]
         for board in boards:
-            board.add_text("monitor/samples", _markdown(self._monitor.tables.samples.to_pylist(), step), step)
+            board.add_text("monitor/samples", _markdown(self._monitor.tables.samples, step), step)
 
 
-def _markdown(samples: Sequence[Mapping[str, Any]], step: int) -> str:
-    shown = [row for row in samples if row["step"] == step and row["completion_id"] == 0][:_NUM_SHOWN]
+def _markdown(samples: pa.Table, step: int) -> str:
+    first = (pc.field("step") == step) & (pc.field("completion_id") == 0)
+    shown = samples.filter(first).to_pylist()[:_NUM_SHOWN]
     lines = ["| prompt | response | reward | gold | KL |", "|---|---|---|---|---|"]
     for row in shown:
         texts = [" ".join(row[name].split()).replace("|", "\\|") for name in ("prompt", "response")]

@@ -105,11 +105,6 @@ class MonitorTables:
                 pq.write_table(table, temporary)
         return row
 
-    def best_step(self) -> int | None:
-        """The step with the highest gold so far; None without gold."""
-        known = [(row["gold"], -row["step"]) for row in self.rows if row["gold"] is not None]
-        return -max(known)[1] if known else None
-
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all steps."""
