@@ -234,6 +234,8 @@ def test_a_seed_twice_is_two_runs_and_one_seed(runs: Path) -> None:
     gain = arm.gain("gold")
     assert float(gain.mean) == pytest.approx(ends.mean())
     assert float(gain.high - gain.mean) == pytest.approx(t.ppf(0.975, 2) * ends.std(ddof=1) / np.sqrt(3), rel=1e-3)
+    assert "2 runs of seed 0" in alignment_report(runs, runs / "page.html").html.read_text()
+    assert '<span class="range">4 runs</span>' in (runs / "page.html").read_text()
     (told,) = cautions([arm], has_gold=True)
     assert told == "mean has 2 runs of seed 0 (mean-0, mean-again): they count as one, their average."
 

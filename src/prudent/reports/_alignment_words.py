@@ -95,7 +95,7 @@ def cautions(arms: Sequence[ArmCurves], *, has_gold: bool) -> list[str]:
                 )
         if arm.unfinished:
             names = ", ".join(f"{run.folder.name} at step {run.rows[-1]['step']}" for run in arm.unfinished)
-            counted = "" if arm.unfinished == arm.runs else "; thin lines show them, and they do not count"
+            counted = "" if arm.unfinished == arm.runs else ", drawn thin and dotted, and left out of the averages"
             found.append(f"Not finished, of {arm.label}: {names}{counted}.")
     without = [run.folder.name for arm in arms for run in arm.runs if not run.has_gold]
     if not has_gold and len(without) < sum(len(arm.runs) for arm in arms):
