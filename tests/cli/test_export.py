@@ -27,6 +27,17 @@ def test_a_file_for_each_trainer(tiny_models, tmp_path):
     assert found == {"path": str(path), "trainer": "trl", "usage": "trl rloo --reward_funcs verl_reward.reward"}
 
 
+def test_the_limit_of_the_trainer_by_which_cut_completions_are_known(tiny_models, tmp_path):
+    path = tmp_path / "my_reward.py"
+    limits = ("--max-completion-length", 3, "--truncation-penalty", 1)
+    assert run("--model", tiny_models("llama"), "--output", path, *limits).exit_code == 0
+    reward, logged = runpy.run_path(str(path))["reward"], {}
+    texts = {"prompts": ["a", "a"], "completions": ["b", "b"], "completion_ids": [[1, 2, 3], [1, 2]]}
+    cut, whole = reward(**texts, log_metric=logged.__setitem__)
+    assert whole - cut == pytest.approx(1)
+    assert logged["prudent/share_cut"] == 0.5
+
+
 def test_several_models_by_name(tiny_models, tmp_path):
     path = tmp_path / "my_reward.py"
     utility = "weighted(a | mean, b | mean, weights=[1, 2])"
@@ -46,6 +57,8 @@ def test_several_models_by_name(tiny_models, tmp_path):
         (["--output", "my_reward.txt"], "ends in .py"),
         (["--trainer", "slime"], "--trainer"),
         (["--references", "nowhere"], "there is no nowhere"),
+        (["--truncation-penalty", "1"], "--truncation-penalty needs --max-completion-length"),
+        (["--max-completion-length", "9", "--trainer", "verl"], "is for TRL, which gives a reward the tokens"),
     ],
 )
 def test_errors_take_one_line(tiny_models, tmp_path, options, message, monkeypatch):

@@ -8,7 +8,16 @@ import typer
 from prudent.cli._app import Common, verb
 from prudent.cli._console import Outcome
 from prudent.cli._named import by_name, named_path, one_utility
-from prudent.cli._options import FILES, DtypeOption, OverwriteOption, TokensPerBatchOption, UtilityOption
+from prudent.cli._options import (
+    FILES,
+    UTILITY,
+    DtypeOption,
+    OverwriteOption,
+    TokensPerBatchOption,
+    UtilityOption,
+    finite,
+    refuse,
+)
 
 
 class Trainer(StrEnum):
@@ -57,6 +66,19 @@ def export(
             rich_help_panel=FILES,
         ),
     ] = None,
+    max_completion_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-completion-length",
+            min=1,
+            help="The limit of TRL's trainer in tokens, by which completions that were cut are known and counted.",
+            rich_help_panel=UTILITY,
+        ),
+    ] = None,
+    truncation_penalty: Annotated[
+        float | None,
+        typer.Option("--truncation-penalty", min=0, callback=finite, help="What those lose.", rich_help_panel=UTILITY),
+    ] = None,
     dtype: DtypeOption = None,
     tokens_per_batch: TokensPerBatchOption = None,
     overwrite: OverwriteOption = False,
@@ -65,10 +87,21 @@ def export(
 
     The model and the utility are loaded first, so that what is wrong shows now and not in the training.
     """
+    if truncation_penalty is not None and max_completion_length is None:
+        raise typer.BadParameter(
+            "--truncation-penalty needs --max-completion-length, by which cut completions are known"
+        )
+    if trainer is not Trainer.trl:
+        refuse(
+            {"--max-completion-length": max_completion_length},
+            f"is for TRL, which gives a reward the tokens; {trainer.value} gives texts alone",
+        )
     from prudent.alignment import write_reward_file
 
     options: dict[str, Any] = {
         "references": references,
+        "max_completion_length": max_completion_length,
+        "truncation_penalty": truncation_penalty,
         "dtype": None if dtype is None else dtype.value,
         "tokens_per_batch": tokens_per_batch,
     }
