@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("trl")
 
-from prudent.alignment.rlhf import AlignConfig, align
+from prudent.alignment.rlhf import AlignConfig, AlignSummary, align
 from prudent.alignment.rlhf import _align_trainer as trainers
 from prudent.alignment.rlhf._align_folder import AlignFolder, check_reference
 from prudent.alignment.rlhf._align_inputs import load_gold
@@ -151,6 +151,8 @@ def test_a_finished_run_only_reports_and_another_is_refused(
     again = run(policy, output, reward_models["plain"], gold_model=gold)
     assert again.already_finished
     assert again.end == summary.end
+    with pytest.raises(ModelError, match=r"under another version of prudent \(its result has no arm\)"):
+        AlignSummary.from_dict({name: value for name, value in summary.to_dict().items() if name != "arm"})
     with pytest.raises(ModelError, match=r"other settings.*kl_coef was 0.05, is 0.1"):
         run(policy, output, reward_models["plain"], replace(FULL, kl_coef=0.1), gold_model=gold)
 
@@ -420,6 +422,20 @@ def test_what_cannot_work_is_said_before_anything_is_written(
 def test_options_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)
+
+
+def test_a_single_step_trains(policy: Path, reward_models: dict[str, Path], tmp_path: Path) -> None:
+    """A warm-up of a tenth, rounded up, would leave it a rate of 0."""
+    assert run(policy, tmp_path / "out", reward_models["plain"], replace(FULL, max_steps=1)).end["kl"] > 0
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_training_that_diverges_says_so(
+    every: int, policy: Path, reward_models: dict[str, Path], tmp_path: Path
+) -> None:
+    config = replace(FULL, learning_rate=1e30, monitor_every=every, max_grad_norm=1e9)
+    with pytest.raises(ModelError, match="training diverged; lower learning_rate"):
+        run(policy, tmp_path / "out", reward_models["plain"], config)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def align(
 
     Args:
         policy: hub name or folder of a causal language model, or of a PEFT adapter on one.
-        prompts: to train on, anything that `prudent.data.load_prompts` reads.
+        prompts: to train on, anything that `prudent.data.load_prompts` reads. A text is what a user says to a policy
+            with a chat template, and what one without goes on from.
         output: folder to write to.
         reward_model: folder or hub name of a reward model or ensemble, a posterior beside it is used; or several by the
             names in the utility.

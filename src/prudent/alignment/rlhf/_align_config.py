@@ -243,7 +243,8 @@ def trl_arguments(config: AlignConfig, folder: Path, *, total_steps: int) -> Any
         # The prompts come in the order in which they are to be taken.
         shuffle_dataset=False,
         lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_ratio,
+        # A single step would have a rate of 0.
+        warmup_steps=min(math.ceil(total_steps * config.warmup_ratio), total_steps - 1),
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         data_seed=config.seed,

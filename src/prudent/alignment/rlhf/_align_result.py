@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from prudent.alignment._early_stop import EarlyStopAdvice
+from prudent.errors import ModelError
 
 __all__ = ["AlignSummary", "align_card"]
 
@@ -68,7 +69,17 @@ class AlignSummary:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "AlignSummary":
-        """What `to_dict` gave."""
+        """What `to_dict` gave.
+
+        Raises:
+            ModelError: another version of prudent wrote it.
+        """
+        lacking = [field.name for field in fields(cls) if field.name not in values]
+        if lacking:
+            raise ModelError(
+                f"the run in {values.get('output')} finished under another version of prudent (its result has no "
+                f"{lacking[0]}); name another output folder, or discard that run with overwrite (--overwrite)"
+            )
         known = {field.name: values[field.name] for field in fields(cls)}
         advice = known["advice"]
         return cls(**{**known, "advice": None if advice is None else EarlyStopAdvice(**advice)})

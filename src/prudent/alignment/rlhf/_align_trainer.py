@@ -34,14 +34,20 @@ class _Guarded(ResumableTrainer):
     """What to do where memory runs out, to be set before `fit`."""
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        with out_of_memory(self.less_at_a_step):
-            loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        if not bool(torch.isfinite(loss)):
-            raise ModelError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: training diverged; lower "
-                f"learning_rate (it is {self.args.learning_rate:g}) or raise kl_coef (it is {float(self.beta):g})"
-            )
-        return loss
+        try:
+            with out_of_memory(self.less_at_a_step):
+                loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+            if bool(torch.isfinite(loss)):
+                return loss
+            what = f"the loss is {loss.item()}"
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):  # of the next token, from logits that are not finite
+                raise
+            what = "the policy's logits are not finite"
+        raise ModelError(
+            f"{what} at step {self.state.global_step + 1}: training diverged; lower "
+            f"learning_rate (it is {self.args.learning_rate:g}) or raise kl_coef (it is {float(self.beta):g})"
+        )
 
 
 class _RLOO(_Guarded, VarianceAwareRLOOTrainer):

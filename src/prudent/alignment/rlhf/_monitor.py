@@ -123,7 +123,15 @@ class Monitor:
             ModelError: memory runs out, or what the policy gives is not finite.
         """
         with undisturbed(policy.model), out_of_memory(LESS_AT_ONCE):
-            drawn = self._draw(policy)
+            try:
+                drawn = self._draw(policy)
+            except ModelError as error:
+                if step == 0:
+                    raise
+                raise ModelError(
+                    f"after step {step} the policy's logits are not finite: training diverged; lower learning_rate "
+                    "(--learning-rate)"
+                ) from error
             kl, log_ratio = sequence_kl(
                 policy.model,
                 reference,
