@@ -177,7 +177,7 @@ def test_files_for_trainers(reward_models, truth, tmp_path, monkeypatch):
     found = loaded(path, "reward_func")([PROMPTS[0] + RESPONSES[0]], PROMPTS[:1], [""])
     assert float(found["rewards"]) == pytest.approx(float(truth.value[0]), abs=1e-4)
     written = write_reward_file(path, {"a": reward_models["plain"]}, "a | mean", trainer="verl", overwrite=True)
-    assert written.usage == f"custom_reward_function.path={path}"
+    assert written.usage == f'custom_reward_function.path={path}  # data need extra_info = {{"prompt": ...}}'
     assert loaded(path, "compute_score")("x", RESPONSES[0], "", {"prompt": PROMPTS[0]})["score"] != 0
 
 

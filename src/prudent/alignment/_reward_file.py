@@ -22,7 +22,11 @@ TrainerName = Literal["trl", "openrlhf", "verl"]
 _FORMS: dict[TrainerName, tuple[str, type[Any], str]] = {
     "trl": ("reward", PrudentReward, "trl rloo --reward_funcs {module}.reward"),
     "openrlhf": ("reward_func", OpenRLHFReward, "--reward.remote_url {path}"),
-    "verl": ("compute_score", VerlReward, "custom_reward_function.path={path}"),
+    "verl": (
+        "compute_score",
+        VerlReward,
+        'custom_reward_function.path={path}  # data need extra_info = {{"prompt": ...}}',
+    ),
 }
 """By trainer: what the callable is called there, its class, and how the trainer is told of it."""
 

@@ -178,11 +178,16 @@ def align(
     kl_weight_floor: Annotated[
         float,
         typer.Option(
-            "--kl-weight-floor", help="Least weight of it on one response, by variance.", rich_help_panel=OPTIMIZER
+            "--kl-weight-floor",
+            help="With an arm variance_kl: least weight of it on one response.",
+            rich_help_panel=OPTIMIZER,
         ),
     ] = 0.1,
     kl_weight_cap: Annotated[
-        float, typer.Option("--kl-weight-cap", help="Largest such weight.", rich_help_panel=OPTIMIZER)
+        float,
+        typer.Option(
+            "--kl-weight-cap", help="With an arm variance_kl: largest such weight.", rich_help_panel=OPTIMIZER
+        ),
     ] = 10.0,
     learning_rate: Annotated[
         float | None,

@@ -176,7 +176,7 @@ SHARED_OPTIONS = [
             typer.Option(
                 "--config",
                 metavar="FILE.yaml",
-                help="Options by name in a flat YAML file, as in 'num-std: 1'; the command line wins.",
+                help="Options by name in a flat YAML file, as in 'quiet: true'; the command line wins.",
                 callback=apply_config_file,
                 is_eager=True,
                 rich_help_panel=PANEL,
@@ -256,7 +256,7 @@ def verb(*, panel: str, example: str) -> Callable[[Callable[Concatenate[Common, 
         A decorator. The function's name is the verb, its docstring the help, and its parameters after `Common` the
         options; it returns what to print.
     """
-    lines = "\n\n".join(f"  [cyan]{line.strip()}[/cyan]" for line in example.strip().splitlines())
+    lines = "\n\n".join(f"  [cyan]{' '.join(line.split())}[/cyan]" for line in example.strip().splitlines())
 
     def declare(function: Callable[Concatenate[Common, P], Outcome]) -> Verb:
         @functools.wraps(function)
