@@ -44,7 +44,10 @@ def test_a_pool_from_a_policy(tiny_models, prompts, tmp_path):
         (["--temperature", "0"], "--temperature"),
         (["--num-candidates", "0"], "--num-candidates"),
         (["--top-p", "1.5"], "--top-p"),
-        (["--max-new-tokens", "500"], "2 of 2 prompts and 500 new tokens do not fit into the 128 tokens"),
+        (
+            ["--max-new-tokens", "500"],
+            "2 of 2 prompts and 500 new tokens do not fit into the 128 tokens that the policy reads: the shortest, ",
+        ),
         (["--gold-model", "./nowhere"], "gold model ./nowhere: there is no folder ./nowhere"),
         (["--output", "pool.csv"], "written as .parquet or .jsonl"),
     ],

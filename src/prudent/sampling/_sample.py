@@ -237,11 +237,16 @@ def fitting_prompts(
         )
     over = [place for place, ids in enumerate(encoded) if not 0 < len(ids) <= room]
     if over and (not skip_bad or len(over) == len(rows)):
-        shown = ", ".join(f"row {rows[place]['row']} ({len(encoded[place])} tokens)" for place in over[:5])
-        advice = "" if len(over) == len(rows) else ", or leave those prompts out with skip_bad (--skip-bad)"
+        if len(over) == len(rows):
+            shortest = min(over, key=lambda place: len(encoded[place]))
+            shown, advice = f"the shortest, row {rows[shortest]['row']}, has {len(encoded[shortest])} tokens", ""
+        else:
+            shown = ", ".join(f"row {rows[place]['row']} ({len(encoded[place])} tokens)" for place in over[:5])
+            shown += ", ..." if len(over) > 5 else ""
+            advice = ", or leave those prompts out with skip_bad (--skip-bad)"
         raise DataError(
             f"{len(over)} of {len(rows)} prompts and {max_new_tokens} new tokens do not fit into the "
-            f"{policy.context_length} tokens that the policy reads: {shown}{', ...' if len(over) > 5 else ''}; lower "
+            f"{policy.context_length} tokens that the policy reads: {shown}; lower "
             f"{option} (--{option.replace('_', '-')}){advice}"
         )
     kept = sorted(set(range(len(rows))) - set(over))

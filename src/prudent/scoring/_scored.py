@@ -366,7 +366,8 @@ def _readable(place: Path) -> Iterator[Any]:
     try:
         yield ds.dataset(place, format="parquet")
     except (pa.ArrowInvalid, OSError) as error:
+        other = "magic bytes" in str(error)
+        reason = "it is, or holds, another kind of file" if other else str(error).splitlines()[0]
         raise DataError(
-            f"{place} is not readable as Parquet ({str(error).splitlines()[0]}); give the output of `prudent score`, "
-            "or score the pool again"
+            f"{place} is not readable as Parquet ({reason}); give the output of `prudent score`, or score again"
         ) from error
