@@ -380,7 +380,7 @@ def test_what_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(ValueError, match="needs max_completion_length"):
         PrudentReward("rm", truncation_penalty=1.0)
     for missing in (tmp_path / "rm", str(tmp_path / "rm"), "./rm", "runs/today/rm", {"reward": "../rm"}):
-        with pytest.raises(ModelError, match=r"there is no .*rm; give the folder"):
+        with pytest.raises(ModelError, match=r"there is no folder .*rm; give the folder"):
             PrudentReward(missing)
     with pytest.raises(DataError, match=r"there is no nope.parquet; give the output of `prudent score`"):
         PrudentReward("rm", references="nope.parquet")

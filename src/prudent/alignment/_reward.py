@@ -15,7 +15,7 @@ from prudent.alignment._reward_columns import RewardColumn
 from prudent.alignment._reward_measures import RewardMeasures, measures_of, numbers
 from prudent.alignment._reward_texts import check_texts, one_sided_templates, plain_text, stray_tokens
 from prudent.errors import DataError, ModelError
-from prudent.models import Message
+from prudent.models import Message, require_there
 from prudent.scoring import UtilityModel
 from prudent.utility import ONLY, Utility, parse_utility
 
@@ -98,8 +98,7 @@ class PrudentReward:
         if not os.path.exists(utility):
             _check_names(parse_utility(str(utility)), model)
         for one in model.values() if isinstance(model, Mapping) else [model]:
-            if _is_no_hub_name(one) and not os.path.exists(one):
-                raise ModelError(f"there is no {one}; give the folder of a reward model, or its name on the hub")
+            require_there(one)
         if references is not None and not os.path.exists(references):
             raise DataError(f"there is no {references}; give the output of `prudent score`")
         self._model = (
@@ -328,11 +327,6 @@ def _check_names(utility: Utility, model: str | Path | Mapping[str, str | Path])
             f"the utility {str(utility)!r} reads a reward {missing[0]!r}, and the models are {', '.join(known)}: name "
             "a model so, or correct the utility (there is no folder of that name either)"
         )
-
-
-def _is_no_hub_name(model: str | Path) -> bool:
-    """Whether it can only be a path: the hub has at most one "/" in a name, between others."""
-    return isinstance(model, Path) or model.startswith((".", "~", "/")) or model.count("/") > 1 or model.endswith("/")
 
 
 def _lasting(place: str | Path) -> str:

@@ -6,7 +6,7 @@ from prudent.models._encoding import EncodedTexts, TextEncoder
 from prudent.models._fingerprint import weights_fingerprint
 from prudent.models._head import Pooling, find_head
 from prudent.models._hub import find_model_file
-from prudent.models._loading import add_lora, choose_device, load_tokenizer
+from prudent.models._loading import add_lora, choose_device, load_tokenizer, require_there
 from prudent.models._manifest import manifest_changes, read_manifest, write_manifest
 from prudent.models._progress import progress_bar, progress_within
 from prudent.models._quiet import quiet_transformers
@@ -50,6 +50,7 @@ __all__ = [
     "quiet_transformers",
     "read_manifest",
     "render_plain",
+    "require_there",
     "rewards_of_each",
     "template_hash",
     "token_budget_batches",

@@ -20,6 +20,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "require_finite",
+    "require_there",
     "resolve_base",
     "revision_option",
     "shareable_base",
@@ -292,6 +293,24 @@ def resolve_base(adapter: str, base: str | None) -> str:
     return str(beside) if not Path(base).exists() and beside.exists() else base
 
 
+def require_there(model: str | Path) -> None:
+    """Refuse what can only be meant as a folder, and is none.
+
+    Args:
+        model: folder or hub name, which has at most one "/", between others.
+
+    Raises:
+        ModelError: it is such.
+
+    Example:
+        >>> require_there("org/model")
+    """
+    name = str(model)
+    is_path = isinstance(model, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if is_path and not Path(model).exists():
+        raise ModelError(f"there is no folder {name}; give the folder of a model or a hub name such as org/model")
+
+
 def is_adapter(name: str, revision: str | None) -> bool:
     """A PEFT adapter is there; False for a whole model.
 
@@ -308,8 +327,7 @@ def is_adapter(name: str, revision: str | None) -> bool:
         return (folder / "adapter_config.json").exists()
     if folder.exists():
         raise ModelError(f"{name} is a file; give the folder of a model or a hub name")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"there is no folder {name}; give the folder of a model or a hub name such as org/model")
+    require_there(name)
     from transformers.utils.peft_utils import find_adapter_config_file
 
     with explained(name):
