@@ -135,7 +135,8 @@ def test_a_prompt_without_references_is_not_applicable(reward_models, files):
     assert measures.is_applicable.tolist() == [False, True, False]
     assert logged["prudent/share_below_reference"] in (0.0, 1.0)
     assert given.sign_column()(prompts=prompts, completions=["apple", COMPLETIONS[0], "plum"]) == [None] * 3
-    assert given(prompts=["never seen"], completions=["apple"], log_metric=logged.__setitem__) == [None]
+    with pytest.warns(UserWarning, match="no prompt of a batch has references"):
+        assert given(prompts=["never seen"], completions=["apple"], log_metric=logged.__setitem__) == [None]
     assert given.variance_column()(prompts=["never seen"], completions=["apple"]) == [None]
     assert given(prompts=[], completions=[]) == []
 

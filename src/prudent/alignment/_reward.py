@@ -276,9 +276,10 @@ class PrudentReward:
         texts = [plain_text(prompt) for prompt in prompts]
         number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         said = [plain_text(completion) for completion in completions]
-        self._tell(worth, prompts, said)
+        known = worth.knows(prompts)
+        self._tell(worth, prompts, said, known)
         is_empty = torch.tensor([not text.strip() for text in said], dtype=torch.bool)
-        is_applicable = torch.tensor(worth.knows(prompts), dtype=torch.bool)
+        is_applicable = torch.tensor(known, dtype=torch.bool)
         if self._empty == "none":
             is_applicable &= ~is_empty
         rows = is_applicable.nonzero().flatten().tolist()
@@ -310,9 +311,16 @@ class PrudentReward:
             truncation_penalty=self._truncation_penalty,
         )
 
-    def _tell(self, worth: UtilityModel, prompts: Sequence[Any], said: Sequence[str]) -> None:
-        """Warn, once each, of signs that policy and reward model do not speak of the same texts."""
-        for kind, message in (*stray_tokens(worth, prompts, said), *one_sided_templates(worth, prompts)):
+    def _tell(self, worth: UtilityModel, prompts: Sequence[Any], said: Sequence[str], known: Sequence[bool]) -> None:
+        """Warn, once each, of signs that policy, reward model and references do not speak of the same texts."""
+        signs = [*stray_tokens(worth, prompts, said), *one_sided_templates(worth, prompts)]
+        if known and not any(known):
+            message = (
+                f"no prompt of a batch has references, which {worth.utility} needs: its completions get None, and give no "
+                "signal; give references of the prompts that are trained on"
+            )
+            signs.append(("references", message))
+        for kind, message in signs:
             if kind not in self._told:
                 self._told.add(kind)
                 warnings.warn(message, stacklevel=4)
