@@ -316,8 +316,8 @@ class PrudentReward:
         signs = [*stray_tokens(worth, prompts, said), *one_sided_templates(worth, prompts)]
         if known and not any(known):
             message = (
-                f"no prompt of a batch has references, which {worth.utility} needs: its completions get None, and give no "
-                "signal; give references of the prompts that are trained on"
+                f"no prompt of a batch has references, which {worth.utility} needs: its completions get None and give "
+                "no signal; give references of the prompts that are trained on"
             )
             signs.append(("references", message))
         for kind, message in signs:
