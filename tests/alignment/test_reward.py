@@ -1,8 +1,9 @@
 """Values of completions are those of the same texts scored from a file; the rest is told from them."""
 
 import json
-import multiprocessing
 import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -234,11 +235,6 @@ def test_a_model_without_a_posterior(reward_models):
         PrudentReward(reward_models["plain"], "lcb_std").load()
 
 
-def _scored_elsewhere(pickled: bytes, results) -> None:
-    given = pickle.loads(pickled)
-    results.put((given.__name__, given(prompts=PROMPTS[:3], completions=COMPLETIONS[:3])))
-
-
 @pytest.mark.parametrize("model", ["helpful", "heads", "lora"])
 def test_loading_leaves_the_random_numbers_of_a_trainer(model, reward_models):
     reward = PrudentReward(reward_models[model])
@@ -267,12 +263,14 @@ def test_it_can_be_pickled_before_and_after_a_call(reward_models, files, tmp_pat
 def test_it_works_in_a_process_that_was_spawned(reward_models):
     """A new interpreter imports torch and transformers: some seconds."""
     given = PrudentReward(reward_models["helpful"], name="careful")
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=_scored_elsewhere, args=(pickle.dumps(given), results))
-    process.start()
-    name, found = results.get(timeout=100)
-    process.join()
+    program = (
+        "import json, pickle, sys\n"
+        "reward, prompts, completions = pickle.load(sys.stdin.buffer)\n"
+        "print(json.dumps([reward.__name__, reward(prompts=prompts, completions=completions)]))\n"
+    )
+    sent = pickle.dumps((given, PROMPTS[:3], COMPLETIONS[:3]))
+    done = subprocess.run([sys.executable, "-c", program], input=sent, stdout=subprocess.PIPE, timeout=200, check=True)
+    name, found = json.loads(done.stdout)
     assert name == "careful"
     assert found == pytest.approx(given(prompts=PROMPTS[:3], completions=COMPLETIONS[:3]))
 

@@ -93,7 +93,7 @@ def early_stop_advice(samples: pa.Table | str | Path) -> EarlyStopAdvice | None:
         "proxy_change": rise,
         "num_prompts": len(gold),
     }
-    return EarlyStopAdvice(**found, text=_sentence(found))
+    return EarlyStopAdvice(**found, text=_sentence(found, steps[-1]))
 
 
 def best_step(samples: pa.Table) -> int | None:
@@ -181,13 +181,15 @@ def _below(gold: NDArray[np.float64], best: int) -> int:
     return best + 1 + first
 
 
-def _sentence(found: dict[str, Any]) -> str:
+def _sentence(found: dict[str, Any], last_step: int) -> str:
     change, low, high = (found[name] for name in ("gold_change", "gold_change_low", "gold_change_high"))
     if found["stop"]:
         return (
             f"gold falls from about step {found['from_step']} on, by {-change:.3g} [{-high:.3g}, {-low:.3g}] at the "
             f"end, while the proxy rises by {found['proxy_change']:.3g}: take the policy of step {found['best_step']}"
         )
+    if found["best_step"] == last_step:
+        return f"no fall of gold: over {found['num_prompts']} prompts it is highest at the last step, {last_step}"
     return (
         f"no fall of gold that {found['num_prompts']} prompts would show: {change:+.3g} [{low:.3g}, {high:.3g}] from "
         "its best step to the last"

@@ -51,7 +51,7 @@ def _falls_among(run: AlignedRun, num_runs: int) -> bool:
 def answer(arms: Sequence[ArmCurves], distance: float | None, *, has_gold: bool) -> str:
     """The first sentence of the page."""
     advised = _advised(arms)
-    if len(arms) == len(arms[0].runs) == 1 and arms[0].runs[0].advice is not None:
+    if len(arms) == len(arms[0].runs) == 1 and arms[0].runs[0].stop and arms[0].runs[0].advice is not None:
         text = arms[0].runs[0].advice
         return f"{text[0].upper()}{text[1:]}."
     num_stop = sum(run.stop for run in advised)
@@ -142,9 +142,14 @@ def _gained(arms: Sequence[ArmCurves], distance: float | None, *, has_gold: bool
     first = arms[0]
     if len(arms) == 1 or distance is None:
         gain = first.gain("gold")
-        rose = "rose" if gain.mean >= 0 else "fell"
-        text = f"Gold {rose} by {number(abs(float(gain.mean)))} until the last step"
-        return f"{text}, {_interval(gain)} over {first.over}." if math.isfinite(gain.low) else f"{text}."
+        if not math.isfinite(gain.low):
+            return (
+                f"At the last step gold is {number(float(gain.mean))} above the first policy's: one pair, no interval."
+            )
+        if gain.low <= 0 <= gain.high:
+            return f"Gold has not moved by more than chance until the last step: {_interval(gain)} over {first.over}."
+        rose = "risen" if gain.mean > 0 else "fallen"
+        return f"Gold has {rose} until the last step: {_interval(gain)} over {first.over}."
     paired = [arm for arm in arms[1:] if arm.lead(first, "gold", distance) is not None]
     if not paired:
         return "With one seed an arm, what sets the arms apart cannot be told from chance."
