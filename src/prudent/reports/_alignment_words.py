@@ -143,9 +143,8 @@ def _gained(arms: Sequence[ArmCurves], distance: float | None, *, has_gold: bool
     if len(arms) == 1 or distance is None:
         gain = first.gain("gold")
         if not math.isfinite(gain.low):
-            return (
-                f"At the last step gold is {number(float(gain.mean))} above the first policy's: one pair, no interval."
-            )
+            ahead = number(float(gain.mean))
+            return f"At the last step gold is {ahead} above the first policy's; what chance would give is not known."
         if gain.low <= 0 <= gain.high:
             return f"Gold has not moved by more than chance until the last step: {_interval(gain)} over {first.over}."
         rose = "risen" if gain.mean > 0 else "fallen"
