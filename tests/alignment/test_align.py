@@ -321,6 +321,10 @@ def test_references_are_sampled_first_and_serve_both_sets(
     shutil.copytree(saved.utility, tmp_path / "moved")
     saved = replace(saved, utility=str(tmp_path / "moved"))
     assert run(policy, tmp_path / "saved", reward_models["helpful"], saved).already_finished
+    # an arm that reads features as well
+    signed = replace(CONFIG, arm="signcert", utility="center | log_sigmoid", max_steps=1)
+    found = run(policy, tmp_path / "signed", reward_models["helpful"], signed, references=scored)
+    assert found.start["value"] == summary.start["value"]
     # those of some prompts serve these, which is said before it starts
     some = pq.read_table(scored)
     pq.write_table(some.filter(pc.less(some["prompt_id"], 5)), tmp_path / "some.parquet")

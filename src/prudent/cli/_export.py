@@ -87,14 +87,14 @@ def export(
 
     The model and the utility are loaded first, so that what is wrong shows now and not in the training.
     """
+    if trainer is not Trainer.trl:
+        refuse(
+            {"--max-completion-length": max_completion_length, "--truncation-penalty": truncation_penalty},
+            f"is for TRL, which gives a reward the tokens; {trainer.value} gives texts alone",
+        )
     if truncation_penalty is not None and max_completion_length is None:
         raise typer.BadParameter(
             "--truncation-penalty needs --max-completion-length, by which cut completions are known"
-        )
-    if trainer is not Trainer.trl:
-        refuse(
-            {"--max-completion-length": max_completion_length},
-            f"is for TRL, which gives a reward the tokens; {trainer.value} gives texts alone",
         )
     from prudent.alignment import write_reward_file
 

@@ -18,10 +18,15 @@ def student_reach(freedom: int, level: float = 0.95) -> float:
     Returns:
         The quantile of Student's t at (1 + level) / 2, to four digits.
 
+    Raises:
+        ValueError: a number out of its range.
+
     Example:
         >>> round(student_reach(7), 3)
         2.365
     """
+    if freedom < 1 or not 0 < level < 1:
+        raise ValueError(f"freedom must be at least 1 and level lie between 0 and 1, got {freedom} and {level}")
     angle = np.linspace(0.0, np.pi / 2, 100_001)
     middle = (angle[1:] + angle[:-1]) / 2
     # The density at tan(angle), times what a step of the angle is worth, is a power of the cosine but for a constant.

@@ -367,7 +367,7 @@ def _readable(place: Path) -> Iterator[Any]:
         yield ds.dataset(place, format="parquet")
     except (pa.ArrowInvalid, OSError) as error:
         other = "magic bytes" in str(error)
-        reason = "it is, or holds, another kind of file" if other else str(error).splitlines()[0]
+        reason = "it is, or holds, no Parquet file, or one that was cut short" if other else str(error).splitlines()[0]
         raise DataError(
             f"{place} is not readable as Parquet ({reason}); give the output of `prudent score`, or score again"
         ) from error

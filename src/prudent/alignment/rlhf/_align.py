@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from prudent.alignment._arms import parse_arm
 from prudent.alignment._early_stop import best_step, early_stop_advice, why_no_advice
 from prudent.alignment._memory import out_of_memory
 from prudent.alignment._reward import PrudentReward
@@ -161,15 +162,15 @@ def align(
                         folder.clear()
                 folder.finished(settings)  # what no run made is in the way
             run.start(Path(scratch))
-        run.sample_references(has_variance=has_variance, progress=progress)
-        is_named = isinstance(gold_model, str | Path)
-        facts = {"policy": str(policy), "gold_model": str(gold_model) if is_named else gold_identity}
-        try:
-            return run.train(facts, progress=progress)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"training was interrupted; start it again in the same way to resume from {folder.checkpoints}"
-            ) from None
+            run.sample_references(has_variance=has_variance, progress=progress)
+            is_named = isinstance(gold_model, str | Path)
+            facts = {"policy": str(policy), "gold_model": str(gold_model) if is_named else gold_identity}
+            try:
+                return run.train(facts, progress=progress)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    f"training was interrupted; start it again in the same way to resume from {folder.checkpoints}"
+                ) from None
 
 
 class _Run:
@@ -250,6 +251,8 @@ class _Run:
             eos_token_id=self._policy.eos_token_ids,
             tokens_per_batch=config.tokens_per_batch,
         )
+        if parse_arm(config.arm).advantage_weight == "signcert":
+            reward.sign_column("signcert")  # said before the model is loaded, which otherwise is loaded twice
         knows = reward.load().knows([trainer_prompt(self._policy, row) for row in self._prompts.rows])
         self._num_unknown = len(knows) - sum(knows)
         if not any(knows):
@@ -364,11 +367,12 @@ class _Run:
         adapted = hasattr(model, "peft_config")
         model.save_pretrained(staged, **({"selected_adapters": ["default"]} if adapted else {}))
         self._policy.tokenizer.save_pretrained(staged)
-        if best is not None:
-            keep_model_alone(best, staged)
+        model_files = [place.name for place in staged.iterdir()]
         card = align_card(result, library="peft" if adapted else "transformers")
         (staged / "README.md").write_text(card, encoding="utf-8")
         self._folder.finish(result.to_dict(), keep=best)
+        if best is not None:
+            keep_model_alone(best, self._folder.output, model_files)
 
 
 def _named(reward_model: RewardModels) -> str | dict[str, str]:

@@ -159,6 +159,8 @@ def monitor_cautions(taken: AlignPrompts, config: AlignConfig, *, is_drawn: bool
             f"{config.num_monitor_prompts} (num_monitor_prompts, --num-monitor-prompts): {remedy}"
         )
     if has_gold and count < LEAST_PROMPTS:
+        if config.num_monitor_prompts < LEAST_PROMPTS:
+            remedy = "raise num_monitor_prompts (--num-monitor-prompts)"
         yield f"there will be no advice about stopping, which takes {LEAST_PROMPTS} held-out prompts: {remedy}"
 
 

@@ -79,9 +79,9 @@ class ResponseCoefficient(float):
         self._weights = None
         if self._products != 1:
             raise UnsupportedError(
-                f"TRL used its KL coefficient {self._products} times where once was due, so the penalty was not "
-                "weighted by variance: this version of TRL computes it in another way. Install trl 1.16, or train "
-                'with kl_form="constant"'
+                f"TRL used its KL coefficient {self._products} times where once was due, so nothing was weighted: "
+                "this version of TRL computes the penalty in another way. Install trl 1.16, or train without weights "
+                '(kl_form="constant", advantage_weight="none")'
             )
         return self._effective
 
@@ -93,7 +93,7 @@ class ResponseCoefficient(float):
             raise UnsupportedError(
                 f"TRL multiplied its KL coefficient with values of shape {tuple(kl.shape)}, for which there are no "
                 f"weights (there are {known}): this version of TRL computes the penalty in another way. Install trl "
-                '1.16, or train with kl_form="constant"'
+                '1.16, or train without weights (kl_form="constant", advantage_weight="none")'
             )
         self._products += 1
         weights = weights.to(device=kl.device, dtype=kl.dtype)

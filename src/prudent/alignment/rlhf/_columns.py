@@ -53,7 +53,7 @@ class WeightColumns:
     Args:
         reward_funcs: the user's reward functions, a `MeasuredReward` among them.
         variance_of: what the KL penalty is weighted by; None for a constant penalty.
-        advantage_weight: what advantages are multiplied by.
+        advantage_weight: what the reward's part of advantages is multiplied by.
         floor: see `kl_weights`.
         cap: see `kl_weights`.
 

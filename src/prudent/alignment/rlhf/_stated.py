@@ -1,6 +1,7 @@
 """What a checkpoint says beside its weights, which training changes, and which is saved as it was."""
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
 from shutil import copyfile, rmtree
 from typing import Any
@@ -37,16 +38,16 @@ class Stated:
         owner.config, owner.generation_config = self._config, self._generation
 
 
-def keep_model_alone(checkpoint: Path, saved: Path) -> None:
+def keep_model_alone(checkpoint: Path, saved: Path, names: Collection[str]) -> None:
     """Leave of a checkpoint what a saved model consists of, without what was there to resume from.
 
     Args:
         checkpoint: of the same policy at another step.
-        saved: the saved model, whose settings it gets.
+        saved: folder of the saved model, whose settings it gets.
+        names: of the files that the saved model consists of.
     """
-    wanted = {path.name for path in saved.iterdir()}
     for path in checkpoint.iterdir():
-        if path.name not in wanted:
+        if path.name not in names:
             rmtree(path) if path.is_dir() else path.unlink()
     for name in _NAMES:
         if (saved / name).exists():
