@@ -17,7 +17,7 @@ from prudent.reports import alignment_folders, alignment_report
 from prudent.reports._alignment_arms import ArmCurves, arms_of, least_far
 from prudent.reports._alignment_figures import gold_law
 from prudent.reports._alignment_runs import read_run
-from prudent.reports._alignment_words import answer, cautions, seed_sentence, stops_surely
+from prudent.reports._alignment_words import answer, cautions, leads, seed_sentence, stops_surely
 
 EVERY = 10
 BY_CHANCE = ", no more than chance alone would give."
@@ -39,6 +39,7 @@ def write_run(
     finished: bool = True,
     settings: dict[str, Any] | None = None,
     proxy: str | None = None,
+    utility: str | None = None,
 ) -> Path:
     """A run of three looks; the proxy rises by 1 a look, and prompts start far apart."""
     folder.mkdir(parents=True)
@@ -53,6 +54,7 @@ def write_run(
         {
             "step": EVERY * place,
             **{name: recorded[name] for name in ("arm", "algorithm", "kl_coef", "seed")},
+            **({} if utility is None else {"utility": utility}),
             "proxy": float(place),
             "gold": gold[place],
             "gold_standard_error": 0.1,
@@ -252,6 +254,78 @@ def test_an_unfinished_run_belongs_to_its_arm_and_is_marked(runs: Path, tmp_path
     assert alone.steps == [0, 10]
     (runs / "mean-3" / "checkpoints" / "run.json").unlink()
     assert "mean, settings not recorded" in arms_in(runs)
+
+
+def test_an_arm_that_has_just_started_leaves_the_others_compared(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"mean-{seed}", arm="mean", seed=seed, kl=[0, 1, 4], gold=[1.0, 1.5, 1.6 + 0.01 * seed])
+        write_run(tmp_path / f"lsc-{seed}", arm="lsc", seed=seed, kl=[0, 1, 4], gold=[1.0, 1.5, 2.0 + 0.02 * seed])
+    without = answer(list(arms_in(tmp_path).values()), 2.0, has_gold=True)
+    assert without.startswith("Moved equally far, lsc gains more gold than mean:")
+    write_run(tmp_path / "sign-0", arm="sign", seed=0, kl=[0.0], gold=[1.0], finished=False)
+    written = alignment_report(tmp_path, tmp_path / "page.html")
+    page = written.html.read_text()
+    assert without in page
+    assert "sign has not moved, so this arm is not compared at equal distance." in page
+    assert {row["label"]: row["gold_gain_matched"] is None for row in written.rows} == {
+        "mean": False,
+        "lsc": False,
+        "sign": True,
+    }
+    # one seed of an arm that is where it started leaves the arm out too, whatever its rounding at the first look
+    write_run(tmp_path / "sign-1", arm="sign", seed=1, kl=[1e-9], gold=[1.0], finished=False)
+    write_run(tmp_path / "sign-2", arm="sign", seed=2, kl=[0.0, 1.0], gold=[1.0, 2.0], finished=False)
+    arms = list(arms_in(tmp_path).values())
+    assert least_far(arms) == least_far(arms[:2])
+    assert answer(arms, 2.0, has_gold=True) == without
+    assert len(leads(arms, 2.0)) == 1
+    assert "sign-0, sign-1 of sign have not moved, so this arm is not compared at equal distance." in cautions(
+        arms, has_gold=True
+    )
+
+
+@pytest.mark.parametrize("started", ["mean", "sign"])
+def test_where_only_one_arm_has_moved_nothing_is_compared(started: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / f"lsc-{seed}", arm="lsc", seed=seed, kl=[0, 1, 4], gold=[1.0, 1.5, 2.0 + 0.01 * seed])
+    write_run(tmp_path / "started", arm=started, seed=0, kl=[0.0], gold=[1.0], finished=False)
+    page = alignment_report(tmp_path, tmp_path / "page.html").html.read_text()
+    assert f"{started} has not moved, so nothing is compared at equal distance." in page
+    assert "Of lsc, gold has risen until the last step: 1.00" in page
+    assert "gain in gold at equal distance" not in page
+
+
+def test_a_loss_without_an_interval_is_no_gain_below_zero(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", arm="mean", seed=0, kl=[0, 1, 4], gold=[1.0, 1.5, 0.8])
+    (run / "samples.parquet").unlink()
+    assert answer(arms_of([read_run(run)]), None, has_gold=True) == (
+        "The gain in gold at the last step is \u22120.200; what chance would give is not known."
+    )
+
+
+def test_arms_of_one_label_keep_their_own_leads(tmp_path: Path) -> None:
+    for seed in range(3):
+        for name, gain in (("a", 0.0), ("b", 1.0), ("c", 0.5)):
+            last = 1.0 + gain + 0.01 * seed * (1 + gain)
+            shared: dict[str, Any] = {"kl": [0, 1, 4], "gold": [1.0, 1.0, last]}
+            write_run(tmp_path / name / str(seed), arm="mean", seed=seed, **shared)
+    first, most, some = (arms_of([read_run(one) for one in alignment_folders(tmp_path / name)])[0] for name in "abc")
+    assert {first.label, most.label, some.label} == {"mean"}
+    assert ": 1.01 [" in answer([first, most, some], 2.0, has_gold=True)
+
+
+def test_a_utility_that_only_the_rows_tell_is_named(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"kl": [0, 1], "gold": [1.0, 1.5], "finished": False}
+    write_run(tmp_path / "own", arm="mean", seed=0, utility="mean", **shared)
+    write_run(tmp_path / "other", arm="mean", seed=1, utility="lcb_std(2)", **shared)
+    write_run(tmp_path / "lcb", arm="lcb", seed=0, utility="lcb_std", **shared)  # lcb_std(1), as rows write it
+    for name in ("own", "other", "lcb"):
+        (tmp_path / name / "checkpoints" / "run.json").unlink()
+    assert {label: [run.folder.name for run in arm.runs] for label, arm in arms_in(tmp_path).items()} == {
+        "mean": ["own"],
+        "mean, utility lcb_std(2)": ["other"],
+        "lcb": ["lcb"],
+    }
 
 
 def test_a_run_that_goes_on_has_advice(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from prudent.metrics import student_reach
 from prudent.reports._alignment_runs import AlignedRun
 
-__all__ = ["ArmCurves", "Band", "arms_of", "changed", "least_far", "own_of_seed"]
+__all__ = ["ArmCurves", "Band", "arms_of", "changed", "least_far", "moved", "own_of_seed", "still"]
 
 _OWN_OF_SEED = ("prompts", "reward_model", "references", "saved_utility")
 """What a seed may have of its own: prompts held out by it, a proxy trained by it, and what is fitted on that proxy."""
@@ -198,9 +198,29 @@ def own_of_seed(arms: Sequence[ArmCurves]) -> list[str]:
 
 
 def least_far(arms: Sequence[ArmCurves]) -> tuple[float, AlignedRun] | None:
-    """The largest distance that every run has come to, and the run that came no further; None where one never moved."""
-    far, _, run = min((float(np.nanmax(run.distance)), place, run) for place, run in enumerate(_counted(arms)))
-    return (far, run) if far > 0 else None
+    """The largest distance that every run of the arms that moved has come to, and the run that came no further.
+
+    None where fewer than two arms moved, since nothing can then be compared.
+    """
+    if len(comparable := moved(arms)) < 2:
+        return None
+    far, _, run = min((_far(run), place, run) for place, run in enumerate(_counted(comparable)))
+    return far, run
+
+
+def moved(arms: Sequence[ArmCurves]) -> list[ArmCurves]:
+    """Arms all of whose runs have moved; one that has just started would leave no distance to compare the others at."""
+    return [arm for arm in arms if not still(arm)]
+
+
+def still(arm: ArmCurves) -> list[AlignedRun]:
+    """Runs of an arm that are where they started."""
+    return [run for run in arm.runs if _far(run) == 0]
+
+
+def _far(run: AlignedRun) -> float:
+    """How far a run has been; nowhere at its first look, which is at the first policy up to rounding."""
+    return float(np.max(np.nan_to_num(run.distance[1:]), initial=0.0))
 
 
 def _counted(arms: Sequence[ArmCurves]) -> list[AlignedRun]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prudent.alignment import ARMS, early_stop_advice
 from prudent.errors import DataError
+from prudent.utility import parse_utility
 
 __all__ = ["AlignedRun", "alignment_folders", "read_run"]
 
@@ -162,12 +163,14 @@ def _json(path: Path) -> dict[str, Any]:
 def _settings(row: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
     found = {name: row[name] for name in ("arm", "algorithm", "kl_coef", "seed")} | recorded
     if not recorded:
-        found["settings"] = "not recorded"
+        found |= {"settings": "not recorded", "utility": row.get("utility")}
     given = found.get("utility")
     if isinstance(given, str) and given.startswith(_SAVED):  # a digest of what it learned, maybe by the seed's models
         found |= {"utility": _SAVED.strip(), "saved_utility": given.removeprefix(_SAVED)}
     arm = ARMS.get(found["arm"])
     own = None if arm is None else arm.utility_at(found["kl_coef"])
+    if own is not None and not recorded:
+        own = str(parse_utility(own))  # as the rows write it
     if found.get("utility") == own:
         found["utility"] = None
     return found

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from prudent.metrics import student_reach
-from prudent.reports._alignment_arms import ArmCurves, Band, changed, own_of_seed
+from prudent.reports._alignment_arms import ArmCurves, Band, changed, least_far, moved, own_of_seed, still
 from prudent.reports._alignment_figures import POOR_LAW, gold_law
 from prudent.reports._alignment_runs import AlignedRun
 from prudent.reports._words import SIGNIFICANT, number
@@ -65,8 +65,8 @@ def leads(arms: Sequence[ArmCurves], distance: float | None) -> list[str]:
     """How far each arm is ahead of the first in gold, at equal distance."""
     if distance is None:
         return []
-    first = arms[0]
-    found = [(arm, arm.lead(first, "gold", distance)) for arm in arms[1:]]
+    first, *others = moved(arms)
+    found = [(arm, arm.lead(first, "gold", distance)) for arm in others]
     return [
         f"At equal distance, {arm.label} against {first.label}: {_interval(lead)} in gold, seed by seed."
         for arm, lead in found
@@ -80,6 +80,7 @@ def cautions(arms: Sequence[ArmCurves], *, has_gold: bool) -> list[str]:
     if different := changed(arms):
         what = " and ".join(_CALLED[name] for name in different)
         found.append(f"Arms differ in their {what}: what they gained there is not to be compared as it stands.")
+    found += _unmoved(arms)
     num_stop = sum(run.stop for run in _advised(arms))
     if num_stop and not stops_surely(arms):
         found.append(
@@ -139,29 +140,53 @@ def _gained(arms: Sequence[ArmCurves], distance: float | None, *, has_gold: bool
         return (
             "Without gold nobody can tell whether the gain is real: this shows the proxy, and how far policies moved."
         )
-    first = arms[0]
+    comparable = moved(arms)
     if len(arms) == 1 or distance is None:
-        gain = first.gain("gold")
-        if not math.isfinite(gain.low):
-            ahead = number(float(gain.mean))
-            return f"At the last step gold is {ahead} above the first policy's; what chance would give is not known."
-        if gain.low <= 0 <= gain.high:
-            return f"Gold has not moved by more than chance until the last step: {_interval(gain)} over {first.over}."
-        rose = "risen" if gain.mean > 0 else "fallen"
-        return f"Gold has {rose} until the last step: {_interval(gain)} over {first.over}."
-    paired = [arm for arm in arms[1:] if arm.lead(first, "gold", distance) is not None]
+        first = (comparable or arms)[0]
+        return _gained_by(first, f"Of {first.label}, " if len(arms) > 1 else "")
+    first, *others = comparable
+    paired = [arm for arm in others if arm.lead(first, "gold", distance) is not None]
     if not paired:
         return "With one seed an arm, what sets the arms apart cannot be told from chance."
     # One sentence picks the largest lead, so that each of them has to be surer (Bonferroni).
     level = 1 - SIGNIFICANT / len(paired)
-    found = {arm.label: arm.lead(first, "gold", distance, level) for arm in paired}
-    sure = {label: band for label, band in found.items() if band is not None and (band.low > 0 or band.high < 0)}
+    found = [(arm, arm.lead(first, "gold", distance, level)) for arm in paired]
+    sure = [(arm, band) for arm, band in found if band is not None and (band.low > 0 or band.high < 0)]
     if not sure:
-        which = "no arm's" if len(paired) == len(arms) - 1 else "of arms with several seeds, none's"
+        which = "no arm's" if len(paired) == len(others) else "of arms with several seeds, none's"
         return f"Moved equally far, {which} gain in gold differs from that of {first.label} by more than chance."
-    label = max(sure, key=lambda one: abs(float(sure[one].mean)))
-    more = "more" if sure[label].mean > 0 else "less"
-    return f"Moved equally far, {label} gains {more} gold than {first.label}: {_interval(sure[label])}."
+    ahead, lead = max(sure, key=lambda one: abs(float(one[1].mean)))
+    more = "more" if lead.mean > 0 else "less"
+    return f"Moved equally far, {ahead.label} gains {more} gold than {first.label}: {_interval(lead)}."
+
+
+def _gained_by(arm: ArmCurves, opening: str) -> str:
+    """What one arm gained in gold until its last step, in a sentence that opens with whose it is."""
+    gain = arm.gain("gold")
+    if not math.isfinite(gain.low):
+        value = number(float(gain.mean))
+        text = f"the gain in gold at the last step is {value}; what chance would give is not known."
+    elif gain.low <= 0 <= gain.high:
+        text = f"gold has not moved by more than chance until the last step: {_interval(gain)} over {arm.over}."
+    else:
+        rose = "risen" if gain.mean > 0 else "fallen"
+        text = f"gold has {rose} until the last step: {_interval(gain)} over {arm.over}."
+    return f"{opening}{text}" if opening else f"{text[0].upper()}{text[1:]}"
+
+
+def _unmoved(arms: Sequence[ArmCurves]) -> list[str]:
+    """Arms that are not compared with others, since they, or some of their runs, are where they started."""
+    if len(arms) == 1:
+        return []
+    what = "nothing is" if least_far(arms) is None else "this arm is not"
+    found = []
+    for arm in arms:
+        if runs := still(arm):
+            names = ", ".join(run.folder.name for run in runs)
+            who = arm.label if len(runs) == len(arm.runs) else f"{names} of {arm.label}"
+            has = "has" if who == arm.label or len(runs) == 1 else "have"
+            found.append(f"{who} {has} not moved, so {what} compared at equal distance.")
+    return found
 
 
 def _interval(band: Band) -> str:
