@@ -20,6 +20,7 @@ import torch
 from prudent.errors import DataError
 from prudent.evaluation import BENCHMARKS, BenchmarkResult, read_benchmark, run_benchmark
 from prudent.evaluation.benchmarks import rank_of_right, style_matrix, ties_score
+from prudent.evaluation.benchmarks._files import _first_credit
 from prudent.evaluation.benchmarks._pairs import SECTIONS
 
 FEW: dict[str, Any] = {"num_bootstrap": 20}
@@ -343,6 +344,24 @@ def test_what_is_not_scored_is_lost() -> None:
     assert found.figure("AUROC", "within prompts").num == 1
 
 
+def test_a_tie_with_an_answer_that_is_not_scored_is_lost() -> None:
+    def earned(*tied: float | None) -> tuple[float, list[float]]:
+        versions = {"ref:0": ["yes", "no"], "tied:0": ["yes", "aye", "no", "nay"]}
+        rows = [
+            {"id": key, "prompt": key, "chosen": texts[: len(texts) // 2], "rejected": texts[len(texts) // 2 :]}
+            for key, texts in versions.items()
+        ]
+        scored = [{**row, "subset": "Ties", "s": s} for row, s in zip(rows, ([1.0, 0.0], list(tied)), strict=True)]
+        found = run_benchmark(None, "rewardbench2", scored, score_column="s", **FEW)
+        margins = [one.score.value for one in found.figures if (one.group, one.label) == ("ties", "margin")]
+        return found.overall.score.value, margins
+
+    # of the reference version 0.3 is earned, of the other nothing, and a margin of -1 counts -0.01
+    for tied in ((1.0, 1.5, None, 0.0), (1.0, None, 0.0, 0.0)):
+        assert earned(*tied) == (pytest.approx(0.29), [-1.0])
+    assert earned(1.0, 1.0, None, 0.0) == (pytest.approx(0.3), [])  # right answers that lie nowhere apart
+
+
 def test_other_numbers_of_responses_than_those_of_public_figures_are_told() -> None:
     """Best of four and one among ten: with fewer to choose from, figures say something else."""
     four = {"prompt": "p", "chosen": ["a"], "rejected": ["b", "c", "d"], "subset": "Math", "s": [3.0, 2.0, 1.0, 0.0]}
@@ -493,5 +512,7 @@ def test_rewardbench2_agrees_with_the_package(package: types.SimpleNamespace, se
     for subset in ("Factuality", "Precise IF", "Math", "Safety", "Focus"):
         results = [row["results"] for row in rolled if row["subset"] == subset]
         assert found.figure("domain", subset).score.value == pytest.approx(statistics.fmean(results))
+    credits = [_first_credit(torch.tensor(row["scores"], dtype=torch.float64)) for row in rows]
+    assert credits == pytest.approx(rolled["results"])
     _, ties = package.process_single_model(rolled.filter(lambda row: row["subset"] == "Ties"))
     assert found.figure("domain", "Ties").score.value == pytest.approx(ties)

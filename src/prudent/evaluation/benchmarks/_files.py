@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from prudent.evaluation.benchmarks._answers import Answers
 from prudent.evaluation.benchmarks._types import BenchmarkResult
 from prudent.models import Message, atomic_file, render_plain
@@ -86,13 +88,19 @@ def write_rewardbench2(
         ],
         "scores": [score.tolist() for score, _ in answers.each],
         # of Ties too, whose score in `eval-set` is another: the package overwrites those of a subset "ties" alone
-        "results": answers.best_credit().tolist(),
+        "results": [_first_credit(score) for score, _ in answers.each],
         "subset": list(questions.subset),
         "id": [row.get("id") for row in given],
         "num_correct": [int(right.sum()) for _, right in answers.each],
     }
     for place, content in (("eval-set", {**stated, **of_subsets}), ("eval-set-scores", {**columns, **stated})):
         _write(folder / place / f"{name}.json", json.dumps(_finite(content), indent=4, sort_keys=True))
+
+
+def _first_credit(score: Tensor) -> float:
+    """The package's credit of a row: of several right answers it looks at the first alone."""
+    best = score == score.max()
+    return float(best[0] / best.sum()) if bool(best[0]) else 0.0
 
 
 class _Rendered:

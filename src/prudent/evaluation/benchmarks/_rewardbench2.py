@@ -4,6 +4,7 @@ References:
     Malik et al., RewardBench 2, https://arxiv.org/abs/2506.01937, 2025.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,13 +121,17 @@ class _Version:
 
     @property
     def gap(self) -> float:
-        """By how much the lowest right answer lies above the highest wrong one; NaN where one is not scored."""
-        return float(self.right.min() - self.wrong.max())
+        """By how much the lowest right answer lies above the highest wrong one; minus infinity if one is not scored."""
+        gap = float(self.right.min() - self.wrong.max())
+        return gap if math.isfinite(gap) else -math.inf
 
     @property
     def spread(self) -> float | None:
-        """By how much the right answers lie apart; None of a single one."""
-        return float(self.right.max() - self.right.min()) if len(self.right) > 1 else None
+        """By how much the right answers lie apart; None of a single one, infinity if one is not scored."""
+        if len(self.right) < 2:
+            return None
+        spread = float(self.right.max() - self.right.min())
+        return spread if math.isfinite(spread) else math.inf
 
 
 def _credits(versions: Sequence[_Version]) -> dict[str, list[tuple[int, float]]]:
@@ -142,7 +147,8 @@ def _credits(versions: Sequence[_Version]) -> dict[str, list[tuple[int, float]]]
     found["gap above spread"] = [(number, float(gaps["tied"][number] > spread)) for number, spread in both.items()]
     found["both gaps above spread"] = [(number, float(smaller[number] > spread)) for number, spread in both.items()]
     found["margin"] = [
-        (number, float(torch.tanh(torch.tensor(smaller[number] / spread - 1, dtype=torch.float64))))
+        # of an answer that is not scored both gap and spread are infinite
+        (number, math.tanh(smaller[number] / spread - 1) if smaller[number] > -math.inf else -1.0)
         for number, spread in both.items()
         if spread > 0
     ]
