@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from prudent.evaluation import Estimate
 from prudent.evaluation._study_reliability import draw_pairs
 from prudent.evaluation._study_statistics import Resamples, log_spaced
+from prudent.selection import best_of_n_curve
 
 
 @given(st.integers(1, 20_000), st.integers(1, 4))
@@ -59,9 +60,42 @@ def test_p_value_of_a_fall_pays_for_the_search():
     grid = (1, 2, 4, 8, 16, 32)
     resamples = Resamples(30, 300, 0.95, seed=0)
     null = [resamples.outcome(falls(rng, 0.0), grid, {}).drop_p_value for _ in range(200)]
-    assert np.mean(np.array(null) < 0.05) < 0.1
+    assert np.mean(np.array(null) < 0.05) < 0.08
     power = [resamples.outcome(falls(rng, 1.0), grid, {}).drop_p_value for _ in range(50)]
     assert np.mean(np.array(power) < 0.05) > 0.9
+
+
+def chosen_by_chance(rng, gold, n_max, lost=0.0):
+    """Gold curves of a utility that knows nothing of gold, of which its best candidates lose `lost`."""
+    num_prompts, size = gold.shape
+    utility = torch.tensor(rng.normal(size=gold.shape))
+    gold = torch.tensor(gold) - lost * (utility > 1.5)
+    group = torch.arange(num_prompts).repeat_interleave(size)
+    return best_of_n_curve(utility.reshape(-1), gold.reshape(-1), group, log_spaced(n_max)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "size", "n_max", "right"), [(10, 64, 64, None), (40, 100, 100, 0.1), (20, 100, 25, 0.1)]
+)
+def test_few_prompts_and_rare_right_answers_are_no_fall(num_prompts, size, n_max, right):
+    """Size of the test where gold is normal, and where it is 0 or 1 and seldom 1."""
+    rng = np.random.default_rng(6)
+    found = []
+    for run in range(300):
+        gold = rng.normal(size=(num_prompts, size)) if right is None else rng.random((num_prompts, size)) < right
+        curves = chosen_by_chance(rng, gold.astype(float), n_max)
+        resamples = Resamples(num_prompts, 200, 0.95, seed=run)
+        found.append(resamples.outcome(curves, log_spaced(n_max), {}, 1e-9).drop_p_value)
+    assert np.mean(np.array(found) < 0.05) < 0.07
+
+
+def test_a_fall_is_found_with_few_prompts():
+    rng = np.random.default_rng(7)
+    found = []
+    for run in range(60):
+        curves = chosen_by_chance(rng, rng.normal(size=(20, 64)), 64, lost=1.0)
+        found.append(Resamples(20, 200, 0.95, seed=run).outcome(curves, log_spaced(64), {}, 1e-9).drop_p_value)
+    assert np.mean(np.array(found) < 0.05) > 0.9
 
 
 def test_a_curve_that_only_falls_has_no_kept_share():

@@ -41,7 +41,8 @@ class Outcome:
     drop: Estimate
     """Gold at the peak minus gold at the largest n, paired over prompts at the peak found (0 where it is the last)."""
     drop_p_value: float | None
-    """One-sided bootstrap p-value of "no n of the grid beats the largest n", corrected for having searched all n.
+    """One-sided p-value of "no n of the grid beats the largest n" by the bootstrap-t, corrected for having searched all
+    n.
 
     None where there are too few prompts to say (fewer than 2).
     """

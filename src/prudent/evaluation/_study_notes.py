@@ -48,7 +48,10 @@ def study_notes(
     if pool.num_prompts == 1:
         notes.append("With a single prompt there is no interval: the width 0 of those shown says nothing.")
     elif pool.num_prompts < _FEW_PROMPTS:
-        notes.append(f"With {pool.num_prompts} prompts the bootstrap intervals are somewhat too narrow.")
+        notes.append(
+            f"With {pool.num_prompts} prompts the bootstrap intervals are somewhat too narrow; p-values of falls allow "
+            "for it."
+        )
     if num_seeds > 1:
         notes.append(
             f"Curves are averages over {num_seeds} seeds; reliability, examples and scales are of the first alone."

@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 
 _MIN_DEFINED = 0.95
 """A ratio's interval is given only if this share of the resamples define it."""
+_SMALLEST_ERROR = 0.1
+"""Error of the mean of a resample, in that of the data, below which it is not believed: its prompts are nearly one."""
 
 
 def log_spaced(n_max: int, per_doubling: int = 2) -> tuple[int, ...]:
@@ -147,27 +149,26 @@ class Resamples:
         )
 
     def _drop_p_value(self, falls: Array, draws: Array, rounding: float) -> float | None:
-        """P-value of the largest studentised fall to the last n, against its bootstrap distribution under no fall.
+        """P-value of the largest studentised fall to the last n, by the bootstrap-t under no fall.
 
         Taking the maximum over n in every resample as well pays for having looked for the peak on the same prompts.
+        Every resample is divided by its own error: where prompts are few, or few of them move the mean, those that move
+        it far have a large one.
         """
         if self.num_prompts < 2 or falls.shape[1] < 2:
             return None
-        # what falls by the same everywhere has no error, and what does not fall at all has none either
-        error = np.maximum(self._error(falls[:, :-1]), max(rounding, np.finfo(float).tiny))
         mean = falls[:, :-1].mean(0)
+        around = (falls[:, :-1] - mean).reshape(self.num_seeds, self.num_prompts, -1)
+        of_prompts = around.mean(0)
+        of_seeds = around.mean(1).var(0, ddof=1) / self.num_seeds if self.num_seeds > 1 else np.zeros(len(mean))
+        # what falls by the same everywhere has no error, and what does not fall at all has none either
+        smallest = max(rounding, np.finfo(float).tiny)
+        error = np.maximum(np.sqrt(of_prompts.var(0, ddof=1) / self.num_prompts + of_seeds), smallest)
+        spread = self._of_prompts @ np.square(of_prompts) - np.square(self._of_prompts @ of_prompts)
+        drawn_error = np.sqrt(np.maximum(spread, 0.0) / (self.num_prompts - 1) + of_seeds)
         observed = (mean / error).max()
-        null = ((draws[:, :-1] - mean) / error).max(1)
+        null = ((draws[:, :-1] - mean) / np.maximum(drawn_error, _SMALLEST_ERROR * error)).max(1)
         return float((1 + (null >= observed).sum()) / (1 + len(null)))
-
-    def _error(self, values: Array) -> Array:
-        """Standard error of means over cells `[C, G]`: what prompts add to it, and what seeds do."""
-        cells = values.reshape(self.num_seeds, self.num_prompts, -1)
-        squared = cells.mean(0).var(0, ddof=1) / self.num_prompts
-        if self.num_seeds > 1:
-            squared = squared + cells.mean(1).var(0, ddof=1) / self.num_seeds
-        error: Array = np.sqrt(squared)
-        return error
 
     def _kept(self, curve: Array, draws: Array, rounding: float) -> Estimate | None:
         """Share of the best gain over n = 1 that is left at the last n; the peak is searched in each resample."""
