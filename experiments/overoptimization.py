@@ -50,7 +50,7 @@ from _overopt_pools import (
     world_texts,
 )
 from _overopt_rows import Rows, schema, share
-from _overopt_statistics import Nested, tuned
+from _overopt_statistics import Worlds, tuned
 from torch import Tensor
 
 from prudent.training import TrainingConfig
@@ -190,9 +190,9 @@ def tables(setting: Setting, found: Mapping[str, Curves], config: Config) -> tup
 
 
 def _rows(setting: Setting, first: Tensor, config: Config) -> Rows:
-    nested = Nested(first.shape[0], setting.num_members, first.shape[2], num_resamples=config["num_resamples"])
+    worlds = Worlds(first.shape[0], first.shape[2])
     what = {"flip": setting.flip, "model": setting.model, "posterior": setting.posterior}
-    return Rows(nested, config["n_values"], first, **what, num_seeds=setting.num_members, proxy="", variance="")
+    return Rows(worlds, config["n_values"], first, **what, num_seeds=setting.num_members, proxy="", variance="")
 
 
 def _names(key: str) -> dict[str, str]:

@@ -384,11 +384,26 @@ def test_subsets_agree_with_evaluate_on_ties_and_soft_labels() -> None:
         {"prompt": "a", "chosen": "x", "rejected": "y", "subset": "one", "s": [1.0, 0.0]},
         {"prompt": "b", "chosen": "x", "rejected": "y", "subset": "two", "s": [0.0, 0.0]},
         {"prompt": "c", "chosen": "x", "rejected": "y", "subset": "two", "s": [0.0, 1.0]},
+        {"prompt": "d", "chosen": "x", "rejected": "y", "subset": None, "p_chosen": 0.2, "s": [1.0, 0.0]},
     ]
     found = run_benchmark(None, "subsets", rows, score_column="s", **FEW)
-    assert found.overall.score.value == pytest.approx(0.5)
-    assert found.figure("mean", "mean of subsets").score.value == pytest.approx(0.625)
+    assert found.overall.score.value == pytest.approx((1 + 0.5 + 0 + 0.2) / 4)
+    assert found.figure("mean", "mean of subsets").score.value == pytest.approx((1 + 0.25 + 0.2) / 3)
     assert found.figure("subset", "two").num == 2
+    assert found.figure("subset", "none").num == 1
+
+
+def test_subsets_take_whole_conversations_and_name_the_row_of_a_wrong_score() -> None:
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]
+
+    row = {"chosen": said("x"), "rejected": said("y"), "subset": "one", "s": [1.0, 0.0]}
+    found = run_benchmark(None, "subsets", [row, {**row, "s": [0.0, None]}], score_column="s", **FEW)
+    assert (found.overall.score.value, found.num_not_scored) == (0.5, 1)
+    with pytest.raises(DataError, match=r"row 1: `s` must be a list of 2 scores"):
+        run_benchmark(None, "subsets", [row, {**row, "s": 1.0}], score_column="s", **FEW)
+    found = run_benchmark(None, "subsets", [row, {**row, "s": 1.0}], score_column="s", skip_bad=True, **FEW)
+    assert (found.num_rows, found.num_skipped) == (1, 1)
 
 
 def test_faults_are_told_before_anything_is_loaded(tmp_path: Path) -> None:

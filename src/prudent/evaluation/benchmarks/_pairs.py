@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from prudent.data import DataSource, OnBad, Pools, load_pools, load_preferences
+from prudent.data import DataSource, OnBad, Pools, load_pools, load_preferences, read_rows
 from prudent.errors import DataError
 from prudent.evaluation.benchmarks._answers import Answers
 from prudent.evaluation.benchmarks._figures import Average, Leaf, Line
-from prudent.evaluation.benchmarks._questions import Layout, Questions
+from prudent.evaluation.benchmarks._questions import GIVEN, Layout, Questions, scores_of
 from prudent.metrics import pair_scores
 
 __all__ = [
@@ -169,10 +169,11 @@ def _leaf(answers: Answers, credit: torch.Tensor, rows: torch.Tensor) -> Leaf:
     return Leaf(credit[rows], answers.questions.unit[rows], answers.confidence(start, start + 1))
 
 
-def _load_preferences(data: DataSource, split: str, on_bad: OnBad) -> Pools:
+def _load_preferences(data: DataSource, split: str, on_bad: OnBad, scores: str | None) -> Pools:
     """Preferences in any form that `load_preferences` takes, as pools of two."""
     preferences = load_preferences(data, split=split, on_bad=on_bad)
-    summary, rows = preferences.summary, []
+    summary, rows, several_messages = preferences.summary, [], 0
+    given = {} if scores is None else _given(data, split, on_bad, scores, summary.source)
     if "subset" not in preferences.rows.column_names:
         raise DataError(f"{summary.source}: no row has a `subset`; without subsets use `evaluate` without a benchmark")
     for row in preferences.rows:
@@ -184,17 +185,32 @@ def _load_preferences(data: DataSource, split: str, on_bad: OnBad) -> Pools:
                 "benchmark"
             )
         if several:
+            several_messages += 1
+            continue
+        if scores is not None and row["row"] not in given:
             continue
         won = row.get("p_chosen", 1.0)
         replies = [row[name][0]["content"] for name in ("chosen", "rejected")]
         found = {"prompt": row["prompt"], "responses": replies, "gold": [won, 1 - won], "id": row.get("id")}
-        rows.append({**found, "subset": row["subset"] or "none"})
+        of_scores = {} if scores is None else {GIVEN: given[row["row"]]}
+        rows.append({**found, **of_scores, "subset": row["subset"] or "none"})
     pools = load_pools(rows)
-    skipped = dict(summary.skipped)
-    if len(rows) < len(preferences):
-        skipped["several messages"] = len(preferences) - len(rows)
+    left_out = {"several messages": several_messages, "scores": len(preferences) - len(rows) - several_messages}
+    skipped = dict(summary.skipped) | {reason: count for reason, count in left_out.items() if count}
     counted = replace(pools.summary, source=summary.source, num_read=summary.num_read, skipped=skipped)
     return Pools(pools.rows, counted)
+
+
+def _given(data: DataSource, split: str, on_bad: OnBad, column: str, source: str) -> dict[int, Any]:
+    """The two scores of each row that has them."""
+    found = {}
+    for number, row in read_rows(data, split=split):
+        try:
+            found[number] = scores_of(row, column, 2)
+        except DataError as error:
+            if on_bad == "error":
+                raise DataError(f"{source}: row {number}: {error}") from None
+    return found
 
 
 SUBSETS = Layout((frozenset({"chosen", "rejected", "subset"}),), _read_pair, load=_load_preferences)

@@ -13,7 +13,7 @@ from prudent.data import DataSource, OnBad, Pools, choose_split, load_pools, pro
 from prudent.errors import DataError
 from prudent.models import Message
 
-__all__ = ["Layout", "Questions", "read_questions", "size_note", "texts_of"]
+__all__ = ["GIVEN", "Layout", "Questions", "read_questions", "scores_of", "size_note", "texts_of"]
 
 GIVEN = "given_score"
 
@@ -29,14 +29,14 @@ class Layout:
             raises is a fault of that row.
         hub: name of the public set.
         split: the split that the public figures are of, where it has several.
-        load: loads rows that come without scores, instead of `read`.
+        load: loads the rows, and of a column with scores these too, instead of `read`.
     """
 
     columns: tuple[frozenset[str], ...]
     read: Callable[[dict[str, Any]], dict[str, Any]]
     hub: str | None = None
     split: str | None = None
-    load: Callable[[DataSource, str, OnBad], Pools] | None = None
+    load: Callable[[DataSource, str, OnBad, str | None], Pools] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ def read_questions(
     def adapt(row: dict[str, Any]) -> dict[str, Any]:
         pool = layout.read(row)
         if scores is not None:
-            pool[GIVEN] = _scores(row, scores, len(pool["responses"]) if "responses" in pool else None)
+            pool[GIVEN] = scores_of(row, scores, len(pool["responses"]) if "responses" in pool else None)
         elif None in (texts := pool.get("responses", ())):
             if any(text is not None for text in texts):
                 raise DataError(f"the text of response {texts.index(None) + 1} of {len(texts)} is missing or null")
@@ -137,8 +137,8 @@ def read_questions(
         return pool
 
     on_bad: OnBad = "skip" if skip_bad else "error"
-    if layout.load is not None and scores is None:
-        pools = layout.load(data, usual, on_bad)
+    if layout.load is not None:
+        pools = layout.load(data, usual, on_bad, scores)
     else:
         pools = load_pools(data, split=usual, on_bad=on_bad, adapt=adapt)
     return _questions(pools, split)
@@ -179,8 +179,12 @@ def _check_columns(layout: Layout, columns: list[str], name: str, scores: str | 
         raise DataError(f"no column {scores!r} with scores (--score-column); {there}")
 
 
-def _scores(row: dict[str, Any], column: str, size: int | None) -> Any:
-    """The scores of a row; a number where a row is a response."""
+def scores_of(row: dict[str, Any], column: str, size: int | None) -> Any:
+    """The scores of a row, None where one is missing; a number where a row is a response.
+
+    Raises:
+        DataError: there is not a number for each response.
+    """
     values = row.get(column)
     if size is None:
         values = [values]
