@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
-from _overopt_statistics import Estimate, Nested, end, lead
+from _overopt_statistics import Estimate, Worlds, end, lead
 from _overopt_statistics import kept as share_kept
 from torch import Tensor
 
@@ -25,14 +25,14 @@ class Rows:
     """Rows of the proxies of one kind.
 
     Args:
-        nested: resamples of their worlds, prompts and seeds.
+        worlds: draws of their mean.
         n_values: grid of their curves, ascending.
         first: any of these curves, `[W, S, B, L]`.
         head: columns that are the same in all rows.
     """
 
-    def __init__(self, nested: Nested, n_values: Sequence[int], first: Tensor, **head: Any) -> None:
-        self._nested = nested
+    def __init__(self, worlds: Worlds, n_values: Sequence[int], first: Tensor, **head: Any) -> None:
+        self._worlds = worlds
         self._n_values = n_values
         self._from_1024 = [place for place, n in enumerate(n_values) if n >= min(1024, n_values[-1])]
         self._head = {**head, "num_prompts": first.shape[0] * first.shape[2]}
@@ -50,16 +50,16 @@ class Rows:
 
     def statistic(self, name: str, of: Callable[..., Tensor], *curves: Tensor, **what: Any) -> None:
         """A function of mean curves, stated at the largest n."""
-        self.add(name, self._nested.estimate(of, *curves), self._n_values[-1], **what)
+        self.add(name, self._worlds.estimate(of, *curves), self._n_values[-1], **what)
 
     def gold(self, curve: Tensor, **what: Any) -> None:
         """Gold at every n."""
-        for n, one in zip(self._n_values, self._nested.each(curve), strict=True):
+        for n, one in zip(self._n_values, self._worlds.each(curve), strict=True):
             self.add("gold", one, n, **what)
 
     def drop(self, curve: Tensor, **what: Any) -> None:
         """How far gold falls from its peak, at the n of the peak."""
-        found, peak = self._nested.peak_test(curve)
+        found, peak = self._worlds.peak_test(curve)
         self.add("drop", found, self._n_values[peak], **what)
 
     def kept(self, curve: Tensor, **what: Any) -> None:

@@ -1,7 +1,8 @@
-"""Statistics of gold curves over worlds, their prompts, and the seeds of their proxies.
+"""Statistics of gold curves over worlds.
 
-A world has prompts and proxies of its own, so what is resampled are worlds, and within a drawn world its prompts and
-its seeds, each independently. One set of draws serves all curves, so that differences are paired.
+A world has prompts, labels and proxies of its own, so worlds are the units: a curve is averaged over the prompts and
+seeds of each world, and what varies within worlds is in how these averages vary. They are few, so their mean is drawn
+by Student's t. One set of draws serves all curves, so that differences are paired.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NUM_RESAMPLES = 2_000
+NUM_RESAMPLES = 20_000
 LEVEL = 0.95
 
 
@@ -28,46 +29,44 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high, "p_value": self.p_value}
 
 
-class Nested:
-    """Resamples of worlds, and of prompts and seeds within each; drawn once.
+class Worlds:
+    """Draws of the mean curve of worlds like those that were measured; drawn once.
 
-    Curves are `[W, S, B, ...]`: W worlds, S seeds of each, B prompts of each. What has no seeds has S = 1.
+    Curves are `[W, S, B, ...]`: W worlds, S seeds of each, B prompts of each; S may differ between curves. A draw is
+    the mean of the worlds' averages, plus how far off the mean of W may be: Student's t with W - 1 degrees of freedom
+    times its standard error, where the averages are normal. A single world says nothing of others; its prompts are
+    the units then, and intervals are those of further prompts for the same proxies.
 
     Args:
         num_worlds: W.
-        num_seeds: S, the most that a curve has.
         num_prompts: B.
         num_resamples: R.
         seed: of the draws.
     """
 
-    def __init__(
-        self,
-        num_worlds: int,
-        num_seeds: int,
-        num_prompts: int,
-        *,
-        num_resamples: int = NUM_RESAMPLES,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, num_worlds: int, num_prompts: int, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
+        self._num_units = num_worlds if num_worlds > 1 else num_prompts
+        if self._num_units < 2:
+            raise ValueError("one prompt of one world has no interval")
         generator = torch.Generator().manual_seed(seed)
 
-        def shares(rows: tuple[int, ...], count: int) -> Tensor:
-            drawn = torch.randint(count, (*rows, count), generator=generator)
-            return torch.nn.functional.one_hot(drawn, count).sum(-2).double() / count
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(num_resamples, *shape, dtype=torch.float64, generator=generator)
 
-        self._worlds = shares((num_resamples,), num_worlds)
-        self._seeds = shares((num_resamples, num_worlds), num_seeds)
-        self._prompts = shares((num_resamples, num_worlds), num_prompts)
+        across = normal(self._num_units)
+        squares = normal(self._num_units - 1).square().sum(1, keepdim=True)
+        self._errors = (across - across.mean(1, keepdim=True)) / (self._num_units * squares).sqrt()
+        self._normal = normal(self._num_units, self._num_units) / (self._num_units - 1) ** 0.5
+
+    def _units(self, curves: Tensor) -> Tensor:
+        """`[U, ...]` averages of each world, or of each prompt of a single one."""
+        by_prompt = curves.double().mean(1)
+        return by_prompt.mean(1) if len(curves) > 1 else by_prompt[0]
 
     def means(self, curves: Tensor) -> Tensor:
-        """Resampled means `[R, ...]` of curves `[W, S, B, ...]`."""
-        flat = curves.double().flatten(3) if curves.dim() > 3 else curves.double().unsqueeze(3)
-        if flat.shape[1] == 1:
-            by_world = torch.einsum("rwb,wbl->rwl", self._prompts, flat[:, 0])
-        else:
-            by_world = torch.einsum("rws,rwb,wsbl->rwl", self._seeds, self._prompts, flat)
-        return torch.einsum("rw,rwl->rl", self._worlds, by_world).reshape(-1, *curves.shape[3:])
+        """Drawn means `[R, ...]` of curves `[W, S, B, ...]`."""
+        units = self._units(curves)
+        return units.mean(0) + torch.tensordot(self._errors, units, 1)
 
     def estimate(self, statistic: Callable[..., Tensor], *curves: Tensor) -> Estimate:
         """A function of mean curves `[..., L] -> [...]`, with its interval; draws that are not finite are left out."""
@@ -84,21 +83,29 @@ class Nested:
     def peak_test(self, curves: Tensor) -> tuple[Estimate, int]:
         """Gold at the peak minus gold at the largest n, and the peak's place on the grid.
 
-        The p-value is that of "no n beats the largest one": the largest studentized fall against its bootstrap
-        distribution under no fall, the maximum over n being taken in every resample too, which pays for the search.
+        The p-value is that of "no n beats the largest one": the largest fall over its own standard error, against the
+        same of normal worlds that vary as these do and do not fall. The maximum over n is taken in every draw too,
+        which pays for the search.
         """
-        mean, draws = curves.double().mean((0, 1, 2)), self.means(curves)
-        peak = int(mean.argmax())
-        falls, drawn = mean[:-1] - mean[-1], draws[:, :-1] - draws[:, -1:]
-        error = drawn.std(0)
-        moving = error > 0
+        falls = self._units(curves[..., :-1] - curves[..., -1:])
+        mean = falls.mean(0)
+        moving = falls.std(0) > 0
         p_value = 1.0
         if bool(moving.any()):
-            observed = (falls[moving] / error[moving]).max()
-            null = ((drawn - falls)[:, moving] / error[moving]).amax(1)
-            p_value = float((1 + (null >= observed).sum()) / (1 + len(null)))
-        found = interval(float(mean[peak] - mean[-1]), draws[:, peak] - draws[:, -1])
+            deviations = (falls - mean)[:, moving]
+            largest = _over_error(falls[:, moving]).max()
+            null = _over_error(self._normal @ deviations).amax(-1)
+            p_value = float((1 + (null >= largest).sum()) / (1 + len(null)))
+        drawn = self.means(curves)
+        average = curves.double().mean((0, 1, 2))
+        peak = int(average.argmax())
+        found = interval(float(average[peak] - average[-1]), drawn[:, peak] - drawn[:, -1])
         return Estimate(found.value, found.low, found.high, p_value), peak
+
+
+def _over_error(units: Tensor) -> Tensor:
+    """Means of `[..., U, L]` over units, each divided by its standard error: `[..., L]`."""
+    return units.mean(-2) / (units.std(-2) / units.shape[-2] ** 0.5)
 
 
 def interval(value: float, draws: Tensor) -> Estimate:

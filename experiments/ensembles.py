@@ -36,7 +36,7 @@ from _overopt_pools import (
     world_texts,
 )
 from _overopt_rows import Rows, schema, share
-from _overopt_statistics import Nested, interval, tuned
+from _overopt_statistics import Worlds, interval, tuned
 from torch import Tensor
 
 from prudent.metrics import fit_scaling_law
@@ -153,14 +153,8 @@ def over_worlds(read: Any, flip: float, config: Config, folder: Path, bases: Pat
 
 def ensemble_rows(flip: float, kind: str, curves: Curves, config: Config) -> list[dict[str, Any]]:
     """What each rule does, and who leads whom at the largest n."""
-    num_worlds, _, num_prompts, _ = curves["mean"].shape
-    # single proxies vary with their seeds; ensembles of trained members have one each, those of heads one a draw
-    nested = Nested(num_worlds, curves["single"].shape[1], num_prompts, num_resamples=config["num_resamples"])
-    if kind == "heads":  # members of a draw stand together: an average a draw, so that draws are what is resampled
-        single = curves["single"].unflatten(1, (config["draws"]["num"], -1)).mean(2)
-        curves = {**curves, "single": single}
-        nested = Nested(num_worlds, config["draws"]["num"], num_prompts, num_resamples=config["num_resamples"])
-    rows = Rows(nested, config["n_values"], curves["mean"], flip=flip, kind=kind, num_pairs=config["num_pairs"])
+    worlds = Worlds(curves["mean"].shape[0], curves["mean"].shape[2])
+    rows = Rows(worlds, config["n_values"], curves["mean"], flip=flip, kind=kind, num_pairs=config["num_pairs"])
     grid = [curves[f"uwo/{strength:g}"] for strength in config["strengths"]]
     best, chosen, _ = tuned(grid)
     shown = {rule: curves[rule] for rule in ("single", "mean", "worst", "worst, centered", "uwo", "uwo, centered")}
@@ -174,19 +168,19 @@ def ensemble_rows(flip: float, kind: str, curves: Curves, config: Config) -> lis
     for strength, one, times in zip(config["strengths"], grid, chosen.tolist(), strict=True):
         rows.end(one, rule="uwo", strength=f"{strength:g}")
         rows.add("chosen", share(times), config["n_values"][-1], rule="uwo", strength=f"{strength:g}")
-    return rows.rows + law_rows(flip, kind, {"single": curves["single"], "mean": curves["mean"]}, nested, config)
+    return rows.rows + law_rows(flip, kind, {"single": curves["single"], "mean": curves["mean"]}, worlds, config)
 
 
-def law_rows(flip: float, kind: str, curves: Curves, nested: Nested, config: Config) -> list[dict[str, Any]]:
+def law_rows(flip: float, kind: str, curves: Curves, worlds: Worlds, config: Config) -> list[dict[str, Any]]:
     """The laws fitted to each curve, on all n and on small n alone; curves are by rule, or by number of pairs."""
     n_values = config["n_values"]
-    rows = Rows(nested, n_values, next(iter(curves.values())), flip=flip, kind=kind)
+    rows = Rows(worlds, n_values, next(iter(curves.values())), flip=flip, kind=kind)
     kl = best_of_n_kl(n_values)
     early = torch.tensor(n_values) <= config["early_n"]
     alphas, betas = [], []
     for key, curve in curves.items():
         gain = curve.double() - curve[..., :1]
-        draws, value = nested.means(gain), gain.mean((0, 1, 2))
+        draws, value = worlds.means(gain), gain.mean((0, 1, 2))
         rule, num_pairs = ("single", int(key)) if key.isdigit() else (key, config["num_pairs"])
         for form in ("best_of_n", "rl"):
             for name, part in (("all n", torch.ones_like(early)), (f"n <= {config['early_n']}", early)):
@@ -243,9 +237,9 @@ def experiment(config: Config, folder: Path, bases: Path) -> pa.Table:
             print(f"done: {kind}, {flip:.0%} flipped", flush=True)
         curves = over_worlds(law_curves, flip, config, folder, bases)
         first = next(iter(curves.values()))
-        nested = Nested(*first.shape[:3], num_resamples=config["num_resamples"])
-        rows += law_rows(flip, "frozen", curves, nested, config)
-        more = Rows(nested, config["n_values"], first, flip=flip, kind="frozen")
+        worlds = Worlds(first.shape[0], first.shape[2])
+        rows += law_rows(flip, "frozen", curves, worlds, config)
+        more = Rows(worlds, config["n_values"], first, flip=flip, kind="frozen")
         for size, curve in curves.items():
             more.gold(curve, rule="single", num_pairs=int(size))
         rows += more.rows
@@ -281,7 +275,6 @@ def fast(config: Config) -> Config:
         "early_n": 16,
         "n_values": [1, 2, 4, 16, 96],
         "strengths": [0.5, 1, 4],
-        "num_resamples": 100,
     }
 
 

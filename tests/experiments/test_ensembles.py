@@ -63,11 +63,11 @@ def planted(alpha: float, beta: float, noise: float, seed: int) -> torch.Tensor:
 
 def test_planted_laws_are_found_with_their_peaks_and_slopes(experiment: ModuleType) -> None:
     statistics = importlib.import_module("_overopt_statistics")
-    nested = statistics.Nested(5, 2, 6, num_resamples=300)
+    worlds = statistics.Worlds(5, 6, num_resamples=300)
     config = {"n_values": N_VALUES, "early_n": 256, "num_pairs": 0}
     laws = {100: (1.0, 0.4), 200: (1.5, 0.35), 400: (2.0, 0.3)}
     curves = {str(size): planted(*law, 0.2, size) for size, law in laws.items()}
-    rows = experiment.law_rows(0.25, "frozen", curves, nested, config)
+    rows = experiment.law_rows(0.25, "frozen", curves, worlds, config)
 
     def row(statistic: str, size: int, strength: str = "") -> dict[str, float]:
         (found,) = [
