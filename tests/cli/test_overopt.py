@@ -175,11 +175,18 @@ def test_a_pool_may_be_called_as_a_table_is(tiny_models, pool: Path, tmp_path: P
     first = run(*arguments)
     assert first.exit_code == 0, first.stderr
     assert pq.read_table(lab / "pools" / "curves.parquet").num_rows == 3
-    (lab / "report_old_gold.png").write_bytes(b"")
+    for name in ("report_mine.png", "report_other_gold.png", "report_old_gold.png", "report_new_laws.png"):
+        (lab / name).write_bytes(b"")
+    known = json.loads((lab / "overopt.json").read_text())
+    known["studies"] |= {name: {} for name in ("old", "new")}  # as if these had been studied then
+    (lab / "overopt.json").write_text(json.dumps(known))
     again = run(*arguments)
     assert again.exit_code == 0, again.stderr
     assert (lab / "report_gold.png").exists()
     assert not (lab / "report_old_gold.png").exists()
+    assert not (lab / "report_new_laws.png").exists()
+    assert (lab / "report_mine.png").exists()  # the user's own
+    assert (lab / "report_other_gold.png").exists()
     row = pq.read_table(lab / "pools" / "curves.parquet").to_pylist()[0]
     assert row["sampling"]["dtype"] == "torch.bfloat16"
     assert "seeds" in again.stdout

@@ -34,8 +34,10 @@ from prudent.evaluation._pair_figures import (
     selective_figures,
 )
 from prudent.metrics import GoldCalibration, pair_scores, reliability
-from prudent.reports import plot_curves, report
+from prudent.reports import alignment_report, plot_curves, possible_figures, report
+from prudent.reports._laws import draw_laws, law_pictures
 from prudent.reports._page import Shown, render
+from prudent.reports._style import looks
 from prudent.reports._words import interval
 
 NASTY = "</script><script>alert('x')</script> <img src=x onerror=alert(1)> & \"quotes\" {{ 7 * 7 }}"
@@ -541,3 +543,48 @@ def test_many_studies_stay_small_enough_to_send(study, written):
     images = {name: path.read_bytes() for name, path in written.figures.items()}
     shown = [Shown(f"proxy {place}", study, (), images) for place in range(20)]
     assert len(render(shown, "many", "gold", images={}).encode()) < 6e6
+
+
+def test_studies_of_like_names_have_figures_of_their_own(study, tmp_path):
+    other = best_of_n_study(scored_table(num_prompts=5, size=9), num_bootstrap=20)
+    names = ["\u6a21\u578b\u7532", "\u6a21\u578b\u4e59", "a/b", "a_b", "A_B", "heldout"]
+    found = Overoptimization(
+        {name: other if place % 2 else study for place, name in enumerate(names)}, dict.fromkeys(names, ())
+    )
+    written = report(found, tmp_path / "lab.html", evaluations=[evaluation()])
+    assert len(set(written.figures.values())) == len(written.figures) == len(list(tmp_path.glob("*.png")))
+    assert written.figures["a_b/gold"].name == "lab_a_b_gold.png"  # what needs no change has none
+    assert written.figures["a/b/gold"].name == "lab_a_b-3_gold.png"
+    page = Page(written.html.read_text(encoding="utf-8"))
+    stills = [a["src"] for t, a in page.elements if t == "img" and a["alt"].startswith("Gold of the pick")]
+    assert len(stills) == 6
+    assert len(set(stills)) == 2  # each shows its own study
+    of_studies = {path for name, path in written.figures.items() if not name.startswith("heldout_")}
+    assert of_studies <= possible_figures(tmp_path / "lab.html", names)
+    assert not possible_figures(tmp_path / "lab.html", names) & (set(written.figures.values()) - of_studies)
+
+
+def test_laws_have_one_frame_that_holds_all_their_points(study):
+    from matplotlib.figure import Figure as Canvas
+
+    pictures = law_pictures(study, "gold", looks(study))[:2]
+    wide, narrow = (
+        dataclasses.replace(
+            one, gold=(0.0, size, -5 * size), distance=(0, 1, 2), fits=(), low=(-90.0,) * 3, high=(90.0,) * 3
+        )
+        for one, size in zip(pictures, (1.0, 0.01), strict=True)
+    )
+    axes = Canvas().subplots(1, 2, sharey=True)
+    draw_laws(axes, [wide, narrow])
+    for one in axes:
+        low, high = one.get_ylim()
+        assert low <= -5
+        assert 1 <= high < 20
+
+
+def test_a_folder_of_the_pages_name_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(PrudentError, match=r"page\.html is a folder"):
+        report("absent.parquet", tmp_path / "page.html")
+    with pytest.raises(PrudentError, match=r"page\.html is a folder"):
+        alignment_report("absent", tmp_path / "page.html")

@@ -1,5 +1,7 @@
 """`prudent overopt`."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -281,9 +283,10 @@ def overopt(
         progress=common.progress,
         **chosen,
     )
+    earlier = _studied_before(place)
     written = found.write(output)
     page = report(found, place / "report.html", title=title, scale=scale.value, command=common.typed)
-    _remove_figures(place, {*page.figures.values()})
+    _remove_figures(place, earlier, {*page.figures.values()})
     result = {
         "output": output,
         "report": page.html,
@@ -294,8 +297,18 @@ def overopt(
     return Outcome(result, f"{told(found, scale.value)}\nreport in {page.html}")
 
 
-def _remove_figures(folder: Path, written: set[Path]) -> None:
-    """Figures of an earlier page, of proxies that are not studied now, would pass for this one's."""
-    for one in folder.glob("report_*.png"):
-        if one not in written:
-            one.unlink()
+def _studied_before(folder: Path) -> list[str]:
+    """Names of the studies that a folder holds already; none where that cannot be read."""
+    try:
+        return [str(one) for one in json.loads((folder / "overopt.json").read_text(encoding="utf-8"))["studies"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _remove_figures(folder: Path, earlier: Sequence[str], written: set[Path]) -> None:
+    """Figures of an earlier page, of proxies that are not studied now, would pass for this one's; no others go."""
+    from prudent.reports import possible_figures
+
+    if earlier:
+        for one in possible_figures(folder / "report.html", earlier) - written:
+            one.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from prudent.reports._alignment import AlignmentReport, alignment_report
 from prudent.reports._alignment_runs import alignment_folders
 from prudent.reports._extra import need_report_packages
+from prudent.reports._figure_files import possible_figures
 from prudent.reports._png import plot_curves
 from prudent.reports._report import ReportPaths, report
 
@@ -13,5 +14,6 @@ __all__ = [
     "alignment_report",
     "need_report_packages",
     "plot_curves",
+    "possible_figures",
     "report",
 ]

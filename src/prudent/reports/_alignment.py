@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prudent.errors import DataError, PrudentError
+from prudent.errors import DataError
 from prudent.models import atomic_file
 from prudent.reports._alignment_arms import ArmCurves, Band, arms_of, least_far
 from prudent.reports._alignment_figures import draw_beside, draw_curves
@@ -16,6 +16,7 @@ from prudent.reports._alignment_runs import alignment_folders, read_run
 from prudent.reports._alignment_words import answer, cautions, law_sentences, leads, seed_sentence, stops_surely
 from prudent.reports._canvas import save_figure
 from prudent.reports._extra import need_report_packages
+from prudent.reports._figure_files import page_path
 from prudent.reports._page import page_environment
 from prudent.reports._reproduce import versions
 
@@ -65,9 +66,7 @@ def alignment_report(
         PosixPath('alignment.html')
     """
     need_report_packages()
-    output = Path(output)
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise PrudentError(f"{output}: a report is one HTML page; let its name end in .html")
+    output = page_path(output)
     places = [data] if isinstance(data, str | Path) else list(data)
     folders = [folder for place in places for folder in alignment_folders(place)]
     if not folders:

@@ -97,7 +97,7 @@ def law_pictures(study: BestOfNStudy, scale: str, looks: dict[str, Look]) -> lis
 
 
 def draw_laws(axes: Sequence[Any], pictures: Sequence[LawPicture]) -> None:
-    """Draw pictures on Matplotlib axes, one each."""
+    """Draw pictures on Matplotlib axes that share their height, one each."""
     for one, picture in zip(axes, pictures, strict=True):
         color = picture.look.color
         below = [max(0.0, y - low) for y, low in zip(picture.gold, picture.low, strict=True)]
@@ -106,8 +106,6 @@ def draw_laws(axes: Sequence[Any], pictures: Sequence[LawPicture]) -> None:
             picture.distance, picture.gold, yerr=[below, above], color=color, linestyle="none", marker="o",
             markersize=4, elinewidth=1, label=picture.curve.label,
         )  # fmt: skip
-        if (limits := frame(picture.gold, picture.low + picture.high)) is not None:
-            one.set_ylim(*limits)
         for fit in picture.fits:
             one.plot(
                 *picture.line(fit),
@@ -120,6 +118,9 @@ def draw_laws(axes: Sequence[Any], pictures: Sequence[LawPicture]) -> None:
             if peak is not None and fit.form == "best_of_n":
                 one.axvline(peak[0], color="#8a9097", linewidth=1)
                 one.axvspan(peak[1], peak[2], color="#8a9097", alpha=0.15, linewidth=0)
+    points = [y for picture in pictures for y in picture.gold]
+    if (limits := frame(points, [y for picture in pictures for y in picture.low + picture.high])) is not None:
+        axes[0].set_ylim(*limits)
 
 
 def law_chart(pictures: Sequence[LawPicture], title: str) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """One self-contained HTML page and PNG figures from a scored file or a study."""
 
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prudent.errors import DataError, PrudentError
+from prudent.errors import DataError
 from prudent.evaluation import (
     BenchmarkResult,
     BestOfNStudy,
@@ -19,6 +18,7 @@ from prudent.evaluation import (
 from prudent.models import atomic_file
 from prudent.reports._benchmarks import benchmark_results
 from prudent.reports._extra import need_report_packages
+from prudent.reports._figure_files import figure_stems, page_path
 from prudent.reports._held_out import held_out_pairs
 from prudent.reports._page import Shown, render
 from prudent.reports._png import draw_figures, draw_held_out
@@ -79,7 +79,7 @@ def report(
 
     Raises:
         prudent.errors.PrudentError: If a package of the extra `report` is not installed, or the name of the output does
-            not end in .html.
+            not end in .html, or a folder has it.
         prudent.errors.DataError: If the data is no scored dataset, or has no gold on this scale, or an evaluation or a
             result of a benchmark is none, or there are too many.
         TypeError: If study options come with a study.
@@ -95,9 +95,7 @@ def report(
     """
     need_report_packages()  # before any work
     held_out, results = held_out_pairs(evaluations), benchmark_results(benchmarks)
-    output = Path(output)
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise PrudentError(f"{output}: a report is one HTML page; let its name end in .html")
+    output = page_path(output)
     if isinstance(data, BestOfNStudy | Overoptimization) and study_options:
         raise TypeError(f"a finished study takes no study options, got {', '.join(study_options)}")
     heading = "Best-of-n"
@@ -114,7 +112,7 @@ def report(
             raise DataError(f"no gold on the scale {scale!r} here; there is {', '.join(study.gold_scales)}")
     with tempfile.TemporaryDirectory() as folder:
         stem = output.with_suffix("") if png else Path(folder) / "figure"
-        stems = {name: _stem(stem, name) if len(studies) > 1 else stem for name in studies}
+        stems = figure_stems(stem, studies)
         drawn = {name: draw_figures(study, stems[name], scale=scale) for name, study in studies.items()}
         figures = draw_held_out(held_out, stem)
         html = render(
@@ -131,11 +129,6 @@ def report(
     for name, paths in drawn.items():
         figures |= {f"{name}/{figure}" if len(studies) > 1 else figure: path for figure, path in paths.items()}
     return ReportPaths(output, figures if png else {}, studies)
-
-
-def _stem(stem: Path, name: str) -> Path:
-    """What the figures of one of several studies are called, before `_gold.png`."""
-    return stem.with_name(f"{stem.name}_{re.sub('[^A-Za-z0-9.+-]+', '_', name)}")
 
 
 def _read(figures: dict[str, Path]) -> dict[str, bytes]:
