@@ -83,6 +83,10 @@ def test_refuses_in_one_line_before_a_model_is_loaded(tmp_path: Path) -> None:
         (["--benchmark", "rewardbench", "--model", nothing, "--data", empty], "empty"),
         (["--benchmark", "rewardbench", "--model", nothing], "--benchmark needs --data"),
         (["--benchmark", "rewardbench", "--data", data], "either --model or --score-column"),
+        (
+            ["--benchmark", "rewardbench", "--data", data, "--score-column", "x", "--max-length", "64"],
+            "--max-length does not go with --score-column",
+        ),
         (["--benchmark", "rewardbench", "--model", nothing, "--data", data, "--scored", data], "--scored does not go"),
         (["--model", nothing, "--data", data, "--score-column", "x"], "--score-column goes with --benchmark alone"),
     ]

@@ -344,6 +344,27 @@ def test_what_is_not_scored_is_lost() -> None:
     assert found.figure("AUROC", "within prompts").num == 1
 
 
+def test_what_cannot_be_written_to_is_told_before_anything_is_scored(tmp_path: Path) -> None:
+    row = {"problem": "p", "is_correct": [True, False], "s": [1.0, 0.0]}
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DataError, match=r"folder.json is a folder"):
+        run_benchmark(None, "reward_math", [row], tmp_path / "folder.json", score_column="s", **FEW)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file is a file; give a folder"):
+        run_benchmark(None, "reward_math", [row], tmp_path / "file", score_column="s", **FEW)
+
+
+def test_notes_tell_prompts_without_contrast_from_those_that_are_not_scored() -> None:
+    rows = [
+        {"prompt": "a", "responses": ["x", "y"], "gold": [1, 0], "s": [1.0, None]},
+        {"prompt": "b", "responses": ["x", "y"], "gold": [1, 1], "s": [1.0, 0.0]},
+        {"prompt": "c", "responses": ["x", "y"], "gold": [1, 0], "s": [1.0, 0.0]},
+    ]
+    notes = run_benchmark(None, "best_of_n", rows, score_column="s", **FEW).notes
+    assert any("all right or all wrong" in note and note.endswith(": 1") for note in notes)
+    assert any("not scored, left out of AUROC: 1" in note for note in notes)
+
+
 def test_a_tie_with_an_answer_that_is_not_scored_is_lost() -> None:
     def earned(*tied: float | None) -> tuple[float, list[float]]:
         versions = {"ref:0": ["yes", "no"], "tied:0": ["yes", "aye", "no", "nay"]}

@@ -163,6 +163,15 @@ def evaluate(
             raise typer.BadParameter("--benchmark needs --data, its rows: a file, a folder or a name on the hub")
         if (model is None) == (score_column is None):
             raise typer.BadParameter("--benchmark needs either --model or --score-column")
+        if score_column is not None:
+            of_model = {
+                "--max-length": max_length,
+                "--dtype": dtype,
+                "--tokens-per-batch": tokens_per_batch,
+                "--strict": strict or None,
+                "--overwrite": overwrite or None,
+            }
+            refuse(of_model, "does not go with --score-column, which was scored already")
         from prudent.evaluation import run_benchmark
 
         result = run_benchmark(

@@ -85,7 +85,8 @@ class TokenDraws(LogitsProcessor):  # type: ignore[misc]
         total = cumulative[:, -1:].contiguous()
         if not bool(total.isfinite().all()):
             raise ModelError("the policy's logits are not finite; read it in another dtype")
-        wanted = self._numbers[:, self._step, None].to(total) * total
+        self._numbers = self._numbers.to(scores.device, exact)  # once
+        wanted = self._numbers[:, self._step, None] * total
         # where the number rounds to 1, the last token that may be drawn: the first to reach the total
         last = torch.searchsorted(cumulative, total)
         token = torch.searchsorted(cumulative, wanted, right=True).minimum(last)

@@ -170,7 +170,7 @@ class Policy:
 
         pad = next((token for token in (self.tokenizer.pad_token_id, *self.eos_token_ids) if token is not None), 0)
         ids, mask = _left_padded(prompts, pad)
-        draws = TokenDraws(torch.from_numpy(numbers).to(self.device), warpers(temperature, top_k, top_p), count)
+        draws = TokenDraws(torch.from_numpy(numbers), warpers(temperature, top_k, top_p), count)
         # What the checkpoint says of decoding, beside where to stop, is not what was asked for.
         settings = GenerationConfig(
             max_new_tokens=longest,

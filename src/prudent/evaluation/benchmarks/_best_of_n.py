@@ -80,8 +80,8 @@ def best_of_n_lines(answers: Answers) -> tuple[list[Line], list[str]]:
         f"loss to oracle at n = {most}": (oracle - picked)[there][:, -1],
     }
     lines += [Line("curve", name, number, Leaf(values, unit[there])) for name, values in of_all.items()]
-    mixed = [place for place, (_, one) in enumerate(answers.each) if 0 < float(one.sum()) < len(one)]
-    mixed = [place for place in mixed if bool(answers.scored[place])]
+    both = [place for place, (_, one) in enumerate(answers.each) if 0 < float(one.sum()) < len(one)]
+    mixed = [place for place in both if bool(answers.scored[place])]
     areas = [auroc(score[one > 0], score[one == 0]) for score, one in (answers.each[place] for place in mixed)]
     if mixed:
         leaf = Leaf(torch.tensor(areas, dtype=torch.float64), unit[mixed])
@@ -91,8 +91,10 @@ def best_of_n_lines(answers: Answers) -> tuple[list[Line], list[str]]:
         notes.append(
             f"prompts with fewer than {most} samples, left out of the curve's averages: {len(questions) - number:,}"
         )
-    if len(mixed) < len(questions):
+    if len(both) < len(questions):
         notes.append(
-            f"prompts whose samples are all right or all wrong, which have no AUROC: {len(questions) - len(mixed):,}"
+            f"prompts whose samples are all right or all wrong, which have no AUROC: {len(questions) - len(both):,}"
         )
+    if len(mixed) < len(both):
+        notes.append(f"prompts with a sample that is not scored, left out of AUROC: {len(both) - len(mixed):,}")
     return lines, notes

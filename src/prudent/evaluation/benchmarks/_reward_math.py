@@ -21,14 +21,14 @@ _NUM_SOLUTIONS = 10
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
     prompt = row.get("problem", row.get("prompt"))
-    if "eval_solution" in row:
+    if "solution_type" in row or "eval_solution" in row:
         kind = row.get("solution_type")
         if kind not in ("chosen", "rejected"):
             raise DataError(f"`solution_type` must be chosen or rejected, it is {kind!r}")
         return {
             "prompt": prompt,
             "prompt_id": row.get("problem_id"),
-            "response": _joined(row["eval_solution"], "eval_solution"),
+            "response": _joined(row.get("eval_solution"), "eval_solution"),
             "gold": float(kind == "chosen"),
         }
     if "is_correct" in row:

@@ -29,7 +29,7 @@ from prudent.evaluation.benchmarks._rm_bench import RM_BENCH, rm_bench_lines, wi
 from prudent.evaluation.benchmarks._types import BenchmarkResult
 from prudent.models import RewardModel, atomic_file
 from prudent.posteriors import EnsembleScorer, ModelScorer, Posterior, load_scorer
-from prudent.scoring import ScoreSummary, read_scored, score
+from prudent.scoring import ScoreSummary, read_scored, require_apart, score
 
 __all__ = ["BENCHMARKS", "check_benchmark", "run_benchmark"]
 
@@ -136,7 +136,7 @@ def run_benchmark(
         DataError: there is no such benchmark, columns are missing, rows are faulty, or no part of it is known.
         ModelError: the model cannot be loaded or its head was never trained.
         PosteriorError: the posterior does not belong to the model.
-        PrudentError: `output` holds scores of something else.
+        PrudentError: `output` holds scores of something else, or is what is read, or a scored dataset, or lies in one.
 
     Example:
         >>> from prudent.evaluation import run_benchmark
@@ -148,18 +148,20 @@ def run_benchmark(
     check_benchmark(name)
     if (model is None) == (score_column is None):
         raise ValueError("give a model, or the column of scores that came with the rows (score_column), and not both")
-    benchmark = _BENCHMARKS[name]
+    benchmark, kept = _BENCHMARKS[name], _Places(output)
+    for place in (output, kept.result):
+        if place is not None:
+            require_apart(place, [data, model] if kept.is_folder else [data])
     questions = benchmark.prepare(
         read_questions(benchmark.layout, data, name=name, split=split, scores=score_column, skip_bad=skip_bad)
     )
-    scorer, kept, summary = None, _Places(output), None
+    scorer, summary = None, None
     if model is None:
         answers = Answers.of_given(questions)
     else:
         scorer = load_scorer(model, posterior, max_length=max_length, dtype=dtype)
         with tempfile.TemporaryDirectory() as temporary:
             place = kept.scores or Path(temporary) / "scored.parquet"
-            place.parent.mkdir(parents=True, exist_ok=True)
             options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "strict": strict, "overwrite": overwrite}
             summary = score(scorer, questions.pools, place, factor=_is_joint(scorer), progress=progress, **options)
             answers = Answers.of_scored(questions, read_scored(place), joint=_is_joint(scorer))
@@ -205,6 +207,8 @@ class _Places:
         self.is_folder = place.suffix != ".json"
         if self.is_folder and place.is_file():
             raise DataError(f"{place} is a file; give a folder, or a name that ends with .json")
+        if not self.is_folder and place.is_dir():
+            raise DataError(f"{place} is a folder; give a name that ends otherwise, or that of a file")
         self.result = place / "benchmark.json" if self.is_folder else place
         self.scores = place / "scored.parquet" if self.is_folder else place.with_suffix(".scored.parquet")
 
