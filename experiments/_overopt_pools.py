@@ -3,13 +3,14 @@
 Reading texts is nearly all of the cost, so a world's texts are tokenized once for all of its proxies, and what is kept
 of a proxy are its features of the candidates and of its training pairs: every last-layer posterior is then a matter of
 linear algebra. Laplace posteriors over LoRA weights keep their predictions instead. All of it is kept under
-`.cache/experiments/overoptimization/`, a file a proxy and block of prompts, so that an interrupted run goes on.
+`.cache/experiments/overoptimization/`, a file a proxy and block of prompts, so that an interrupted run goes on. Beside
+a proxy's model stands what it was made with; another training, or another base, is refused before anything is read.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,10 @@ def world_texts(config: Mapping[str, Any], num_prompts: int, folder: Path, bases
     """The worlds of an experiment, with so many prompts of each."""
     sizes = Sizes(num_prompts, config["block"], config["num_candidates"], config["num_base_texts"])
     for world in config["worlds"]:
+        for kind in {"full", "lora"} & set(config):
+            # what is kept of curves is read without a look at the proxies that they are of
+            for note in (folder / "models").glob(f"{world}-{kind}-*.json"):
+                _compare(note, kind, made_with(TrainingConfig(**config[kind]), sizes))
         yield WorldTexts(world, sizes, folder, bases)
 
 
@@ -172,9 +177,38 @@ def _flat(rows: Any, first: int) -> pa.Table:
     )
 
 
+def made_with(config: TrainingConfig, sizes: Sizes) -> dict[str, Any]:
+    """What makes a proxy besides its name: options of training other than the defaults, and the base it starts from."""
+    plain = asdict(TrainingConfig())
+    options = {name: value for name, value in asdict(config).items() if name != "seed" and value != plain[name]}
+    found: dict[str, Any] = json.loads(json.dumps({"num_base_texts": sizes.num_base_texts, "training": options}))
+    return found
+
+
+def _compare(note: Path, kind: str, asked: dict[str, Any]) -> None:
+    found = json.loads(note.read_text(encoding="utf-8")) if note.exists() else "settings that were not noted"
+    if found != asked:
+        raise ValueError(
+            f"{note.with_suffix('')} was made with {found}, and asked for is {asked}; to make the proxies anew delete "
+            f"{{models,features,laplace}}/*-{kind}-* and curves/* in {note.parents[1]}"
+        )
+
+
+def checked(proxy: Proxy, texts: WorldTexts, config: TrainingConfig) -> Path:
+    """The folder of a proxy, whose settings are noted beside it if it is new, and compared if it is not."""
+    place = texts.folder / "models" / proxy.name
+    note, asked = place.with_name(f"{proxy.name}.json"), made_with(config, texts.sizes)
+    if not (note.exists() or place.exists()):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(note) as temporary:
+            temporary.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+    _compare(note, proxy.kind, asked)
+    return place
+
+
 def trained(proxy: Proxy, texts: WorldTexts, config: TrainingConfig) -> Path:
     """The folder of a proxy, trained unless it is there."""
-    place = texts.folder / "models" / proxy.name
+    place = checked(proxy, texts, config)
     if not (place / "training_result.json").exists():
         rows = texts.world.preferences(proxy.num_pairs, flip=proxy.flip)
         train(texts.base, rows, place, config=config, progress=False)
@@ -192,6 +226,7 @@ def features(proxy: Proxy, block: int, texts: WorldTexts, config: TrainingConfig
         found["pool"] = _pool_features(model, texts.encoded(block, model), "head")
         return found
 
+    checked(proxy, texts, config)
     return kept(texts.folder / "features" / f"{proxy.name}-{texts.sizes.label}-{block}.pt", read)
 
 
@@ -214,7 +249,8 @@ def frozen_pairs(num_pairs: int, flip: float, texts: WorldTexts) -> dict[str, Te
         rows = texts.world.preferences(num_pairs, flip=flip)
         return {side: read_texts(model, rows["prompt"], rows[side], "mean") for side in ("chosen", "rejected")}
 
-    place = texts.folder / "features" / f"{texts.world.seed}-frozen-pairs-{num_pairs}-{flip}.pt"
+    name = f"{texts.world.seed}-frozen-pairs-{num_pairs}-{flip}-{texts.sizes.num_base_texts}"
+    place = texts.folder / "features" / f"{name}.pt"
     return kept(place, read)
 
 
@@ -255,6 +291,7 @@ def laplace(proxy: Proxy, structure: Any, block: int, texts: WorldTexts, config:
         names = ("mean", "variance", "reference_mean", "centered_variance")
         return {name: getattr(found, name) for name in names}
 
+    checked(proxy, texts, config)
     return kept(texts.folder / "laplace" / f"{proxy.name}-{structure}-{texts.sizes.label}-{block}.pt", read)
 
 

@@ -6,6 +6,7 @@ import os
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,40 @@ def test_curves_are_made_anew_for_other_settings(experiment: ModuleType, tmp_pat
     for strengths in ([1.0, 2.0], [1.0, 4.0], [1.0, 2.0]):
         assert curves(strengths)["mean"].tolist() == strengths
     assert made == [[1.0, 2.0], [1.0, 4.0]]
+
+
+def test_proxies_of_other_settings_are_refused_before_anything_kept_is_read(
+    experiment: ModuleType, tmp_path: Path
+) -> None:
+    pools = importlib.import_module("_overopt_pools")
+    proxy, plain = pools.Proxy(0, 16, 0.25), {"lora": False, "learning_rate": 1e-3}
+    config = {"worlds": [0], "block": 2, "num_candidates": 24, "num_base_texts": 120, "full": plain}
+
+    def texts(**changed: Any) -> Any:
+        return next(pools.world_texts(config | changed, 2, tmp_path, tmp_path))
+
+    def training(**changed: Any) -> TrainingConfig:
+        return TrainingConfig(**plain | changed)
+
+    place = pools.checked(proxy, texts(), training(seed=3))
+    assert place == tmp_path / "models" / proxy.name
+    assert pools.checked(proxy, texts(), training()) == place  # the seed stands in the name
+    kept = tmp_path / "features" / f"{proxy.name}-{texts().sizes.label}-0.pt"
+    pools.kept(kept, lambda: {"pool": torch.ones(3)})
+    assert pools.features(proxy, 0, texts(), training())["pool"].tolist() == [1.0, 1.0, 1.0]
+    for read in (
+        lambda: pools.features(proxy, 0, texts(), training(num_train_epochs=2)),
+        lambda: pools.laplace(proxy, "ekfac", 0, texts(), training(num_train_epochs=2)),
+        lambda: pools.trained(proxy, texts(), training(num_train_epochs=2)),
+        lambda: texts(full={**plain, "num_train_epochs": 2}),
+        lambda: texts(num_base_texts=100),
+    ):
+        with pytest.raises(ValueError, match=r"delete .*-full-\*"):
+            read()
+    unknown = pools.Proxy(0, 16, 0.25, seed=1)
+    (tmp_path / "models" / unknown.name).mkdir()
+    with pytest.raises(ValueError, match="not noted"):
+        pools.trained(unknown, texts(), training())
 
 
 def test_rules_are_the_utilities_of_the_library_and_curves_those_of_all_subsets(experiment: ModuleType) -> None:
