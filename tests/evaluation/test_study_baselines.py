@@ -13,6 +13,7 @@ from prudent.errors import DataError, UtilityError
 from prudent.evaluation import BestOfNStudy, best_of_n_study
 from prudent.evaluation._study_controls import length_as_variance, length_out_of_variance, without_length
 from prudent.evaluation._study_families import Family
+from prudent.evaluation._study_statistics import Resamples
 from prudent.evaluation._study_tuning import Tuning
 from prudent.metrics import spearman_within
 from prudent.rewards import GaussianRewards, MemberRewards
@@ -95,13 +96,17 @@ def test_strengths_are_worth_what_their_texts_say():
     assert std.strengths == pytest.approx(np.array(relative) * spread / typical, rel=0.01)
 
 
+def tuning_of(num_prompts, seed, num_bootstrap=10):
+    return Tuning(Resamples(num_prompts, num_bootstrap, 0.95, seed=0), 50, seed)
+
+
 def test_tuned_curves_against_a_loop():
     """Chosen on some prompts, judged on the others, for each n and each scale."""
     rng = np.random.default_rng(2)
     lines = {"gold": rng.normal(size=(4, 21, 3)), "gold_standardized": rng.normal(size=(4, 21, 3))}
     lines["length"] = rng.normal(size=(4, 21, 3))
     family = Family("rule", "strength", (1.0, 2.0, 3.0, 4.0), None, ("a", "b", "c", "d"), 1, lines)
-    tuning = Tuning(21, 50, seed=3)
+    tuning = tuning_of(21, seed=3)
     assert tuning.num_calibration == 10
     found, chosen = tuning.tuned(family, ["gold", "gold_standardized"])
     splits = tuning._chooses.astype(bool)
@@ -121,8 +126,34 @@ def test_tuned_curves_against_a_loop():
     for chooses in splits:
         times[lines["gold"][:, chooses, 2].mean(1).argmax()] += 1 / len(splits)
     assert chosen == pytest.approx(times)
-    assert Tuning(1000, 50, 0).num_calibration == 50
-    assert Tuning(19, 50, 0).num_calibration == 0
+    assert tuning_of(1000, seed=0).num_calibration == 50
+    assert tuning_of(19, seed=0).num_calibration == 0
+
+
+@pytest.mark.parametrize("num_prompts", [21, 70])
+def test_strengths_are_chosen_again_in_every_resample(num_prompts):
+    """Against a loop that repeats prompts as they were drawn, and tunes on these by hand."""
+    rng = np.random.default_rng(3)
+    lines = {name: rng.normal(size=(4, num_prompts, 3)) for name in ("gold", "gold_standardized", "length")}
+    family = Family("rule", "strength", (1.0, 2.0, 3.0, 4.0), None, ("a", "b", "c", "d"), 1, lines)
+    resamples = Resamples(num_prompts, 12, 0.95, seed=1)
+    tuning = Tuning(resamples, 50, seed=3)
+    found, _ = tuning.tuned(family, ["gold", "gold_standardized"])
+    splits = tuning._chooses.astype(bool)
+    for row, counts in enumerate(resamples.counts()):
+        rows = np.repeat(np.arange(num_prompts), counts)
+        for name, by in (("gold", "gold"), ("gold_standardized", "gold_standardized"), ("length", "gold")):
+            for n in range(3):
+                best = [lines[by][:, rows[chooses[rows]], n].sum(1).argmax() for chooses in splits]
+                values = [
+                    np.mean([lines[name][k, prompt, n] for k, one in zip(best, splits, strict=True) if not one[prompt]])
+                    for prompt in rows
+                ]
+                assert found.draws[name][row, n] == pytest.approx(np.mean(values))
+    # what all strengths agree on is a mean of fixed numbers
+    alike = replace(family, lines={"gold": np.repeat(lines["gold"][:1], 4, axis=0)})
+    same, _ = tuning.tuned(alike, ["gold"])
+    assert same.draws["gold"] == pytest.approx(resamples.means(lines["gold"][0]))
 
 
 def test_a_choice_is_not_praised_by_the_prompts_that_made_it():
@@ -130,7 +161,7 @@ def test_a_choice_is_not_praised_by_the_prompts_that_made_it():
     rng = np.random.default_rng(4)
     lines = {"gold": rng.normal(size=(30, 200, 40))}
     family = Family("rule", "strength", tuple(map(float, range(30))), None, ("",) * 30, 1, lines)
-    found, _ = Tuning(200, 50, seed=0).tuned(family, ["gold"])
+    found, _ = tuning_of(200, seed=0).tuned(family, ["gold"])
     in_hindsight = lines["gold"].mean(1).max(0)
     assert in_hindsight.mean() > 0.1
     assert abs(found.expected["gold"].mean()) < 0.02
@@ -411,7 +442,7 @@ def test_controls_of_length_are_drawn_from_changed_variances():
                 ]
                 again = replace(EMPTY, key=family.key, strengths=family.strengths)
                 again = replace(again, lines={"gold": torch.stack(curves).numpy()})
-                found = Tuning(24, 50, seed=0).tuned(again, ["gold"])[0].expected["gold"].mean(0)
+                found = tuning_of(24, seed=0).tuned(again, ["gold"])[0].expected["gold"].mean(0)
                 assert study.curve(f"{start}: {family.key}, tuned").bands["gold"].value == pytest.approx(found.tolist())
     nothing = best_of_n_study(data.drop_columns(["length"]), num_bootstrap=20)
     assert not any(one.key.startswith("length") for one in nothing.curves)

@@ -1,6 +1,7 @@
 """Several seeds of a proxy in one study."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from scipy import stats
 
 from prudent.errors import DataError
 from prudent.evaluation import BestOfNStudy, best_of_n_study
+from prudent.evaluation._study_curves import Drawn, joined
 from prudent.evaluation._study_statistics import Resamples
 from prudent.scoring import ScoredPool
 
@@ -62,12 +64,29 @@ def test_intervals_over_seeds_are_those_of_the_t_test():
     for num_seeds in (2, 3, 6):
         of_seeds = rng.normal(3.0, 2.0, size=num_seeds)
         resamples = Resamples(30, 40_000, 0.95, seed=2, num_seeds=num_seeds)
-        found = resamples.band(np.repeat(of_seeds, 30)[:, None]).at(0)
+        found = resamples.band(resamples.resampled(np.repeat(of_seeds, 30)[:, None])).at(0)
         low, high = stats.t.interval(0.95, num_seeds - 1, of_seeds.mean(), stats.sem(of_seeds))
         assert (found.low, found.high) == pytest.approx((low, high), abs=0.04 * (high - low))
     of_prompts = rng.normal(size=30)
     assert resamples.means(np.tile(of_prompts, 6)) == pytest.approx(resamples.of_one_seed().means(of_prompts))
     assert resamples.of_one_seed().means(of_prompts) == pytest.approx(Resamples(30, 40_000, 0.95, 2).means(of_prompts))
+
+
+def test_seeds_that_tune_bring_their_own_draws():
+    """Averaged over seeds, as the resampled means of fixed numbers are."""
+    rng = np.random.default_rng(9)
+    resamples = Resamples(25, 60, 0.95, seed=0, num_seeds=3)
+    of_seeds = rng.normal(size=(3, 25, 4))
+    fixed = [Drawn("rule", "rule", "baseline", {"gold": one}) for one in of_seeds]
+    tuned = [replace(one, draws={"gold": resamples.of_one_seed().means(one.expected["gold"])}) for one in fixed]
+    of_fixed, of_tuned = (joined([[one] for one in ones])[0].resampled("gold", resamples) for ones in (fixed, tuned))
+    assert of_tuned.cells == pytest.approx(of_seeds.reshape(75, 4))
+    assert of_tuned.draws == pytest.approx(of_fixed.draws)
+    assert of_tuned.draws == pytest.approx(resamples.means(of_seeds.reshape(75, 4)))
+
+
+def outcome_of(resamples, gold, grid):
+    return resamples.outcome(resamples.resampled(gold.reshape(-1, len(grid))), grid, {})
 
 
 def test_one_seed_is_a_bootstrap_of_prompts():
@@ -86,7 +105,7 @@ def test_few_seeds_are_not_believed_too_much(num_seeds):
         shapes = ((num_seeds, 1), (1, 40), (num_seeds, 40))
         seeds, prompts, cells = (rng.normal(size=(*shape, 6)) for shape in shapes)
         resamples = Resamples(40, 200, 0.95, seed=run, num_seeds=num_seeds)
-        outcome = resamples.outcome((seeds + prompts + 0.5 * cells).reshape(-1, 6), grid, {})
+        outcome = outcome_of(resamples, seeds + prompts + 0.5 * cells, grid)
         hacked += outcome.drop_p_value < 0.05
         covered += outcome.gain.low <= 0 <= outcome.gain.high
     assert hacked / num_runs < 0.1
@@ -100,16 +119,16 @@ def test_a_fall_of_one_seed_alone_is_no_fall_of_the_proxy():
     gold[3, :, 2] = -1.0
     gold += 0.01 * np.random.default_rng(3).normal(size=gold.shape)
     for seed in range(5):
-        outcome = Resamples(40, 400, 0.95, seed, num_seeds=4).outcome(gold.reshape(160, 3), (1, 2, 4), {})
+        outcome = outcome_of(Resamples(40, 400, 0.95, seed, num_seeds=4), gold, (1, 2, 4))
         assert outcome.drop.value == pytest.approx(0.35, abs=0.01)
         assert outcome.drop.low < 0
         assert outcome.drop_p_value > 0.05
-    surely = Resamples(40, 400, 0.95, seed=0).outcome(gold[3], (1, 2, 4), {})
+    surely = outcome_of(Resamples(40, 400, 0.95, seed=0), gold[3], (1, 2, 4))
     assert surely.drop_p_value < 0.01
     # where all seeds fall, four are enough
     gold[:, :, 2] -= 1.0
     gold[3, :, 2] += 1.0
-    together = Resamples(40, 400, 0.95, seed=0, num_seeds=4).outcome(gold.reshape(160, 3), (1, 2, 4), {})
+    together = outcome_of(Resamples(40, 400, 0.95, seed=0, num_seeds=4), gold, (1, 2, 4))
     assert together.drop_p_value < 0.01
 
 

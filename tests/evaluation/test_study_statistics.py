@@ -48,6 +48,11 @@ def test_ratio_of_sums():
     assert resamples.ratio(np.array([1.0, 0, 0]), np.array([2.0, 0, 0])).high == pytest.approx(0.5)
 
 
+def outcome_of(resamples, gold, grid, others=None, rounding=0.0):
+    found = {name: resamples.resampled(values) for name, values in (others or {}).items()}
+    return resamples.outcome(resamples.resampled(gold), grid, found, rounding)
+
+
 def falls(rng, drop, num_prompts=30):
     """Gold curves of prompts that rise, and fall by `drop` at the end, under noise that neighbors share."""
     shape = np.array([0.0, 0.6, 1.0, 1.0, 1.0, 1.0 - drop])
@@ -59,9 +64,9 @@ def test_p_value_of_a_fall_pays_for_the_search():
     rng = np.random.default_rng(2)
     grid = (1, 2, 4, 8, 16, 32)
     resamples = Resamples(30, 300, 0.95, seed=0)
-    null = [resamples.outcome(falls(rng, 0.0), grid, {}).drop_p_value for _ in range(200)]
+    null = [outcome_of(resamples, falls(rng, 0.0), grid).drop_p_value for _ in range(200)]
     assert np.mean(np.array(null) < 0.05) < 0.08
-    power = [resamples.outcome(falls(rng, 1.0), grid, {}).drop_p_value for _ in range(50)]
+    power = [outcome_of(resamples, falls(rng, 1.0), grid).drop_p_value for _ in range(50)]
     assert np.mean(np.array(power) < 0.05) > 0.9
 
 
@@ -85,7 +90,7 @@ def test_few_prompts_and_rare_right_answers_are_no_fall(num_prompts, size, n_max
         gold = rng.normal(size=(num_prompts, size)) if right is None else rng.random((num_prompts, size)) < right
         curves = chosen_by_chance(rng, gold.astype(float), n_max)
         resamples = Resamples(num_prompts, 200, 0.95, seed=run)
-        found.append(resamples.outcome(curves, log_spaced(n_max), {}, 1e-9).drop_p_value)
+        found.append(outcome_of(resamples, curves, log_spaced(n_max), rounding=1e-9).drop_p_value)
     assert np.mean(np.array(found) < 0.05) < 0.07
 
 
@@ -94,13 +99,13 @@ def test_a_fall_is_found_with_few_prompts():
     found = []
     for run in range(60):
         curves = chosen_by_chance(rng, rng.normal(size=(20, 64)), 64, lost=1.0)
-        found.append(Resamples(20, 200, 0.95, seed=run).outcome(curves, log_spaced(64), {}, 1e-9).drop_p_value)
+        found.append(outcome_of(Resamples(20, 200, 0.95, seed=run), curves, log_spaced(64), rounding=1e-9).drop_p_value)
     assert np.mean(np.array(found) < 0.05) > 0.9
 
 
 def test_a_curve_that_only_falls_has_no_kept_share():
     gold = np.tile([1.0, 0.5, 0.0], (5, 1))
-    outcome = Resamples(5, 50, 0.95, seed=0).outcome(gold, (1, 2, 4), {"first": gold})
+    outcome = outcome_of(Resamples(5, 50, 0.95, seed=0), gold, (1, 2, 4), {"first": gold})
     assert outcome.kept is None
     assert outcome.peak_n == 1
     assert outcome.drop.value == 1.0
@@ -109,7 +114,7 @@ def test_a_curve_that_only_falls_has_no_kept_share():
 
 
 def test_one_prompt_says_nothing_about_significance():
-    outcome = Resamples(1, 50, 0.95, seed=0).outcome(np.array([[0.0, 1.0, 0.5]]), (1, 2, 4), {})
+    outcome = outcome_of(Resamples(1, 50, 0.95, seed=0), np.array([[0.0, 1.0, 0.5]]), (1, 2, 4))
     assert outcome.drop_p_value is None
     assert outcome.kept.value == pytest.approx(0.5)
 
@@ -143,18 +148,18 @@ def test_rounding_is_no_fall():
     rng = np.random.default_rng(4)
     resamples = Resamples(40, 100, 0.95, seed=0)
     level = 50 + rng.normal(size=(40, 1))
-    outcome = resamples.outcome(
-        level + 1e-14 * rng.normal(size=(40, 4)), (1, 2, 4, 8), {"first": level[:, [0] * 4]}, 1e-9
+    outcome = outcome_of(
+        resamples, level + 1e-14 * rng.normal(size=(40, 4)), (1, 2, 4, 8), {"first": level[:, [0] * 4]}, 1e-9
     )
     assert (outcome.peak_n, outcome.peak_n_high) == (1, 1)
     assert (outcome.gain, outcome.drop) == (Estimate(0, 0, 0), Estimate(0, 0, 0))
     assert (outcome.drop_p_value, outcome.kept, outcome.share_above_first) == (1.0, None, 0.5)
     # a tie that sums leave unequal: the first of the two is the peak
     tied = np.tile([0.0, 0.1 + 0.2, 0.3, 0.3 - 1e-12], (40, 1)) + 0.1 * rng.normal(size=(40, 1))
-    assert resamples.outcome(tied, (1, 2, 4, 8), {}, 1e-9).peak_n == 2
-    assert resamples.outcome(tied[:, [0, 2, 1, 3]], (1, 2, 4, 8), {}, 1e-9).peak_n == 2
+    assert outcome_of(resamples, tied, (1, 2, 4, 8), rounding=1e-9).peak_n == 2
+    assert outcome_of(resamples, tied[:, [0, 2, 1, 3]], (1, 2, 4, 8), rounding=1e-9).peak_n == 2
 
 
 def test_a_fall_of_the_same_everywhere_is_sure():
     gold = np.tile([0.0, 1.0, 0.5], (30, 1))
-    assert Resamples(30, 200, 0.95, seed=0).outcome(gold, (1, 2, 4), {}, 1e-9).drop_p_value < 0.01
+    assert outcome_of(Resamples(30, 200, 0.95, seed=0), gold, (1, 2, 4), rounding=1e-9).drop_p_value < 0.01

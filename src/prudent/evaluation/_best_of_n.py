@@ -78,7 +78,8 @@ def best_of_n_study(
     (Jinnai et al. 2024), which is `consensus` at a large weight; and of a single reward `lcb_std, tuned`, `lcb_var,
     tuned`, the same on the variance against references, and `worst` and `uwo` (Coste et al. 2024) where members are
     stored. A tuned curve has at each n, and on each scale of gold, the strength (m, ...) that is best on some
-    calibration prompts, and is judged on the others, averaged over random splits.
+    calibration prompts, and is judged on the others, averaged over random splits; its intervals count that other
+    prompts choose other strengths.
 
     Controls show what a gain is not: `shuffled: KEY` (a utility that reads variances, if only as the mean of a curved
     step does, after these were permuted among the candidates of each prompt: what is left of a gain then was not the
@@ -176,6 +177,7 @@ def best_of_n_study(
                 one,
                 drawer,
                 own[0],
+                resamples.of_one_seed(),
                 baselines=baselines,
                 controls=controls,
                 num_shuffles=num_shuffles,

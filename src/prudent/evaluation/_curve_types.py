@@ -7,7 +7,10 @@ __all__ = ["Band", "Curve", "Estimate", "Outcome"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval over prompts (percentile bootstrap) and seeds (Student's t), in its own units."""
+    """A number with its interval over prompts (percentile bootstrap) and seeds (Student's t), in its own units.
+
+    What prompts chose (the strength of a tuned curve) is chosen again in every resample of them.
+    """
 
     value: float
     low: float

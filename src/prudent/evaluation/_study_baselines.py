@@ -15,6 +15,7 @@ from prudent.evaluation._study_drawing import Block, Drawer, Extent, Maker, grou
 from prudent.evaluation._study_families import Family, PenaltyFamily, hedged, penalties, penalty_families
 from prudent.evaluation._study_pool import StudyPool
 from prudent.evaluation._study_seeds import Seed
+from prudent.evaluation._study_statistics import Resamples
 from prudent.evaluation._study_strategies import strategy_families
 from prudent.evaluation._study_tuning import Tuning, tuned_key
 from prudent.evaluation._study_utilities import StudiedUtility
@@ -68,6 +69,7 @@ def draw_others(
     seed: Seed,
     drawer: Drawer,
     first: Drawn,
+    resamples: Resamples,
     *,
     baselines: bool,
     controls: bool,
@@ -83,6 +85,7 @@ def draw_others(
         seed: whose pool.
         drawer: of that pool.
         first: the curve of the first utility.
+        resamples: of the prompts of one seed.
         baselines: whether to draw those.
         controls: whether to draw those.
         num_shuffles: permutations of the doubts that utilities read, at most.
@@ -92,7 +95,7 @@ def draw_others(
         advance: called with the number of prompts done where subsets are drawn.
     """
     pool, found = drawer.pool, Others()
-    tuning = Tuning(pool.num_prompts, num_calibration_prompts if pool.scales else 0, random_seed)
+    tuning = Tuning(resamples, num_calibration_prompts if pool.scales else 0, random_seed)
     families = penalty_families(pool, _centered(seed)) if tuning.num_calibration else ()
     fixed = _fixed(seed) if baselines else {}
     makers: list[Maker] = []
@@ -140,7 +143,7 @@ def draw_others(
         for change in tuned_changes:
             for family in families:
                 own, _ = tuning.tuned(family.drawn(family.of(lines, change.start)), list(pool.scales))
-                found.controls.append(_control(change, own, own.expected))
+                found.controls.append(replace(_control(change, own, own.expected), draws=own.draws))
         _add_extremes(found, drawer)
     if baselines and pool.scales:
         found.controls.insert(len(found.controls) - bool(controls), _oracle_n(first, list(pool.scales)))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prudent.evaluation._curve_types import Curve
-from prudent.evaluation._study_statistics import Resamples
+from prudent.evaluation._study_statistics import Resampled, Resamples
 
 __all__ = ["Drawn", "Lines", "curves", "joined", "lacking", "shuffled_key"]
 
@@ -48,6 +48,21 @@ class Drawn:
     """`[G]`"""
     error: Lines | None = None
     """Monte Carlo error of `expected`."""
+    draws: Lines | None = None
+    """Column to `[R, G]`: the curve in each resample of prompts, averaged over seeds, where `expected` changes with the
+    prompts that are drawn (a strength was chosen on them); None where it does not."""
+
+    def resampled(self, name: str, resamples: Resamples, *, last: bool = False) -> Resampled:
+        """A column with its draws.
+
+        Args:
+            name: of the column.
+            resamples: of the cells.
+            last: whether of the last n alone.
+        """
+        points = slice(-1, None) if last else slice(None)
+        own = None if self.draws is None else self.draws[name][:, points]
+        return resamples.resampled(self.expected[name][:, points], own)
 
 
 def joined(seeds: Sequence[Sequence[Drawn]]) -> list[Drawn]:
@@ -92,6 +107,9 @@ def _joined(ones: list[Drawn]) -> Drawn:
         error={name: np.concatenate([error[name] for error in errors]) for name in names}
         if len(errors) == len(ones)
         else None,
+        draws=None
+        if first.draws is None
+        else {name: np.mean([one.draws[name] for one in ones if one.draws is not None], axis=0) for name in names},
     )
 
 
@@ -107,6 +125,7 @@ def curves(
         resamples: of the cells.
     """
     by_key = {one.key: one for one in drawn}
+    gold = {one.key: {scale: one.resampled(scale, resamples) for scale in scales} for one in drawn}
     return [
         Curve(
             key=one.key,
@@ -125,12 +144,15 @@ def curves(
                 for name, error in one.error.items()
             },
             effective_size=_numbers(one.effective_size),
-            bands={name: resamples.band(values) for name, values in one.expected.items()},
+            bands={
+                name: resamples.band(gold[one.key][name] if name in scales else one.resampled(name, resamples))
+                for name in one.expected
+            },
             outcomes={
                 scale: resamples.outcome(
-                    one.expected[scale],
+                    gold[one.key][scale],
                     grid,
-                    {name: other.expected[scale] for name, other in _others(one, drawn[0].key, by_key).items()},
+                    {name: gold[other.key][scale] for name, other in _others(one, drawn[0].key, by_key).items()},
                     rounding,
                 )
                 for scale, rounding in scales.items()

@@ -6,10 +6,14 @@ cell; seeds are scored on the same prompts, so that both vary, independently. Pr
 replacement. Seeds are few: drawing 3 of 3 would hide a third of their variance and all doubt about how large it is, so
 their mean is drawn as it may be when their spread is known from S of them alone, around what was found by Student's t
 with S - 1 degrees of freedom.
+
+Curves whose strength was chosen on some of the prompts bring means of resamples of their own, in which it was chosen
+again: their values are no fixed numbers, and an interval that took them for such would be too narrow.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -17,7 +21,7 @@ from numpy.typing import NDArray
 
 from prudent.evaluation._curve_types import Band, Estimate, Outcome
 
-__all__ = ["Resamples", "log_spaced"]
+__all__ = ["Resampled", "Resamples", "log_spaced"]
 
 Array = NDArray[np.float64]
 
@@ -44,6 +48,30 @@ def log_spaced(n_max: int, per_doubling: int = 2) -> tuple[int, ...]:
     if len(grid) > 2 and grid[-1] < 1.1 * grid[-2]:  # the end may fall beside a regular step: keep the end
         del grid[-2]
     return tuple(grid)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A curve and what it is in every resample.
+
+    Attributes:
+        cells: `[C, G]`, whose mean is the curve.
+        draws: `[R, G]` the curve of each resample.
+    """
+
+    cells: Array
+    draws: Array
+
+    def __sub__(self, other: "Resampled") -> "Resampled":
+        return Resampled(self.cells - other.cells, self.draws - other.draws)
+
+    def at(self, place: int) -> "Resampled":
+        """One point of it, `[C, 1]` and `[R, 1]`; -1 is the last."""
+        return Resampled(self.cells[:, [place]], self.draws[:, [place]])
+
+    def settled(self, rounding: float) -> "Resampled":
+        """Differences without those that are rounding, which become 0."""
+        return Resampled(_settled(self.cells, rounding), _settled(self.draws, rounding))
 
 
 class Resamples:
@@ -78,13 +106,36 @@ class Resamples:
         only.num_seeds = 1
         return only
 
+    @property
+    def of_prompts(self) -> Array:
+        """The share of each prompt in each resample `[R, B]`, sums of 1."""
+        return self._of_prompts
+
+    def resampled(self, per_cell: Array, of_prompts: Array | None = None) -> Resampled:
+        """A curve of values `[C, G]` with its draws.
+
+        Args:
+            per_cell: `[C, G]`.
+            of_prompts: `[R, G]` what it is in each resample of prompts, averaged over seeds, where values change with
+                the prompts that are drawn; None: the resampled mean of these values.
+        """
+        if of_prompts is None:
+            return Resampled(per_cell, self.means(per_cell))
+        return Resampled(per_cell, of_prompts + self.off_seeds(per_cell))
+
+    def off_seeds(self, per_cell: Array) -> Array:
+        """How far off `[R, ...]` the average over seeds of values `[C, ...]` may be; 0 of one seed."""
+        if self.num_seeds == 1:
+            return np.zeros(per_cell.shape[1:])
+        of_seeds = per_cell.reshape(self.num_seeds, self.num_prompts, -1).mean(1)
+        drawn: Array = (self._of_seeds @ of_seeds).reshape(-1, *per_cell.shape[1:])
+        return drawn
+
     def means(self, per_cell: Array) -> Array:
         """Resampled means `[R, ...]` of values `[C, ...]`."""
         cells = per_cell.reshape(self.num_seeds, self.num_prompts, -1)
-        drawn: Array = self._of_prompts @ cells.mean(0)
-        if self.num_seeds > 1:
-            drawn = drawn + self._of_seeds @ cells.mean(1)
-        return drawn.reshape(-1, *per_cell.shape[1:])
+        drawn: Array = (self._of_prompts @ cells.mean(0)).reshape(-1, *per_cell.shape[1:])
+        return drawn + self.off_seeds(per_cell)
 
     def by_seed(self, per_cell: Array) -> tuple[tuple[float, ...], ...]:
         """The mean curve of each seed, of values `[C, G]`."""
@@ -113,52 +164,53 @@ class Resamples:
         """How often each prompt occurs `[B]`, one resample after the other."""
         return (np.rint(weights * self.num_prompts).astype(np.int64) for weights in self._of_prompts)
 
-    def band(self, per_cell: Array) -> Band:
-        """The mean curve of values `[C, G]` over a grid of G points, with pointwise bounds."""
-        low, high = self.bounds(self.means(per_cell))
-        return Band(_floats(per_cell.mean(0)), _floats(low), _floats(high))
+    def band(self, found: Resampled) -> Band:
+        """A curve over a grid of G points, with pointwise bounds."""
+        low, high = self.bounds(found.draws)
+        return Band(_floats(found.cells.mean(0)), _floats(low), _floats(high))
 
     def outcome(
-        self, gold: Array, n_values: Sequence[int], others: Mapping[str, Array], rounding: float = 0.0
+        self, gold: Resampled, n_values: Sequence[int], others: Mapping[str, Resampled], rounding: float = 0.0
     ) -> Outcome:
         """What a gold curve does.
 
         Args:
-            gold: Expected gold of the pick `[C, G]`; the first point of the grid is n = 1.
+            gold: Expected gold of the pick; the first point of the grid is n = 1.
             n_values: The grid, ascending.
             others: The same of the curves to compare with at the last n, by name.
             rounding: Differences of gold up to this are none.
         """
-        falls = _settled(gold - gold[:, -1:], rounding)
-        curve, draws = falls.mean(0), self.means(falls)
+        falls = (gold - gold.at(-1)).settled(rounding)
+        curve, draws = falls.cells.mean(0), falls.draws
         peak = int(_first_best(curve, rounding))
         peaks_low, peaks_high = np.percentile(
             _first_best(draws, rounding), self._tails, method="nearest"
         )  # positions on the grid, so that the bounds are values of n
-        ahead = {name: _settled(gold[:, -1] - other[:, -1], rounding) for name, other in others.items()}
+        ahead = {name: (gold.at(-1) - other.at(-1)).settled(rounding) for name, other in others.items()}
         return Outcome(
             peak_n=int(n_values[peak]),
             peak_n_low=int(n_values[int(peaks_low)]),
             peak_n_high=int(n_values[int(peaks_high)]),
             gain=self.estimate(curve[-1] - curve[0], draws[:, -1] - draws[:, 0]),
             drop=self.estimate(curve[peak], draws[:, peak]),
-            drop_p_value=self._drop_p_value(falls, draws, rounding),
+            drop_p_value=self._drop_p_value(falls, rounding),
             kept=self._kept(curve, draws, rounding),
-            versus={name: self.estimate(lead.mean(), self.means(lead)) for name, lead in ahead.items()},
-            share_above_first=float(_above(ahead["first"]).mean()) if "first" in ahead else None,
+            versus={name: self.estimate(lead.cells.mean(), lead.draws[:, 0]) for name, lead in ahead.items()},
+            share_above_first=float(_above(ahead["first"].cells).mean()) if "first" in ahead else None,
         )
 
-    def _drop_p_value(self, falls: Array, draws: Array, rounding: float) -> float | None:
+    def _drop_p_value(self, falls: Resampled, rounding: float) -> float | None:
         """P-value of the largest studentised fall to the last n, by the bootstrap-t under no fall.
 
         Taking the maximum over n in every resample as well pays for having looked for the peak on the same prompts.
         Every resample is divided by its own error: where prompts are few, or few of them move the mean, those that move
         it far have a large one.
         """
-        if self.num_prompts < 2 or falls.shape[1] < 2:
+        cells, draws = falls.cells[:, :-1], falls.draws[:, :-1]
+        if self.num_prompts < 2 or not cells.shape[1]:
             return None
-        mean = falls[:, :-1].mean(0)
-        around = (falls[:, :-1] - mean).reshape(self.num_seeds, self.num_prompts, -1)
+        mean = cells.mean(0)
+        around = (cells - mean).reshape(self.num_seeds, self.num_prompts, -1)
         of_prompts = around.mean(0)
         of_seeds = around.mean(1).var(0, ddof=1) / self.num_seeds if self.num_seeds > 1 else np.zeros(len(mean))
         # what falls by the same everywhere has no error, and what does not fall at all has none either
@@ -167,7 +219,7 @@ class Resamples:
         spread = self._of_prompts @ np.square(of_prompts) - np.square(self._of_prompts @ of_prompts)
         drawn_error = np.sqrt(np.maximum(spread, 0.0) / (self.num_prompts - 1) + of_seeds)
         observed = (mean / error).max()
-        null = ((draws[:, :-1] - mean) / np.maximum(drawn_error, _SMALLEST_ERROR * error)).max(1)
+        null = ((draws - mean) / np.maximum(drawn_error, _SMALLEST_ERROR * error)).max(1)
         return float((1 + (null >= observed).sum()) / (1 + len(null)))
 
     def _kept(self, curve: Array, draws: Array, rounding: float) -> Estimate | None:

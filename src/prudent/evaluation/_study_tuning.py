@@ -25,13 +25,17 @@ class Tuning:
     Splits come from random orders of the prompts, cut into disjoint sets that choose, so that prompts choose about
     equally often and each one is judged.
 
+    In every resample of the prompts the strength is chosen again, by the same splits: copies of a prompt stay on one
+    side, so that none is judged by what it chose.
+
     Args:
-        num_prompts: B.
+        resamples: of the B prompts.
         num_calibration: prompts that choose; at most half of them.
         seed: of the splits.
     """
 
-    def __init__(self, num_prompts: int, num_calibration: int, seed: int) -> None:
+    def __init__(self, resamples: Resamples, num_calibration: int, seed: int) -> None:
+        num_prompts, self._resamples = resamples.num_prompts, resamples
         self.num_calibration = num_choosing(num_prompts, num_calibration)
         rng = np.random.default_rng(seed)
         chooses: list[Array] = []
@@ -57,6 +61,29 @@ class Tuning:
         judges = 1.0 - self._chooses
         used = np.einsum("db,dgk->kbg", judges, chosen) / judges.sum(0)[None, :, None]
         return used, chosen[:, -1].mean(0)
+
+    def _draws(self, lines: Lines, scales: Sequence[str]) -> Lines:
+        """The tuned curve of each resample: column to `[R, G]`.
+
+        What judges is all prompts less those that choose, which are few where prompts are many.
+        """
+        shares, judged = self._resamples.of_prompts, (1.0 - self._chooses).sum(0)  # in how many splits each one judges
+        flat = {name: np.ascontiguousarray(values.swapaxes(0, 1)) for name, values in lines.items()}
+
+        def sums(of: Array, values: Array) -> Array:
+            return (of @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
+
+        every = {name: sums(shares / judged, values) for name, values in flat.items()}
+        drawn = {name: np.zeros(values[:, 0].shape) for name, values in every.items()}
+        for chooses in self._chooses:
+            rows = np.flatnonzero(chooses)
+            own = shares[:, rows]
+            weighted = own / judged[rows]
+            best = {scale: sums(own, flat[scale][rows]).argmax(1)[:, None] for scale in scales}
+            for name, values in every.items():
+                on_judges = values - sums(weighted, flat[name][rows])
+                drawn[name] += np.take_along_axis(on_judges, best.get(name, best[scales[0]]), 1)[:, 0]
+        return drawn
 
     def tuned(self, family: Family, scales: Sequence[str]) -> tuple[Drawn, Array]:
         """The curve of a family with its strength tuned at each n, and how often each is chosen at the last n `[K]`.
@@ -88,6 +115,7 @@ class Tuning:
                 variance=family.variance,
                 beside=None if family.beside is None else tuned_key(family.beside),
                 error=None if family.error is None else mixed(family.error),
+                draws=self._draws(family.lines, scales),
             ),
             chosen,
         )
@@ -128,7 +156,9 @@ def strength_families(
                 texts=first.texts,
                 gold={
                     scale: tuple(
-                        resamples.band(np.concatenate([family.lines[scale][place] for family, _ in ones]))
+                        resamples.band(
+                            resamples.resampled(np.concatenate([family.lines[scale][place] for family, _ in ones]))
+                        )
                         for place in range(len(first.strengths))
                     )
                     for scale in scales

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from prudent.evaluation._curve_types import Estimate, Outcome
 from prudent.evaluation._study_curves import Drawn
-from prudent.evaluation._study_statistics import Resamples
+from prudent.evaluation._study_statistics import Resampled, Resamples
 from prudent.evaluation._verdict_types import Rescue, Verdict
 
 __all__ = ["verdict"]
@@ -63,9 +63,10 @@ def _rescue(drawn: Sequence[Drawn], scale: str, resamples: Resamples, seed: int,
     others = [one for one in drawn[1:] if one.kind != "control"]
     if not others or resamples.num_prompts < 2:
         return None
-    leads = np.stack([one.expected[scale][:, -1] - drawn[0].expected[scale][:, -1] for one in others])
-    best = int(leads.mean(1).argmax())
-    if leads[best].mean() <= rounding:
+    first = drawn[0].resampled(scale, resamples, last=True)
+    leads = [one.resampled(scale, resamples, last=True) - first for one in others]
+    best = int(np.argmax([lead.cells.mean() for lead in leads]))
+    if leads[best].cells.mean() <= rounding:
         return None
     held_out = _held_out(leads, resamples, seed)
     return Rescue(
@@ -75,25 +76,37 @@ def _rescue(drawn: Sequence[Drawn], scale: str, resamples: Resamples, seed: int,
     )
 
 
-def _held_out(leads: Array, resamples: Resamples, seed: int) -> Array:
-    """The lead `[C]` on each cell of whatever leads on the other half of the prompts, averaged over halvings.
+def _held_out(leads: Sequence[Resampled], resamples: Resamples, seed: int) -> Resampled:
+    """The lead on each cell of whatever leads on the other half of the prompts, averaged over halvings.
+
+    It is chosen again in every resample: copies of a prompt stay in one half, so that none is judged by what it chose.
+    A lead that changes with the prompts that are drawn moves by as much on both halves.
 
     Args:
-        leads: `[K, C]` of K curves.
+        leads: of K curves at one n.
         resamples: of the cells.
         seed: of the halvings.
     """
     rng = np.random.default_rng([seed, 1])  # other halves than those that tuned
-    of_prompts = leads.reshape(len(leads), resamples.num_seeds, resamples.num_prompts)
+    cells = np.stack([lead.cells[:, 0] for lead in leads])
+    of_prompts = cells.reshape(len(leads), resamples.num_seeds, resamples.num_prompts)
+    average, shares = of_prompts.mean(1).T, resamples.of_prompts
+    moved = np.stack([lead.draws[:, 0] - resamples.means(lead.cells)[:, 0] for lead in leads], axis=1)
     total = np.zeros(of_prompts.shape[1:])
+    sums, draws = shares @ average + moved, np.zeros(len(shares))
     for _ in range(_NUM_SPLITS):
         order = rng.permutation(resamples.num_prompts)
         halves = np.array_split(order, 2)
         for chooses, judges in (halves, halves[::-1]):
             best = of_prompts[:, :, chooses].mean((1, 2)).argmax()
             total[:, judges] += of_prompts[best][:, judges]
-    return total.reshape(-1) / _NUM_SPLITS
+        own = shares[:, halves[0]]
+        on_one = own @ average[halves[0]] + moved * own.sum(1, keepdims=True)
+        for on_chooses, on_judges in ((on_one, sums - on_one), (sums - on_one, on_one)):
+            draws += np.take_along_axis(on_judges, on_chooses.argmax(1)[:, None], 1)[:, 0]
+    found = total.reshape(-1, 1) / _NUM_SPLITS
+    return resamples.resampled(found, draws[:, None] / _NUM_SPLITS)
 
 
-def _mean(values: Array, resamples: Resamples) -> Estimate:
-    return resamples.estimate(float(values.mean()), resamples.means(values))
+def _mean(values: Resampled, resamples: Resamples) -> Estimate:
+    return resamples.estimate(float(values.cells.mean()), values.draws[:, 0])

@@ -62,7 +62,8 @@ class Rescue:
     ahead: Estimate
     """Its gold minus that of the first utility, paired over prompts; flattered by having been chosen on them."""
     held_out: Estimate
-    """The same of whatever curve was best on one half of the prompts, measured on the other half, both ways round."""
+    """The same of whatever curve was best on one half of the prompts, measured on the other half, both ways round; its
+    interval counts that other prompts may choose another curve."""
 
 
 @dataclass(frozen=True)
