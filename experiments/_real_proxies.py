@@ -291,6 +291,8 @@ class Proxy:
         file = spec["pairs"] if source["pairs"] == "own" else config["shift"]
         made_of = [file, spec["file"], spec.get("drop"), source["num_pairs"], source["flips"], config["encoder"]]
         made_of += [config[name] for name in ("num_folds", "num_members", "num_references")]
+        if file in config["pools"]:  # the pairs are those of another pool
+            made_of.append([config["pools"][file].get(name) for name in ("file", "drop")])
         digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
         tables = []
         for seed in range(config["num_seeds"]):

@@ -49,14 +49,24 @@ def study(proxy: Proxy, sources: list[ScoredPool], config: dict[str, Any], keep:
     options = {name: config[name] for name in STUDY_OPTIONS} | {"n_values": config["pools"][proxy.pool]["n_values"]}
     if not sources[0].has_variance:
         options["utilities"] = ["mean"]
-    digest = hashlib.sha256(json.dumps([options, len(sources)]).encode()).hexdigest()[:8]
-    place = None if keep is None else keep / f"{proxy.pool}-{proxy.name}-{digest}"
+    place = None if keep is None else keep / f"{proxy.pool}-{proxy.name}-{digest(options, sources)}"
     if place is not None and place.exists():
         return read_overopt(place)
     found = overopt({f"{proxy.pool}/{proxy.name}": sources}, **options)
     if place is not None:
         found.write(place)
     return found
+
+
+def digest(options: dict[str, Any], sources: list[ScoredPool]) -> str:
+    """Names a study by its options and everything that it reads."""
+    read = hashlib.sha256(json.dumps(options).encode())
+    for source in sources:
+        written = pa.BufferOutputStream()
+        with pa.ipc.new_stream(written, source.table.schema) as stream:
+            stream.write_table(source.table.combine_chunks())
+        read.update(written.getvalue())
+    return read.hexdigest()[:8]
 
 
 def experiment(data: Path, config: dict[str, Any], *, keep: Path | None) -> dict[str, pa.Table]:

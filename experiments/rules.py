@@ -15,6 +15,7 @@ Models, features and curves are kept under `.cache/experiments/rules/`, so that 
 
 import argparse
 import csv
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,10 @@ from _rule_draws import Draw, apply_in_parts, marginal, shuffled
 from _rule_families import (
     FAMILIES,
     MATCHED,
+    MOST_STDS,
     SHUFFLED,
+    STRENGTHS,
+    THRESHOLDS,
     VIEWS,
     Family,
     View,
@@ -36,7 +40,17 @@ from _rule_families import (
     strengths_of,
 )
 from _rule_figures import draw_agreement, draw_curves, draw_grid
-from _rule_pools import FOLDER, POSTERIORS, WorldSizes, alpacaeval_pools, world_pools
+from _rule_pools import (
+    AE_SETTINGS,
+    FOLDER,
+    MORE_MEMBERS,
+    NUM_MEMBERS,
+    NUM_REFERENCES,
+    POSTERIORS,
+    WorldSizes,
+    alpacaeval_pools,
+    world_pools,
+)
 from _rule_tables import (
     Agreement,
     Curves,
@@ -203,9 +217,18 @@ def agreement(draw: Draw) -> Agreement:
     return found
 
 
+def digest(draw: Draw) -> str:
+    """Names what is measured of a whole draw, so that nothing measured otherwise is taken for it."""
+    rules = FAMILIES, STRENGTHS, THRESHOLDS, MOST_STDS, MATCHED, SHUFFLED
+    source = WorldSizes() if draw.is_own else AE_SETTINGS[draw.setting]
+    posteriors = NUM_MEMBERS, MORE_MEMBERS, NUM_REFERENCES
+    made_with = rules, source, posteriors, draw.n_values, draw.grid_step
+    return hashlib.sha256(repr(made_with).encode()).hexdigest()[:8]
+
+
 def kept(draw: Draw, keep: bool) -> Measured:
     """The measurement of a draw, from the file that keeps it where there is one."""
-    place = FOLDER / f"measured-{draw.setting.replace(' ', '_')}-{draw.seed}.pt"
+    place = FOLDER / f"measured-{draw.setting.replace(' ', '_')}-{draw.seed}-{digest(draw)}.pt"
     if not (keep and place.exists()):
         curves, chosen = measure(draw)
         parts = {"curves": curves, "chosen": chosen, "agreement": agreement(draw)}

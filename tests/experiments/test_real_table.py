@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from prudent.scoring import ScoredPool
+
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 RESULTS = EXPERIMENTS / "real_table"
 
@@ -81,6 +83,27 @@ def test_consensus_is_the_average_cosine(proxies: ModuleType) -> None:
     features = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]])
     found = proxies.consensus(pool_of(proxies, torch.zeros(1, 3), features))
     assert found.tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+
+
+def test_a_study_of_other_rewards_is_not_taken(proxies: ModuleType, tmp_path: Path) -> None:
+    experiment = importlib.import_module("real_table")
+    gold = torch.randn(60, generator=torch.Generator().manual_seed(0)).double().numpy()
+    group = torch.arange(20).repeat_interleave(3).numpy()
+    options = {"utilities": ["mean"], "num_calibration_prompts": 5, "num_bootstrap": 50, "num_resamples": 2}
+    config = {**options, "pools": {"pool": {"n_values": [1, 3]}}}
+    proxy = proxies.Proxy("pool", "noisy", "last_layer")
+
+    def end(sign: float) -> float:
+        variance = torch.ones(60).numpy()
+        table = pa.table({"prompt_id": group, "reward_mean": sign * gold, "reward_variance": variance, "gold": gold})
+        curves = experiment.study(proxy, [ScoredPool(table)], config, tmp_path).tables()["curves"].to_pylist()
+        (found,) = [one["gold"] for one in curves if (one["curve"], one["n"], one["scale"]) == ("mean", 3, "gold")]
+        return found
+
+    best, worst = end(1.0), end(-1.0)
+    assert best > 0 > worst
+    assert (end(1.0), end(-1.0)) == (best, worst)
+    assert len(list(tmp_path.glob("pool-noisy-last_layer-*"))) == 2
 
 
 def check(tables: dict[str, pa.Table], largest: dict[str, int]) -> None:

@@ -108,6 +108,32 @@ def check(tables: dict[str, list[dict]], settings: set[str]) -> None:
         assert math.isnan(row["rank_correlation"]) or abs(row["rank_correlation"]) <= 1 + 1e-9
 
 
+def test_what_is_kept_of_other_settings_is_not_taken(
+    experiment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "FOLDER", tmp_path)
+    made = []
+
+    def measure(draw: object) -> tuple[dict, list]:
+        made.append(draw)
+        return {}, [{"number": len(made)}]
+
+    monkeypatch.setattr(experiment, "measure", measure)
+    monkeypatch.setattr(experiment, "agreement", lambda draw: {})
+
+    def measured(**changed: object) -> int:
+        settings = {"n_values": [1, 4], "is_own": True} | changed
+        draw = experiment.Draw("world", 0, None, **settings)
+        return experiment.kept(draw, keep=True).chosen[0]["number"]
+
+    assert [measured(), measured(), measured(n_values=[1, 2]), measured()] == [1, 1, 2, 1]
+    monkeypatch.setattr(experiment, "STRENGTHS", [1.0, 2.0])
+    assert measured() == 3
+    families = {"lcb_std": importlib.import_module("_rule_families").Family("lcb_std({strength})", "std", 2.0)}
+    monkeypatch.setattr(experiment, "FAMILIES", families)
+    assert measured() == 4
+
+
 def test_tables_say_which_rules_are_one_rule() -> None:
     with (EXPERIMENTS / "rules" / "final.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["posterior"] == "gaussian"]
