@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from prudent.cli import app
 from prudent.evaluation import read_overopt
+from prudent.scoring import PartedOutput
 
 WORDS = ["name", "a", "fruit", "the", "bird", "river", "stone", "house"]
 
@@ -215,3 +216,42 @@ def test_what_is_printed_says_how_sure_it_is(tmp_path: Path) -> None:
     wrong = run("--scored", scored[0], "--output", tmp_path / "lab", "--utility", "lcb_sdt(2)")
     assert wrong.exit_code == 2
     assert "Studying" not in wrong.stderr
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, pool: Path, tiny_models) -> None:
+    rows = {"prompt_id": [0, 0], "reward_mean": [0.0, 1.0], "reward_variance": [1.0, 1.0], "gold": [0.0, 1.0]}
+    scored = tmp_path / "scored.parquet"
+    with PartedOutput(scored, {}) as parts:
+        parts.write(pa.table(rows))
+        parts.finish({})
+    single = tmp_path / "lab" / "curves.parquet"
+    single.parent.mkdir()
+    pq.write_table(pa.table(rows), single)
+    before = sorted(tmp_path.rglob("*"))
+    for given, output, message in (
+        (scored, scored, "is read here"),
+        (scored, scored / "lab", "lies in"),
+        (scored / "part-00000.parquet", scored, "a dataset that scoring or sampling wrote"),
+        (single, single.parent, "is read here"),
+    ):
+        result = run("--scored", given, "--output", output, "--num-bootstrap", 4, "--quiet")
+        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+    model = tiny_models("bert")
+    result = run("--model", model, "--data", pool, "--output", model / "lab", "--quiet")
+    assert (result.exit_code, "lies in" in result.stderr) == (2, True), result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    assert pq.read_table(scored).num_rows == 2
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path: Path, tiny_models) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "name a fruit", "chosen": "a stone", "rejected": "the bird"}) + "\n")
+    lab = tmp_path / "deep" / "lab"
+    assert run("--model", tiny_models("bert"), "--data", pairs, "--output", lab, "--quiet").exit_code == 2
+    long = run(
+        "--model", tiny_models("bert"), "--policy", tiny_models("llama", head=False), "--max-new-tokens", 1000,
+        "--gold-model", tiny_models("llama"), "--data", pairs, "--output", lab, "--quiet",
+    )  # fmt: skip
+    assert long.exit_code == 2
+    assert "do not fit into" in long.stderr
+    assert list(tmp_path.iterdir()) == [pairs]

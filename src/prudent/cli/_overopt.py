@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +24,8 @@ from prudent.cli._options import (
     finite,
     refuse,
 )
-from prudent.cli._overopt_checks import check_before_sampling, check_utilities, make_folder, numbers, several
-from prudent.cli._overopt_words import told
+from prudent.cli._overopt_checks import check_before_sampling, check_utilities, numbers, output_folder, several
+from prudent.cli._overopt_words import left_out_in_sampling, told
 from prudent.cli._report import Scale
 
 SCORING = "Models to score the pools with"
@@ -202,6 +203,8 @@ def overopt(
     elif n_values is not None and max(n_values) > (sampled := num_candidates or 16):
         raise typer.BadParameter(f"--n {n}: {sampled} responses are sampled to a prompt (--num-candidates)")
     place = Path(output)
+    proxies: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     if scored:
         of_models = {
             "--policy": policy,
@@ -217,7 +220,7 @@ def overopt(
         files: dict[str, Any] = several("--scored", scored)
         check_utilities(utilities.values() if isinstance(utilities, dict) else utilities)
         check_scored(files, scale=scale.value)
-        make_folder(place)
+        inputs = list(chain(*files.values()))
     elif model and data:
         from prudent.evaluation import check_proxies, score_proxies
 
@@ -228,7 +231,12 @@ def overopt(
         proxies = several("--model", model)
         check_proxies(proxies, sources)
         check_utilities(utilities.values() if isinstance(utilities, dict) else utilities, of_models=True)
-        make_folder(place)
+        inputs = [*chain(*proxies.values()), *sources.values()]
+    else:
+        raise typer.BadParameter("give --scored, or --model and --data")
+    weights = None if dtype is None else dtype.value
+    notes: dict[str, list[str]] = {}
+    with output_folder(place, inputs):
         if policy is not None:
             from prudent.sampling import sample_pool
 
@@ -241,51 +249,53 @@ def overopt(
             (place / "pools").mkdir(exist_ok=True)
             for name, prompts in sources.items():
                 sources[name] = str(place / "pools" / f"{name or 'pool'}.parquet")
-                sample_pool(
+                summary = sample_pool(
                     policy,
                     prompts,
                     sources[name],
                     split=split,
                     skip_bad=skip_bad,
-                    dtype=None if dtype is None else dtype.value,
+                    dtype=weights,
                     tokens_per_batch=tokens_per_batch,
                     seed=seed,
                     progress=common.progress,
                     **drawn,
                 )
+                if told_of := left_out_in_sampling(summary):
+                    notes |= {f"{name}/{proxy}" if name else proxy: [told_of] for proxy in proxies}
             split = None  # what was sampled has none
-        files = dict(
-            score_proxies(
-                proxies,
-                sources,
-                place / "scored",
-                split=split,
-                skip_bad=skip_bad,
-                max_length=max_length,
-                dtype=None if dtype is None else dtype.value,
-                tokens_per_batch=tokens_per_batch,
-                seed=seed,
-                progress=common.progress,
+        if proxies:
+            files = dict(
+                score_proxies(
+                    proxies,
+                    sources,
+                    place / "scored",
+                    split=split,
+                    skip_bad=skip_bad,
+                    max_length=max_length,
+                    dtype=weights,
+                    tokens_per_batch=tokens_per_batch,
+                    seed=seed,
+                    progress=common.progress,
+                )
             )
+        chosen: dict[str, Any] = {"utilities": utilities} if utilities else {}
+        found = study(
+            files,
+            notes=notes,
+            n_values=n_values,
+            baselines=baselines,
+            num_calibration_prompts=num_calibration_prompts,
+            num_resamples=num_resamples,
+            one_policy=one_policy,
+            num_bootstrap=num_bootstrap,
+            seed=seed,
+            progress=common.progress,
+            **chosen,
         )
-    else:
-        raise typer.BadParameter("give --scored, or --model and --data")
-    chosen: dict[str, Any] = {"utilities": utilities} if utilities else {}
-    found = study(
-        files,
-        n_values=n_values,
-        baselines=baselines,
-        num_calibration_prompts=num_calibration_prompts,
-        num_resamples=num_resamples,
-        one_policy=one_policy,
-        num_bootstrap=num_bootstrap,
-        seed=seed,
-        progress=common.progress,
-        **chosen,
-    )
-    earlier = _studied_before(place)
-    written = found.write(output)
-    page = report(found, place / "report.html", title=title, scale=scale.value, command=common.typed)
+        earlier = _studied_before(place)
+        written = found.write(output)
+        page = report(found, place / "report.html", title=title, scale=scale.value, command=common.typed)
     _remove_figures(place, earlier, {*page.figures.values()})
     result = {
         "output": output,

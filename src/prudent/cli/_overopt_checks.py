@@ -1,16 +1,15 @@
 """What `prudent overopt` is given, read and checked before long work."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import typer
 
 from prudent.cli._named import named_path
 
-__all__ = ["check_before_sampling", "check_utilities", "make_folder", "numbers", "several"]
-
-_MODEL_FILES = ("config.json", "adapter_config.json", "posterior_config.json")
+__all__ = ["check_before_sampling", "check_utilities", "numbers", "output_folder", "several"]
 
 
 def several(option: str, given: Sequence[str], otherwise: str = "proxy") -> dict[str, list[str]]:
@@ -80,12 +79,24 @@ def check_before_sampling(
                 raise type(error)(f"{name}: {error}") from error
 
 
-def make_folder(place: Path) -> None:
-    """Where hours of work go must be there before."""
-    if place.exists() and not place.is_dir():
-        raise typer.BadParameter(f"--output {place} is a file; give a folder")
-    if any((place / name).exists() for name in _MODEL_FILES):
-        raise typer.BadParameter(f"--output {place} holds a model; give a folder of its own")
+@contextmanager
+def output_folder(place: Path, inputs: Iterable[str]) -> Iterator[Path]:
+    """Where hours of work go must be there before; what nothing was written to is removed.
+
+    Args:
+        place: a folder, there or not.
+        inputs: what is read.
+    """
+    from prudent.evaluation import check_lab
+
+    check_lab(place, inputs)
+    new = [one for one in (place / "pools", place / "scored", place, *place.parents) if not one.exists()]
     place.mkdir(parents=True, exist_ok=True)
     if not os.access(place, os.W_OK):
         raise typer.BadParameter(f"--output {place}: this folder may not be written to")
+    try:
+        yield place
+    finally:
+        for one in new:
+            with suppress(OSError):  # something is in it
+                one.rmdir()

@@ -6,8 +6,16 @@ from prudent.cli._console import table
 
 if TYPE_CHECKING:
     from prudent.evaluation import Estimate, Overoptimization
+    from prudent.sampling import SampleSummary
 
-__all__ = ["told"]
+__all__ = ["left_out_in_sampling", "told"]
+
+
+def left_out_in_sampling(summary: "SampleSummary") -> str | None:
+    """What --skip-bad left out of the prompts; None where that is nothing."""
+    if not summary.num_skipped:
+        return None
+    return f"{summary.num_skipped:,} rows of the prompts were left out before sampling, as not valid or too long."
 
 
 def told(found: "Overoptimization", scale: str) -> str:

@@ -18,7 +18,7 @@ from prudent.evaluation._evaluation_types import (
     read_evaluation,
 )
 from prudent.evaluation._overopt import check_scored, overopt, source_of
-from prudent.evaluation._overopt_types import Overoptimization, Source, read_overopt
+from prudent.evaluation._overopt_types import Overoptimization, Source, check_lab, read_overopt
 from prudent.evaluation._proxies import check_proxies, score_proxies
 from prudent.evaluation._study_types import (
     BestOfNStudy,
@@ -85,6 +85,7 @@ __all__ = [
     "UtilityPoint",
     "Verdict",
     "best_of_n_study",
+    "check_lab",
     "check_proxies",
     "check_scored",
     "compare_utilities",

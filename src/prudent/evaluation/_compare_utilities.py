@@ -17,7 +17,7 @@ from prudent.evaluation._records import plain
 from prudent.metrics import bootstrap, spearman_within
 from prudent.models import atomic_file
 from prudent.rewards import index_groups
-from prudent.scoring import ScoredPool, read_scored, utility_for
+from prudent.scoring import ScoredPool, read_scored, require_apart, utility_for
 from prudent.selection import best_of_n
 from prudent.utility import FittedUtility, Utility
 
@@ -105,6 +105,7 @@ def compare_utilities(
     Raises:
         UtilityError: a text is not a utility.
         DataError: the pool lacks what a utility reads, or no prompt has a pick under every utility.
+        PrudentError: `output` is the scored pool or lies in one.
         ValueError: no utility is given.
         TypeError: one is given where a list or a mapping is meant.
 
@@ -121,6 +122,8 @@ def compare_utilities(
     named = dict(utilities) if isinstance(utilities, Mapping) else {str(one): one for one in utilities}
     if not named:
         raise ValueError("give at least one utility")
+    if output is not None:
+        require_apart(output, [scored])
     pool = scored if isinstance(scored, ScoredPool) else read_scored(scored)
     fitted = {label: utility_for(pool, one) for label, one in named.items()}
     rewards = pool.reward_set()

@@ -25,7 +25,7 @@ from prudent.metrics import fit_logit_temperature, pair_scores
 from prudent.metrics import reliability as reliability_table
 from prudent.models import RewardModel, atomic_file, progress_bar
 from prudent.posteriors import Contrasts, EnsembleScorer, Posterior, Scorer, load_scorer, saved_calibration
-from prudent.scoring import ScoredPool, read_scored
+from prudent.scoring import ScoredPool, read_scored, require_apart
 
 __all__ = ["evaluate"]
 
@@ -105,6 +105,7 @@ def evaluate(
     Raises:
         DataError: the preferences are faulty, or have several splits and none of them is held out; or the scored pool
             has no gold, no variances, several rewards or too few prompts, or was scored by another posterior.
+        PrudentError: `output` is what is read, or is a scored dataset or lies in one.
         ModelError: the model cannot be loaded or its head was never trained.
         PosteriorError: the posterior does not belong to the model, a reward or its gradient is not finite, or
             `shift_data` comes with a model that has no posterior.
@@ -116,6 +117,8 @@ def evaluate(
     """
     if logit_temperature is not None and not 0 < logit_temperature < math.inf:
         raise ValueError(f"logit_temperature must be a positive number, got {logit_temperature}")
+    if output is not None:
+        require_apart(output, [data, shift_data, scored])
     pairs = _read_pairs(data, split, skip_bad)
     elsewhere = None if shift_data is None else _read_pairs(shift_data, None, skip_bad)
     pool = None

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +26,7 @@ _NAME = re.compile(r"([\w.+-]+/)?[\w.+-]+")
 def overopt(
     scored: "Mapping[str, Scored | Sequence[Scored]]",
     *,
+    notes: Mapping[str, Sequence[str]] | None = None,
     progress: bool = False,
     **study_options: Any,
 ) -> Overoptimization:
@@ -37,6 +39,7 @@ def overopt(
         scored: what `prudent.scoring.score` wrote of pools with gold, by the name of the proxy, or by `POOL/PROXY`
             where there are several pools. Several files of one name are seeds of that proxy on the same pool, whose
             curves are averaged.
+        notes: what else the reader of a study must know, by its name: sentences that are told with its own.
         progress: show a bar on standard error.
         study_options: further arguments of `best_of_n_study`, such as `utilities` and `n_values`, the same for all.
 
@@ -76,6 +79,8 @@ def overopt(
                 raise DataError(
                     f"{key}: no response has both gold and a reward, so nobody can say what picks are worth"
                 )
+            if also := (notes or {}).get(key):
+                studies[key] = replace(studies[key], notes=(*studies[key].notes, *also))
             advance(1)
     return Overoptimization(studies, sources)
 

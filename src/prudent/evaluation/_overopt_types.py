@@ -1,7 +1,7 @@
 """What the overoptimization lab found: a study for each proxy on each pool, written as tidy tables."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,8 +12,9 @@ from prudent.errors import DataError
 from prudent.evaluation._overopt_tables import curves_table, laws_table, outcomes_table, strengths_table, verdicts_table
 from prudent.evaluation._study_types import BestOfNStudy
 from prudent.models import atomic_file
+from prudent.scoring import require_apart
 
-__all__ = ["Overoptimization", "Source", "read_overopt"]
+__all__ = ["Overoptimization", "Source", "check_lab", "read_overopt"]
 
 FORMAT_VERSION = 1
 _FILE = "overopt.json"
@@ -24,6 +25,9 @@ _TABLES = {
     "laws": laws_table,
     "verdicts": verdicts_table,
 }
+_PAGE = "report.html"
+"""What `prudent overopt` writes beside them."""
+_MODEL_FILES = ("config.json", "adapter_config.json", "posterior_config.json")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,11 @@ class Overoptimization:
 
         Returns:
             The files by name.
+
+        Raises:
+            PrudentError: the folder is no place for them, see `check_lab`.
         """
+        check_lab(folder, [one.path for files in self.sources.values() for one in files])
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         written = {}
@@ -113,6 +121,30 @@ class Overoptimization:
             {key: BestOfNStudy.from_dict(study) for key, study in data["studies"].items()},
             {key: tuple(Source(**one) for one in files) for key, files in data["sources"].items()},
         )
+
+
+def check_lab(folder: str | Path, inputs: Iterable[Any] = ()) -> None:
+    """Look at where `Overoptimization.write` is to write, before long work.
+
+    Args:
+        folder: there or not.
+        inputs: what is read: scored files, models and pools.
+
+    Raises:
+        PrudentError: it is a file or holds a model, or is one of the inputs or a scored dataset or lies in one; or a
+            file to be written is one of the inputs.
+
+    Example:
+        >>> check_lab("lab", ["scored.parquet"])
+    """
+    place = Path(folder)
+    if place.exists() and not place.is_dir():
+        raise DataError(f"the output {place} is a file; give a folder")
+    if any((place / name).exists() for name in _MODEL_FILES):
+        raise DataError(f"the output {place} holds a model; give a folder of its own")
+    read = list(inputs)
+    for one in (place, place / _FILE, place / _PAGE, *(place / f"{name}.parquet" for name in _TABLES)):
+        require_apart(one, read)
 
 
 def read_overopt(folder: str | Path) -> Overoptimization:

@@ -7,7 +7,7 @@ from typing import Any
 from prudent.data import OnBad, Pools, choose_split, load_pools
 from prudent.errors import DataError, ModelError
 from prudent.evaluation._overopt import check_study_names
-from prudent.scoring import score
+from prudent.scoring import require_apart, score
 
 __all__ = ["check_proxies", "score_proxies"]
 
@@ -44,12 +44,14 @@ def score_proxies(
     Raises:
         DataError: a pool is faulty or has no gold, or a name is not usable.
         ModelError: a folder does not exist.
+        PrudentError: the output is one of the models or pools, or lies in one.
 
     Example:
         >>> score_proxies({"lora": ["rm-0", "rm-1"]}, {"": "pool.jsonl"}, "scored")  # doctest: +SKIP
         {'lora': [PosixPath('scored/lora-0.parquet'), PosixPath('scored/lora-1.parquet')]}
     """
     keys = check_proxies(models, pools)
+    require_apart(output, [*(model for seeds in models.values() for model in seeds), *pools.values()])
     on_bad: OnBad = "skip" if skip_bad else "error"
     loaded = {
         name: data

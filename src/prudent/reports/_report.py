@@ -22,7 +22,7 @@ from prudent.reports._figure_files import figure_stems, page_path
 from prudent.reports._held_out import held_out_pairs
 from prudent.reports._page import Shown, render
 from prudent.reports._png import draw_figures, draw_held_out
-from prudent.scoring import read_scored
+from prudent.scoring import read_scored, require_apart
 
 __all__ = ["ReportPaths", "report"]
 
@@ -79,7 +79,7 @@ def report(
 
     Raises:
         prudent.errors.PrudentError: If a package of the extra `report` is not installed, or the name of the output does
-            not end in .html, or a folder has it.
+            not end in .html, or a folder has it, or it is what is read, or lies in a scored dataset.
         prudent.errors.DataError: If the data is no scored dataset, or has no gold on this scale, or an evaluation or a
             result of a benchmark is none, or there are too many.
         TypeError: If study options come with a study.
@@ -94,6 +94,8 @@ def report(
         'small.html'
     """
     need_report_packages()  # before any work
+    held_out, results = held_out_pairs(evaluations), benchmark_results(benchmarks)
+    require_apart(output, [data, *evaluations, *benchmarks])
     held_out, results = held_out_pairs(evaluations), benchmark_results(benchmarks)
     output = page_path(output)
     if isinstance(data, BestOfNStudy | Overoptimization) and study_options:

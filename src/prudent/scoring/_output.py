@@ -7,6 +7,8 @@ Arrow, pandas and `datasets` read the folder at the output path as one dataset.
 
 import os
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,9 +18,41 @@ import pyarrow.parquet as pq
 from prudent.errors import PrudentError
 from prudent.models import atomic_file, manifest_changes, read_manifest, write_manifest
 
-__all__ = ["PartedOutput"]
+__all__ = ["PartedOutput", "require_apart"]
 
 _MANIFEST = "_manifest.json"
+
+
+def require_apart(output: str | Path, inputs: Iterable[Any] = ()) -> None:
+    """Refuse to write where it would spoil what is read, or a dataset that scoring or sampling wrote.
+
+    Args:
+        output: a file or folder to be written, there or not.
+        inputs: what is read. Paths count, of files and of folders; names on the hub and what is in memory do not.
+
+    Raises:
+        PrudentError: the output is one of the inputs or lies in one, or is a dataset or lies in one.
+
+    Example:
+        >>> require_apart("lab", ["scored.parquet"])
+    """
+    place = Path(output).resolve()
+    around = [one for one in (place, *place.parents) if one.exists()]
+    for given in inputs:
+        if not isinstance(given, str | Path) or not Path(given).expanduser().exists():
+            continue
+        if found := next((one for one in around if one.samefile(Path(given).expanduser())), None):
+            is_it = "is" if found == place else f"lies in {given}, which is"
+            raise PrudentError(
+                f"the output {output} {is_it} read here, and writing would spoil that; give another output"
+            )
+    for folder in around:
+        if (folder / _MANIFEST).is_file() and next(folder.glob("part-*.parquet"), None) is not None:
+            is_it = "is" if folder == place else f"lies in {folder},"
+            raise PrudentError(
+                f"the output {output} {is_it} a dataset that scoring or sampling wrote, and other files there would "
+                "make it unreadable; give another output"
+            )
 
 
 class PartedOutput:
@@ -57,6 +91,7 @@ class PartedOutput:
                 shutil.rmtree(self._partial)
             else:
                 self._matches(self._partial)
+        self._made = [one for one in self._partial.parents if not one.exists()]
         # A run killed before its manifest was written has left an empty folder.
         self._partial.mkdir(parents=True, exist_ok=True)
         if not (self._partial / _MANIFEST).exists():
@@ -117,6 +152,9 @@ class PartedOutput:
         # An output without any part says nothing worth resuming.
         if not self.finished and self._partial.exists() and self.num_parts == 0:
             shutil.rmtree(self._partial)
+            with suppress(OSError):  # somebody else has put something there
+                for folder in self._made:
+                    folder.rmdir()
 
 
 def _part_name(number: int) -> str:
