@@ -94,7 +94,7 @@ def report(
         'small.html'
     """
     need_report_packages()  # before any work
-    held_out, results = held_out_pairs(evaluations), benchmark_results(benchmarks)
+    output = page_path(output)
     require_apart(output, [data, *evaluations, *benchmarks])
     held_out, results = held_out_pairs(evaluations), benchmark_results(benchmarks)
     output = page_path(output)
