@@ -1,6 +1,7 @@
 """Figures of the overoptimization experiments."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,17 @@ def line(
 def draw_overoptimization(table: pa.Table, place: Path) -> None:
     """Gold against n, and gold at the largest n against the strength of the penalty."""
     rows = table.to_pylist()
+    flips = (0.25, 0.0)
     panels = [
-        (0.25, "full", "refit", "trained"),
-        (0.0, "full", "refit", "trained"),
-        (0.25, "frozen", "refit", "heads on frozen base"),
-        (0.25, "lora", "refit", "LoRA, last layer"),
-        (0.25, "lora", "ekfac", "LoRA, ekfac"),
+        ("full", "refit", "trained"),
+        ("frozen", "refit", "heads on frozen base"),
+        ("lora", "refit", "LoRA, last layer"),
+        ("lora", "ekfac", "LoRA, ekfac"),
     ]
-    figure, axes = plt.subplots(2, len(panels), figsize=(20, 8.2))
-    for column, (flip, model, posterior, named) in enumerate(panels):
+    figure, axes = plt.subplots(2 * len(flips), len(panels), figsize=(17, 15))
+    for (line_, flip), (column, (model, posterior, named)) in product(enumerate(flips), enumerate(panels)):
         own = chosen(rows, flip=flip, model=model, posterior=posterior)
-        if not own:
-            continue
-        own = chosen(own, num_seeds=max(row["num_seeds"] for row in own))
-        above, below = axes[0][column], axes[1][column]
+        above, below = axes[2 * line_][column], axes[2 * line_ + 1][column]
         above.set_title(f"{named}, {flip:.0%} flipped ({own[0]['num_prompts']} prompts)", size=10)
         for proxy, style in (("single", "-"), ("ensemble", "--")):
             for rule, color in (("mean", RED), ("lcb_std", BLUE), ("lcb_var", GREEN)):

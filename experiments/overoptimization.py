@@ -6,7 +6,7 @@
 Five embedded worlds, whose gold is known, each with its own prompts, labels, base model and proxies. Proxies learn from
 a few comparisons, with and without 25 % of the labels turned round, at several seeds: a single proxy (curves averaged
 over its seeds), and the ensemble of all seeds where these learned from the same comparisons (all weights trained, or
-LoRA, which costs a backward pass a text and so has fewer prompts and seeds). Heads on the frozen base are on several
+LoRA, which costs a backward pass a text and so has fewer seeds). Heads on the frozen base are on several
 draws of comparisons. What is read of the texts is kept under `.cache/experiments/overoptimization/`, so that an
 interrupted run goes on. Settings: `overoptimization/config.yaml`.
 """
