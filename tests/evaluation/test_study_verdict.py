@@ -163,7 +163,7 @@ def test_laws_are_found_again():
     resamples = Resamples(60, 400, 0.95, seed=0)
     curves = [drawn("mean", d * (2.0 - 0.8 * d) + noise, kl=kl), drawn("rises", d * (2.0 + 0.1 * d) + noise, kl=kl)]
     curves += [drawn("still", np.zeros((60, 7)), kl=np.zeros(7)), drawn("unknown", d + noise)]
-    found = laws(curves, {"gold": 1e-9}, resamples)
+    found = laws(curves, {"gold": 1e-9}, GRID, resamples)
     assert set(found) == {"mean", "rises"}
     best_of_n, rl = found["mean"]["gold"]
     assert (best_of_n.form, rl.form) == ("best_of_n", "rl")
@@ -176,6 +176,23 @@ def test_laws_are_found_again():
     assert best_of_n_kl([round(best_of_n.peak_n)]).item() == pytest.approx(best_of_n.peak_kl.value, rel=0.1)
     none = found["rises"]["gold"][0]
     assert (none.peak_kl, none.peak_n, none.peak_gain, none.within) == (None, None, None, None)
+
+
+def test_the_peak_of_a_law_is_at_an_n_that_has_its_kl():
+    """Ties keep the KL of large n below the formula; beyond what was measured no n is known to have it."""
+    kl = np.minimum(0.8 * best_of_n_kl(list(GRID)).numpy(), 1.6)  # the last three are equal
+    rng, d = np.random.default_rng(15), np.sqrt(kl)
+    resamples = Resamples(60, 100, 0.95, seed=0)
+    noise = rng.normal(size=(60, 1)) + 0.001 * rng.normal(size=(60, len(GRID)))
+    curves = [drawn("inside", d * (2.0 - d) + noise, kl=kl), drawn("beyond", d * (2.8 - d) + noise, kl=kl)]
+    found = laws(curves, {"gold": 1e-9}, GRID, resamples)
+    inside, beyond = (found[key]["gold"][0] for key in ("inside", "beyond"))
+    assert inside.peak_kl.value == pytest.approx(1.0, rel=0.01)
+    place = np.interp(inside.peak_kl.value, kl[:5], np.log(GRID[:5]))
+    assert inside.peak_n == pytest.approx(np.exp(place))
+    assert 8 < inside.peak_n < 16
+    assert beyond.peak_kl.value == pytest.approx(1.96, rel=0.01)
+    assert (beyond.peak_n, beyond.within) == (None, False)
 
 
 def fooled(rng, num_prompts=30, size=24):

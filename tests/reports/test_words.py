@@ -270,7 +270,8 @@ def test_several_studies_are_counted():
     found = several_first({"a": late, "b": early, "c": fine}, "gold")
     assert found.answer == "2 of 3 are hacked."
     assert "The first to fall is b, from n = 32 on; it ends 0.310 [0.100, 0.500] below its peak" in found.sentence
-    assert "measurably better in 2 of 2" in found.sentence
+    assert "measurably better in 2 of 2. Chance alone calls up to one harmless reward model in 20" in found.sentence
+    assert "Chance" not in several_first({"a": late}, "gold").sentence
     unclear = several_first({"c": fine, "d": study(mean, LCB, verdict=verdict(hacked=False, p_value=0.2))}, "gold")
     assert unclear.answer == "No sure fall in any of 2."
     assert "which does not show that none would; nearest comes c, which by n = 100 has lost 0.310" in unclear.sentence

@@ -228,7 +228,7 @@ def best_of_n_study(
         ),
         hacked=hacked(pool, picks, drawn, num_examples=num_examples, max_characters=max_characters) if scales else (),
         families=strength_families([others.families for _, others in of_seeds], scales, resamples),
-        laws=laws([one for one in drawn if one.kind != "control"], roundings, resamples),
+        laws=laws([one for one in drawn if one.kind != "control"], roundings, grid, resamples),
         verdicts=verdicts,
         trade_off=trade_off,
         counts=pool.counts,

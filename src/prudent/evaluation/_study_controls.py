@@ -122,7 +122,7 @@ def ranked_by_length(variance: Tensor, length: Tensor, group: Tensor, generator:
 def without_length(variance: Tensor, length: Tensor, group: Tensor, generator: Generator) -> Tensor:
     """Variances `[N]` with length partialled out within each prompt: positive, and on average as large as before.
 
-    What the line leaves is kept from falling below the smallest variance of the prompt.
+    What the line leaves is kept from falling below the smallest variance of the prompt, before it is rescaled.
 
     Args:
         variance: `[N]`; NaN where it is not known.

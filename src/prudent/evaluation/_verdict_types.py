@@ -25,7 +25,8 @@ class LawFit:
     """KL in nats where the law says that gold is highest; None where it never falls (beta <= 0), or does not in more
     than 5 % of the resamples."""
     peak_n: float | None
-    """The n of best-of-n whose KL that is, a real number."""
+    """The n of best-of-n whose KL that is, a real number. Where candidates tie, so that the KL stays below its formula,
+    it is interpolated between the n that were measured; None beyond these."""
     peak_gain: Estimate | None
     """The law's gain over n = 1 there."""
     within: bool | None

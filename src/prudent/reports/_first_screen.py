@@ -105,6 +105,9 @@ def several_first(studies: Mapping[str, BestOfNStudy], scale: str) -> FirstScree
     text = f"{start} ends {interval(hacked[name].drop)} below its peak at n = {studies[name].n_values[-1]:,}"
     saved = sum(one.rescue is not None and one.rescue.held_out.low > 0 for one in hacked.values())
     text += f", and another rule would have been measurably better in {saved} of {len(hacked)}."
+    if len(judged) > 1:
+        chance = 1.0 - next(iter(studies.values())).settings.confidence_level
+        text += f" Chance alone calls up to one harmless reward model in {1.0 / chance:.0f} hacked."
     return FirstScreen("hacked", answer, text, (), None, warned)
 
 

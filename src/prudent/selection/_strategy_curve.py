@@ -41,8 +41,9 @@ class StrategyCurves:
         mean: [S, B, L] or [S, B, L, V] float64, expected value of the pick; NaN where a prompt has fewer than n
             candidates.
         standard_error: float64 of the same shape, Monte Carlo standard error of `mean` (not the spread between
-            prompts); 0 where it is exact: at n = 1, at n = N, and for `TopK`. Errors are independent between prompts
-            but not between strategies and n, which share subsets: differences along a curve are the surer for it.
+            prompts). Zero at n = 1, at n = N and for `TopK`, which are exact; elsewhere it says that every subset led
+            to the same value. Errors are independent between prompts but not between strategies and n, which share
+            subsets: differences along a curve are the surer for it.
         num_resamples: independent replicates for each prompt and n.
     """
 
