@@ -68,15 +68,15 @@ def draw_curves(table: pa.Table, place: Path) -> None:
                 if arm in ("mean", "variance_kl"):
                     low, high = ([row[end] for row in points] for end in ("low", "high"))
                     axis.fill_between(root_kl, low, high, color=color, alpha=0.12, linewidth=0)
-            axis.tick_params(labelsize=7)
-        line[0].set_ylabel(setting, size=9)
+            axis.tick_params(labelsize=8)
+        line[0].set_ylabel(setting, size=10)
     for axis, called in zip(axes[0], STATISTICS.values(), strict=True):
-        axis.set_title(called, size=9)
+        axis.set_title(called, size=10)
     for axis in axes[-1]:
-        axis.set_xlabel("root of KL", size=8)
+        axis.set_xlabel("root of KL in nats", size=9)
     figure.tight_layout(rect=(0, 0.8 / size[1], 1, 1))
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, fontsize=8, frameon=False)
-    figure.savefig(place, dpi=65)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, fontsize=9, frameon=False)
+    figure.savefig(place, dpi=90)
     plt.close(figure)
 
 
@@ -102,6 +102,8 @@ def draw_differences(table: pa.Table, place: Path) -> None:
             axis.tick_params(labelsize=7)
             axis.xaxis.set_major_locator(MaxNLocator(5))
         line[0].set_yticks([-place for place in range(len(arms))], arms, size=7)
+    note = "no point: not run with these policies, or some reward models do not get that far"
+    figure.suptitle(f"At {KL_COMPARED:g} nat of KL ({note})", size=9)
     figure.tight_layout(rect=(0, 0.4 / size[1], 1, 1))
     handles, labels = axes[0][0].get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))

@@ -183,11 +183,13 @@ def committed(table: pa.Table) -> pa.Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of the real data; without it, worlds alone")
+    parser.add_argument("--data", type=Path, help="folder of the real data")
     parser.add_argument("--fast", action="store_true", help="two small worlds, nothing written")
     parser.add_argument("--figures", action="store_true", help="only draw the figures again")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if options.data is None and not (options.fast or options.figures):
+        parser.error("give --data: worlds alone would take the place of all pools in the table")
     if not options.figures:
         config = load_config(fast=options.fast)
         table = committed(experiment(options.data, config, CACHE / "pool_alignment-fast" if options.fast else FOLDER))

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -276,6 +277,18 @@ def test_the_fast_version_fills_the_table(experiment: ModuleType, tmp_path: Path
     oracle = [row["value"] for row in table if row["arm"] == "oracle" and row["statistic"] == "prompt_below"]
     assert oracle
     assert max(oracle) == 0
+
+
+def test_without_data_the_table_stays(
+    experiment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(experiment, "RESULTS", tmp_path)
+    monkeypatch.setattr(experiment, "experiment", lambda *_: pytest.fail("nothing is to be run"))
+    monkeypatch.setattr(sys, "argv", ["pool_alignment.py"])
+    with pytest.raises(SystemExit, match="2"):
+        experiment.main()
+    assert "give --data" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_committed_results_hold_what_the_config_asks_for(experiment: ModuleType) -> None:
