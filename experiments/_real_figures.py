@@ -50,7 +50,9 @@ RULES = {
     "longest": "longest",
 }
 LEFT_OUT = {"alpacaeval": [("consensus", "gold")]}
-"""The worst by far, as the longest is once length does not count: others would lie in one heap."""
+"""The worst by far, so that others would lie in one heap: written in place of points."""
+NOT_OF_SCALE = {"gold_length_adjusted": ("longest",)}
+"""Likewise the longest once length does not count, in every pool."""
 COLORS = {"matching": "#0072b2", "noisy": "#d55e00", "shifted": "#00805e", "reward_model": "#a8518a"}
 SCALES = {
     "gold": "gold, minus that of the mean",
@@ -116,19 +118,22 @@ def draw_differences(table: pa.Table, place: Path) -> None:
     """
     pools = _pools(table)
     size = (2.9 * len(pools) + 1.6, 5.0 * len(SCALES))
-    figure, axes = plt.subplots(len(SCALES), len(pools), figsize=size, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(len(SCALES), len(pools), figsize=size, sharey="row", squeeze=False)
     for line, (scale, called) in enumerate(SCALES.items()):
+        rules = [rule for rule in RULES if rule not in NOT_OF_SCALE.get(scale, ())]
         for axis, pool in zip(axes[line], pools, strict=True):
             proxies = _proxies(table, pool)
             for number, proxy in enumerate(proxies):
                 color = COLORS[proxy.partition("-")[0]]
                 label = proxy.replace("-", ", ")
-                for height, rule in enumerate(RULES):
-                    if (rule, scale) in LEFT_OUT.get(pool, ()) or (rule, scale) == ("longest", "gold_length_adjusted"):
-                        continue
+                for height, rule in enumerate(rules):
                     # only heads have members; their mean is that of the last layer
                     wanted = proxy.replace("last_layer", "heads") if rule in ("worst", "uwo") else proxy
                     for row in rows_of(table, pool=pool, proxy=wanted, scale=scale, curve=rule):
+                        if (rule, scale) in LEFT_OUT.get(pool, ()):
+                            spot = {"x": 0.02 + 0.09 * number, "y": -height, "transform": axis.get_yaxis_transform()}
+                            axis.text(s=f"{row['minus_first']:.1f}", color=color, size=7, va="center", **spot)
+                            continue
                         y = -height - 0.22 * (number - (len(proxies) - 1) / 2)
                         ends = [row["minus_first_low"], row["minus_first_high"]]
                         axis.plot(ends, [y, y], color=color, linewidth=1.2)
@@ -138,7 +143,7 @@ def draw_differences(table: pa.Table, place: Path) -> None:
             axis.set_xlabel(called, size=7)
             axis.tick_params(labelsize=7)
             axis.locator_params(axis="x", nbins=6)
-        axes[line][0].set_yticks([-height for height in range(len(RULES))], RULES.values(), size=8)
+        axes[line][0].set_yticks([-height for height in range(len(rules))], [RULES[rule] for rule in rules], size=8)
     _legend(figure, axes)
     figure.savefig(place, dpi=100)
     plt.close(figure)

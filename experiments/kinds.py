@@ -487,15 +487,15 @@ def draw_figure(quality: list[dict[str, Any]], costs: list[dict[str, Any]], plac
     figure, axes = plt.subplots(1, len(names), figsize=(4.4 * len(names), 4.6), sharey=True)
     for axis, name in zip(axes, names, strict=True):
         axis.axhline(0, color="0.7", linewidth=1)
-        for number, (family, kind) in enumerate(kinds):
+        for family, kind in kinds:
             row = next((r for r in quality if (r["family"], r["kind"], r["trained_on"]) == (family, kind, name)), None)
             if row is None:
                 continue
             value, low, high = (float(row[f"nll_minus_mean{end}"]) for end in ("", "_low", "_high"))
-            # Kinds of one cost stand beside each other.
-            x = score[family, kind] * (1 + 0.025 * (number - len(kinds) / 2))
+            alike = [one for one in kinds if abs(score[one] / score[family, kind] - 1) < 0.01]
+            shift = 0.025 * (alike.index((family, kind)) - (len(alike) - 1) / 2)
             axis.errorbar(
-                x,
+                score[family, kind] * (1 + shift),
                 value,
                 [[value - low], [high - value]],
                 fmt="o" if family == "frozen" else "s",
@@ -506,7 +506,7 @@ def draw_figure(quality: list[dict[str, Any]], costs: list[dict[str, Any]], plac
         axis.set_xscale("log", base=2)
         axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
         axis.set_title({"wmt": "WMT19 lt-en", "hh": "HH helpful", "ae": "AlpacaEval"}.get(name, name))
-        axis.set_xlabel("cost of scoring, forward passes")
+        axis.set_xlabel("cost of scoring, forward passes\n(points of one cost are shifted apart)")
     axes[0].set_ylabel("held-out NLL minus the mean's, nats\n(negative is better)")
     handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, fontsize=8, frameon=False)

@@ -382,15 +382,16 @@ def draw_curves(rows: list[dict[str, Any]], config: dict[str, Any], place: Path)
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
+    # Okabe and Ito's colors, which tell themselves apart for the color-blind too.
     lines = {
-        "best raw sum": ("C0", "-", "raw sum, best weight at each n"),
-        "equal raw sum": ("C0", ":", "raw sum, equal weights"),
-        "best standardized sum": ("C2", "--", "standardized sum, best weight at each n"),
-        "all_of": ("C3", "-", "all_of (center, E log sigma)"),
-        "all_of, standardized": ("C4", "-", "all_of (standardize)"),
-        "all_of, lcb_std": ("C1", "-", f"all_of, then lcb_std({config['num_std']})"),
-        "best raw sum, lcb_std": ("C5", "--", f"raw sum, lcb_std({config['num_std']}), best weight at each n"),
-        "minimum, standardized, means only": ("C6", "-.", "minimum of standardized means"),
+        "best raw sum": ("#0072b2", "-", "raw sum, best weight at each n"),
+        "equal raw sum": ("#0072b2", ":", "raw sum, equal weights"),
+        "best standardized sum": ("#009e73", "--", "standardized sum, best weight at each n"),
+        "all_of": ("#d55e00", "-", "all_of (center, E log sigma)"),
+        "all_of, standardized": ("#a8518a", "-", "all_of (standardize)"),
+        "all_of, lcb_std": ("#e69f00", "-", f"all_of, then lcb_std({config['num_std']})"),
+        "best raw sum, lcb_std": ("#56b4e9", "--", f"raw sum, lcb_std({config['num_std']}), best weight at each n"),
+        "minimum, standardized, means only": ("#777777", "-.", "minimum of standardized means"),
         "random": ("k", ":", "random"),
     }
     shown = ("good in both, 0.5", "good in both, 0.85", "gold", "worse")
@@ -433,28 +434,29 @@ def draw_frontier(curves: dict[str, Curves], config: dict[str, Any], place: Path
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
+    # Okabe and Ito's colors, which tell themselves apart for the color-blind too.
     points = {
-        "all_of, q = 0.5, means only": ("C1", "v"),
-        "all_of": ("C3", "o"),
-        "all_of, q = 0.95, means only": ("C1", "^"),
-        "all_of, fitted temperature": ("C8", "P"),
-        "all_of, temperature 0.1, means only": ("C9", "*"),
-        "all_of, means only": ("C1", "s"),
-        "all_of, standardized": ("C4", "D"),
-        "minimum, standardized, means only": ("C6", "<"),
-        "all_of, standardized, lcb_std": ("C7", "x"),
+        "all_of, q = 0.5, means only": ("#56b4e9", "v"),
+        "all_of": ("#d55e00", "o"),
+        "all_of, q = 0.95, means only": ("#0072b2", "^"),
+        "all_of, fitted temperature": ("#e69f00", "P"),
+        "all_of, temperature 0.1, means only": ("#7f4f24", "*"),
+        "all_of, means only": ("#f0e442", "s"),
+        "all_of, standardized": ("#a8518a", "D"),
+        "minimum, standardized, means only": ("#009e73", "<"),
+        "all_of, standardized, lcb_std": ("#a8518a", "x"),
         "random": ("k", "+"),
     }
     columns = [GOLDS.index(name) for name in PROPERTIES]
     figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 4.6))
     for axis, (setting, found) in zip(axes, curves.items(), strict=True):
-        for name, color, style in zip(SUMS, ("C0", "C2", "C5"), ("-", "--", ":"), strict=True):
+        for name, color, style in zip(SUMS, ("#0072b2", "#009e73", "#777777"), ("-", "--", ":"), strict=True):
             line = sweep_of(found, name)[:, :, -1].mean(1)[:, columns]
             axis.plot(line[:, 0], line[:, 1], style, color=color, marker=".", linewidth=1, label=f"{name}, all weights")
         for rule, (color, marker) in points.items():
             x, y = found[rule][:, -1].mean(0)[columns].tolist()
             axis.plot([x], [y], marker, color=color, label=rule, linestyle="")
-        axis.set_title(setting, fontsize=10)
+        axis.set_title(f"{setting}; n = {config['n_values'][-1]:,}", fontsize=10)
         axis.set_xlabel(f"gold, {PROPERTIES[0]}")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"gold, {PROPERTIES[1]}")

@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,11 @@ def judge(draws: list[dict[str, Any]], place: str, about: dict[str, Any], *, tun
     ]
 
 
+def mean_figures(sums: Tensor, counts: Tensor) -> Tensor:
+    """`[R, metrics]`, averages of the draws' figures in resamples `[R, B]` of prompts, from sums `[B, draws, ...]`."""
+    return figures_of((counts @ sums.flatten(1)).reshape(len(counts), *sums.shape[1:])).mean(1)
+
+
 def frontier_rows(draws: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
     """Ranking score and bound error on the test pairs at every width, settings chosen at the published one."""
     rows = []
@@ -298,25 +304,21 @@ def lora_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for kind in draws[0]["found"]:
             if draws[0]["found"][kind]["variance"] is None:
                 continue
-            means, variances, labels, groups, halves = [], [], [], [], []
-            for one in draws:
+            parts: dict[str, list[Tensor]] = {"as published": [], "chosen": []}
+            _, groups = torch.unique(torch.cat([one["group"] for one in draws]), return_inverse=True)
+            for one, group in zip(draws, groups.split([len(one["group"]) for one in draws]), strict=True):
                 found = kinds.Found(**one["found"][kind])
                 width, half = found.variance.sqrt(), one["group"] % 2 == 0
                 scale = torch.empty_like(width)
                 for side in (half, ~half):
                     scale[side] = widest_needed(found.mean[~side], width[~side], one["label"][~side])
-                for kept, value in (
-                    (means, found.mean),
-                    (variances, found.variance),
-                    (labels, one["label"]),
-                    (groups, one["group"]),
-                    (halves, width * scale),
-                ):
-                    kept.append(value)
-            mean, variance, label, group, half = map(torch.cat, (means, variances, labels, groups, halves))
-            for bounds, width in (("as published", CONFIG["std_beta"] * variance.sqrt()), ("chosen", half)):
-                summed = by_prompt(components(mean, variance, width, label), group)
-                interval = bootstrap_counts(lambda counts, summed=summed: figures_of(counts @ summed), len(summed))
+                for bounds, std_beta in (("as published", CONFIG["std_beta"]), ("chosen", scale)):
+                    each = components(found.mean, found.variance, std_beta * width, one["label"])
+                    parts[bounds].append(
+                        each.new_zeros(int(groups.max()) + 1, each.shape[1]).index_add_(0, group, each)
+                    )
+            for bounds, each in parts.items():
+                interval = bootstrap_counts(partial(mean_figures, torch.stack(each, 1)), len(each[0]))
                 about = {"family": "lora", "trained_on": name, "judged_on": "test", "pairs": 500, "bounds": bounds}
                 rows += [
                     about
@@ -380,14 +382,21 @@ def draw_figure(rows: list[dict[str, Any]], place: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
+    # Okabe and Ito's colors, which tell themselves apart for the color-blind too.
     lines = {
-        "BAY-LIN": ("C0", "o"),
-        "BAY-LIN, centered": ("C9", "x"),
-        "BAY-LIN, difference": ("C2", "s"),
-        "BAY-LIN, all three": ("C1", "^"),
-        "last_layer": ("C3", "D"),
-        "heads": ("C6", "v"),
-        "ENS-MLP": ("C7", "<"),
+        "BAY-LIN": ("#0072b2", "o"),
+        "BAY-LIN, centered": ("#56b4e9", "x"),
+        "BAY-LIN, difference": ("#009e73", "s"),
+        "BAY-LIN, all three": ("#e69f00", "^"),
+        "last_layer": ("#d55e00", "D"),
+        "heads": ("#a8518a", "v"),
+        "ENS-MLP": ("#777777", "<"),
+    }
+    called = {
+        "ae_pairs": "AlpacaEval pairs",
+        "hh_helpful": "HH helpful",
+        "hh_harmless": "HH harmless",
+        "wmt19": "WMT19 lt-en",
     }
     names = list(dict.fromkeys(row["trained_on"] for row in rows))
     figure, axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 4.4), squeeze=False)
@@ -407,7 +416,7 @@ def draw_figure(rows: list[dict[str, Any]], place: Path) -> None:
         axis.axvline(CONFIG["max_bound_error"], color="0.6", linestyle="--", linewidth=0.8)
         axis.set_xlabel("bound calibration error")
         axis.locator_params(axis="x", nbins=5)
-        axis.set_title(name)
+        axis.set_title(called.get(name, name))
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("ranking score (balance 0.2)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
