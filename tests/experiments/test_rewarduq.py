@@ -119,6 +119,36 @@ def test_figures_are_those_of_the_metrics(experiment):
     torch.testing.assert_close(twice, own)
 
 
+def test_figures_of_lora_posteriors_are_averages_of_those_of_each_draw(experiment, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(count):
+        return torch.randn(count, generator=generator).double()
+
+    draws = []
+    for first in (0, 5, 10):  # some prompts are in one draw alone
+        label = torch.rand(60, generator=generator, dtype=torch.float64).round()
+        found = {"mean": normal(60), "variance": normal(60).square(), "noise": torch.zeros(60)}
+        group = first + torch.arange(60) // 4
+        draws.append({"label": label, "group": group, "found": {"kind": found, "mean alone": {"variance": None}}})
+    monkeypatch.setattr(experiment.kinds, "SETS", {"set": ()})
+    monkeypatch.setattr(experiment.kinds, "kept", lambda family, name, seed, arguments: {name: draws[seed]})
+    rows = experiment.lora_rows(None)
+    value = {row["metric"]: row["value"] for row in rows if row["bounds"] == "as published"}
+    expected = {metric: [] for metric in ("bound error", "ece", "ranking score")}
+    for one in draws:
+        found, label = one["found"]["kind"], one["label"]
+        half = experiment.CONFIG["std_beta"] * found["variance"].sqrt()
+        chance = experiment.pair_scores(found["mean"], found["variance"], label).probability
+        expected["bound error"].append(experiment.bound_calibration_error(found["mean"], half, label))
+        expected["ranking score"].append(experiment.ranking_score(found["mean"], half, label))
+        ece = experiment.expected_calibration_error(chance, label, num_bins=10, binning="equal_width")
+        expected["ece"].append(float(ece))
+    for metric, values in expected.items():
+        assert value[metric] == pytest.approx(sum(values) / 3), metric
+    assert {row["method"] for row in rows} == {"kind"}
+
+
 def test_setting_is_chosen_among_the_calibrated(experiment):
     label = torch.ones(20, dtype=torch.float64)
     label[:4] = 0
