@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from prudent.errors import UtilityError
@@ -5,7 +7,16 @@ from prudent.selection import MinimumBayesRisk, Pessimism, SoftBestOfN, Strategy
 
 
 @pytest.mark.parametrize(
-    "strategy", [TopK(64), SoftBestOfN(0.5), Pessimism(3), SoftBestOfN(1 / 3), MinimumBayesRisk(0), Pessimism(1e-9)]
+    "strategy",
+    [
+        TopK(64),
+        SoftBestOfN(0.5),
+        Pessimism(3),
+        SoftBestOfN(1 / 3),
+        MinimumBayesRisk(0),
+        MinimumBayesRisk(math.inf),
+        Pessimism(1e-9),
+    ],
 )
 def test_what_is_written_reads_back(strategy: Strategy) -> None:
     assert parse_strategy(strategy.text) == strategy
@@ -14,6 +25,11 @@ def test_what_is_written_reads_back(strategy: Strategy) -> None:
 
 def test_spaces_do_not_matter() -> None:
     assert parse_strategy(" soft ( 1e-2 ) ") == SoftBestOfN(0.01)
+
+
+def test_consensus_is_a_name_for_an_infinite_weight() -> None:
+    assert parse_strategy(" consensus() ") == parse_strategy("mbr(inf)") == MinimumBayesRisk(math.inf)
+    assert MinimumBayesRisk(math.inf).text == "consensus"
 
 
 @pytest.mark.parametrize(
@@ -29,7 +45,9 @@ def test_spaces_do_not_matter() -> None:
         ("top_k(0)", "is given 0"),
         ("soft(0)", "soft takes a finite temperature above 0, got 0.0"),
         ("pessimism(inf)", "pessimism takes a finite penalty above 0, got inf"),
-        ("mbr(-1)", "mbr takes a finite weight of at least 0, got -1.0"),
+        ("mbr(-1)", "mbr takes a weight of at least 0, got -1.0"),
+        ("mbr(nan)", "mbr takes a weight of at least 0, got nan"),
+        ("consensus(2)", "consensus takes no number"),
         ("soft(1", "'soft(1' is not a strategy"),
         ("", "'' is not a strategy"),
         ("soft(1) | top_k(2)", "is not a strategy"),

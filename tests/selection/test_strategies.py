@@ -109,8 +109,8 @@ def test_prompts_in_any_order_sum_to_one() -> None:
 @pytest.mark.parametrize("kind", [TopK, SoftBestOfN, Pessimism, MinimumBayesRisk])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 def test_strengths_that_mean_nothing_are_refused(kind: type, value: float) -> None:
-    if kind is MinimumBayesRisk and value == 0:
-        assert kind(value).text == "mbr(0)"
+    if kind is MinimumBayesRisk and value in (0, math.inf):
+        assert kind(value).text == ("consensus" if value else "mbr(0)")
         return
     with pytest.raises(ValueError, match=f"{kind.name} takes a .* of at least|above 0, got {value}"):
         kind(value)
@@ -136,3 +136,14 @@ def test_rounded_cosines_are_ties():
         assert found.tolist() == [0.5, 0.5]
     apart = pick_probabilities(MinimumBayesRisk(0.0), torch.tensor([0.0, 1e-7]), ONE[:2], embedding=embedding)
     assert apart.tolist() == [0.0, 1.0]
+
+
+def test_consensus_is_the_limit_of_heavy_weights() -> None:
+    generator = torch.Generator().manual_seed(4)
+    utility, embedding = torch.randn(12, generator=generator), torch.randn(12, 3, generator=generator)
+    group = torch.arange(12) // 6
+    found = pick_probabilities(MinimumBayesRisk(math.inf), utility, group, embedding=embedding)
+    assert torch.equal(found, pick_probabilities(MinimumBayesRisk(1e9), utility, group, embedding=embedding))
+    assert torch.equal(found, pick_probabilities(MinimumBayesRisk(math.inf), -utility, group, embedding=embedding))
+    with pytest.raises(DataError, match="mbr and consensus compare responses"):
+        pick_probabilities(MinimumBayesRisk(math.inf), utility, group)

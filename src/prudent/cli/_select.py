@@ -46,8 +46,8 @@ def select(
         bool,
         typer.Option(
             "--exclude-unscored",
-            help="Leave out responses without a utility (or an embedding, for --strategy mbr), and prompts that have no"
-            " others, and count them, instead of stopping.",
+            help="Leave out responses without a utility (or an embedding, for --strategy mbr or consensus), and prompts"
+            " that have no others, and count them, instead of stopping.",
             rich_help_panel=FILES,
         ),
     ] = False,
@@ -58,8 +58,9 @@ def select(
             "--strategy",
             metavar="SPEC",
             help="How one is picked by the utility, instead of the best: 'top_k(64)', any of the top 1 in 64;"
-            " 'soft(0.5)', at a temperature; 'pessimism(0.5)', with a penalty; or 'mbr(2)', with a weight on resembling"
-            " the others (needs `prudent score --embeddings`). The pick is drawn, with --seed.",
+            " 'soft(0.5)', at a temperature; 'pessimism(0.5)', with a penalty; 'mbr(2)', with a weight on resembling"
+            " the others, or 'consensus', by that alone (both need `prudent score --embeddings`). The pick is drawn,"
+            " with --seed.",
             rich_help_panel=UTILITY,
         ),
     ] = None,
@@ -91,7 +92,7 @@ def select(
         f"{'' if summary.strategy is None else ', ' + summary.strategy}: "
         f"{', '.join(_average(name, mean, summary.mean_std[name]) for name, mean in summary.mean_reward.items())}"
     )
-    embedded = " or an embedding" if summary.strategy is not None and summary.strategy.startswith("mbr") else ""
+    embedded = " or an embedding" if (summary.strategy or "").startswith(("mbr", "consensus")) else ""
     without = ""
     if summary.num_calibration_prompts:
         without = f" without the {summary.num_calibration_prompts:,} prompts that the members were calibrated on"

@@ -25,8 +25,6 @@ _WEIGHTS = tuple(0.1 * 10 ** (0.6 * step) for step in range(6))
 
 _APART = 1e-6
 """Cosines that differ by less are the same in single precision."""
-_DROWNED = 1e12
-"""Weight of likeness, in units of the spread of the values, at which these no longer count."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def strategy_families(
     families = [] if values is None else _families(drawer, spread, apart)
     strategies = [strategy for family in families for strategy in family.strategies]
     if apart > _APART:
-        strategies.append(MinimumBayesRisk(1.0 if values is None else rounded(_DROWNED * spread)))
+        strategies.append(MinimumBayesRisk(math.inf))
     if not strategies:
         return [], None
 

@@ -63,7 +63,8 @@ class Pools:
 def no_embeddings() -> DataError:
     """The error where a strategy compares responses and has nothing to compare them by."""
     return DataError(
-        "mbr compares responses by their embeddings, and there are none: prudent score --embeddings writes them"
+        "mbr and consensus compare responses by their embeddings, and there are none: prudent score --embeddings "
+        "writes them"
     )
 
 

@@ -19,6 +19,7 @@ from prudent.selection._pools import Pools, directions
 from prudent.selection._scored import equal_blocks, scored_rows
 
 __all__ = [
+    "CONSENSUS",
     "MinimumBayesRisk",
     "Pessimism",
     "SoftBestOfN",
@@ -28,6 +29,8 @@ __all__ = [
     "pick_probabilities",
 ]
 
+CONSENSUS = "consensus"
+"""What minimum Bayes risk is called at an infinite weight."""
 _COSINE_ERROR = 1e-6
 
 
@@ -158,30 +161,36 @@ class MinimumBayesRisk:
     The average counts the candidate itself: it adds weight / n to every one and does not change the pick.
 
     Attributes:
-        weight: at least 0, in the units of the utility; 0 is best-of-n.
+        weight: at least 0, in the units of the utility; 0 is best-of-n, infinity the candidate most like the others
+            whatever its utility, which is called consensus.
 
     Raises:
-        ValueError: the weight is not a finite number of at least 0.
+        ValueError: the weight is not a number of at least 0.
 
     Example:
         >>> MinimumBayesRisk(2.0).text
         'mbr(2)'
+        >>> MinimumBayesRisk(math.inf).text
+        'consensus'
     """
 
     weight: float
     name: ClassVar[str] = "mbr"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"mbr takes a finite weight of at least 0, got {self.weight!r}")
+        if not self.weight >= 0:
+            raise ValueError(f"mbr takes a weight of at least 0, got {self.weight!r}")
 
     @property
     def text(self) -> str:
         """As it is written."""
-        return f"{self.name}({_written(self.weight)})"
+        return CONSENSUS if math.isinf(self.weight) else f"{self.name}({_written(self.weight)})"
 
     def weights(self, pools: Pools) -> Tensor:
         """See `Strategy`; candidates that tie, as far as cosines in single precision tell, share the pick."""
+        if math.isinf(self.weight):
+            alike = pools.similarity
+            return (alike >= alike.amax(1, keepdim=True) - _COSINE_ERROR).to(alike.dtype)
         score = pools.utility + self.weight * pools.similarity
         return (score >= score.amax(1, keepdim=True) - _COSINE_ERROR * self.weight).to(score.dtype)
 
