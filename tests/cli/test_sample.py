@@ -35,7 +35,7 @@ def test_a_pool_from_a_policy(tiny_models, prompts, tmp_path):
     assert again.stderr == ""
     other = run(*arguments, "--seed", 1)
     assert other.exit_code == 2
-    assert "made with another seed; give another output or overwrite" in other.stderr
+    assert "made with another seed; give another output, or say overwrite" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -348,9 +348,9 @@ def _centered(seed: Seed) -> str:
 
 
 def num_without_embedding(pool: StudyPool) -> int:
-    """Candidates whose embedding is missing or not finite; 0 where the file has no column of embeddings."""
+    """Candidates whose embedding is missing or not finite; all of them where the file has no column of embeddings."""
     if "embedding" not in pool.table.column_names:
-        return 0
+        return len(pool.group)
     blank = pool.table["embedding"].null_count
     if blank == len(pool.group):
         return int(blank)

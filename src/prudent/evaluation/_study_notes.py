@@ -37,6 +37,7 @@ def study_notes(
         notes.append("The file has no gold, so nothing here says whether a utility picks better responses.")
     elif pool.length is None:
         notes.append("The file has no column length: gold is not shown with length partialled out.")
+    notes += _left_out(first)
     if count := pool.counts.num_prompts_calibrated_on:
         notes.append(
             f"Prompts on whose gold the members were calibrated are left out ({count:,}), since it would praise them."
@@ -77,7 +78,12 @@ def study_notes(
             f"The values of {first.utilities[0].key} change with the candidates that are present, so no strategy picks "
             "by them: put another utility first for those baselines."
         )
-    if baselines and (count := num_without_embedding(pool)):
+    if baselines and "embedding" not in pool.table.column_names:
+        notes.append(
+            "The file stores no embeddings, so minimum Bayes risk and consensus, which compare responses, are left "
+            "out: score with embeddings (--embeddings), or give the pool a column embedding."
+        )
+    elif baselines and (count := num_without_embedding(pool)):
         what = "are not drawn" if count == len(pool.group) else "take these to resemble no other"
         notes.append(
             f"{count:,} of {len(pool.group):,} responses have no finite embedding: minimum Bayes risk and consensus "
@@ -98,3 +104,33 @@ def study_notes(
                 "at two strengths."
             )
     return notes
+
+
+def _left_out(first: Seed) -> list[str]:
+    """What of the file is not studied, with counts and shares."""
+    pool, counts, num_rows = first.pool, first.pool.counts, len(first.everything)
+    notes = []
+    if count := counts.num_unscored:
+        notes.append(
+            f"{_of(count, num_rows)} rows are left out, without a finite reward or a value under every utility."
+        )
+    if count := counts.num_without_gold:
+        without = pool.num_prompts_without_gold
+        also = f"; {without:,} prompt{'s have' if without > 1 else ' has'} none at all" if without else ""
+        if pool.n_with_all_gold > pool.n_max:
+            also += f"; for want of it n ends at {pool.n_max:,} instead of {pool.n_with_all_gold:,}"
+        notes.append(
+            f"{_of(count, num_rows)} rows are left out, without finite gold{also}. Where gold is missing for a reason, "
+            "such as a judge that fails on long answers, what is left tells of other answers than would be picked."
+        )
+    if count := counts.num_prompts_left_out:
+        notes.append(
+            f"{_of(count, counts.num_prompts + count)} prompts are left out, with fewer than {pool.n_max:,} candidates."
+        )
+    if count := pool.num_skipped:
+        notes.append(f"{count:,} prompts or rows were left out as faulty when the file was scored.")
+    return notes
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count:,} of {total:,} ({count / total:.1%})"

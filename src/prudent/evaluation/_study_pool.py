@@ -65,6 +65,12 @@ class StudyPool:
     counts: Counts
     rows: Tensor | None
     """Row in the file of each candidate `[N]`; None where they are all of them, in their order."""
+    num_skipped: int
+    """Rows or prompts that scoring left out as faulty."""
+    num_prompts_without_gold: int
+    """Prompts left out because none of their rows has gold, although others have."""
+    n_with_all_gold: int
+    """What `n_max` would be if no gold were missing."""
 
     @property
     def num_prompts(self) -> int:
@@ -159,19 +165,20 @@ def prepare_pool(
     if not keep.any():
         raise DataError(f"nothing to study: none of the {table.num_rows} rows is scored")
     group = scored.group
-    has_gold, num_without_gold = False, 0
+    has_gold, num_without_gold, whole = False, 0, keep
     if "gold" in table.column_names:
         known = keep & scored.column("gold").isfinite()
         has_gold = bool(known.any())
         if has_gold:
             num_without_gold = int((keep & ~known).sum())
             keep = known
-    num_prompts_calibrated_on = 0
+    num_prompts_calibrated_on = num_prompts_without_gold = 0
     if has_gold:
         # gold that the members' scales were fitted on would praise them
         seen = keep & (scored.is_calibration if is_calibration is None else is_calibration)
         num_prompts_calibrated_on = len(index_groups(group[seen]).ids)
-        keep &= ~seen
+        num_prompts_without_gold = len(index_groups(group[whole]).ids) - len(index_groups(group[keep]).ids)
+        keep, whole = keep & ~seen, whole & ~seen
         if not keep.any():
             raise DataError(
                 f"{scored.source}: the members were calibrated on the gold of all prompts, so none is left to judge "
@@ -179,8 +186,10 @@ def prepare_pool(
                 "(--calibration-data)"
             )
     sizes = index_groups(group[keep]).counts
+    n_with_all_gold = n_max
     if n_max is None:
         n_max = usual_size(sizes)
+        n_with_all_gold = usual_size(index_groups(group[whole]).counts) if num_without_gold else n_max
     num_left_out = int((sizes < n_max).sum())
     if num_left_out == len(sizes):
         raise DataError(
@@ -223,6 +232,9 @@ def prepare_pool(
             num_prompts_calibrated_on=num_prompts_calibrated_on,
         ),
         rows=rows,
+        num_skipped=scored.num_skipped,
+        num_prompts_without_gold=num_prompts_without_gold,
+        n_with_all_gold=n_max if n_with_all_gold is None else n_with_all_gold,
     )
 
 

@@ -62,10 +62,10 @@ def _told(path: Path, different: list[str], wanted: dict[str, Any], found: dict[
         which = which if "gold_weights" in wanted else "with a gold model"
         return (
             f"{path} was sampled {which} (--gold-model), and gold is not added later; give another output, or "
-            "overwrite to sample all of it again"
+            "say overwrite (--overwrite) to sample all of it again"
         )
     names = ["gold model" if key == "gold_weights" else key for key in different]
-    return f"{path} was made with another {', '.join(names)}; give another output or overwrite"
+    return f"{path} was made with another {', '.join(names)}; give another output, or say overwrite (--overwrite)"
 
 
 def require_pool(path: Path) -> Iterator[dict[str, Any]]:

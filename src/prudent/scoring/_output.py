@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from prudent.errors import PrudentError
 from prudent.models import atomic_file, manifest_changes, read_manifest, write_manifest
 
-__all__ = ["PartedOutput", "require_apart"]
+__all__ = ["PartedOutput", "num_skipped_of", "require_apart"]
 
 _MANIFEST = "_manifest.json"
 
@@ -141,7 +141,8 @@ class PartedOutput:
         different = self._differences(folder)
         if different:
             raise PrudentError(
-                f"{folder} was made with another {', '.join(different)}; give another output or overwrite"
+                f"{folder} was made with another {', '.join(different)}; give another output, or say overwrite "
+                "(--overwrite)"
             )
         return True
 
@@ -155,6 +156,13 @@ class PartedOutput:
             with suppress(OSError):  # somebody else has put something there
                 for folder in self._made:
                     folder.rmdir()
+
+
+def num_skipped_of(dataset: Path) -> int:
+    """Rows or prompts that the run which wrote a dataset left out as faulty; 0 where nothing says so."""
+    with suppress(PrudentError, AttributeError, TypeError, ValueError):
+        return int(read_manifest(dataset / _MANIFEST).get("summary", {}).get("num_skipped", 0))
+    return 0
 
 
 def _part_name(number: int) -> str:

@@ -18,6 +18,7 @@ from prudent.errors import DataError, UnsupportedError
 from prudent.rewards import GaussianRewards, MemberRewards, from_arrow
 from prudent.scoring._centering import against_references, average_of_references
 from prudent.scoring._names import REWARD_COLUMNS, columns_of
+from prudent.scoring._output import num_skipped_of
 from prudent.utility import ONLY, RewardSet
 
 __all__ = ["ScoredPool", "read_numbers", "read_scored"]
@@ -36,10 +37,12 @@ class ScoredPool:
     Attributes:
         table: the rows, all columns.
         source: where they came from, for messages.
+        num_skipped: rows or prompts that scoring left out as faulty, as far as is known.
     """
 
     table: pa.Table
     source: str = "the table"
+    num_skipped: int = 0
 
     def __post_init__(self) -> None:
         columns = [columns_of(name)[column] for name in self.reward_names or (ONLY,) for column in _REQUIRED]
@@ -322,7 +325,7 @@ def read_scored(path: str | Path) -> ScoredPool:
     place = Path(path)
     with _readable(place) as dataset:
         table = dataset.to_table()
-    return ScoredPool(table, str(place))
+    return ScoredPool(table, str(place), num_skipped_of(place))
 
 
 def read_numbers(data: str | Path | pa.Table | ScoredPool, names: Sequence[str]) -> dict[str, Tensor]:
