@@ -121,8 +121,8 @@ def test_evaluate_says_all_that_it_measures(made, files):
     text = CliRunner().invoke(app, [*map(str, arguments), "--quiet"]).stdout
     shown = {line.split("  ")[0] for line in text.splitlines()}
     assert {
-        "accuracy", "calibration error", "accuracy of the surest 80%", "area under risk-coverage", "elsewhere",
-        "coverage of 90% intervals", "coverage of 90% intervals, within prompts",
+        "accuracy", "calibration error", "the same of calibrated ones", "accuracy of the surest 80%", "elsewhere",
+        "area under risk-coverage", "coverage of 90% intervals", "coverage of 90% intervals, within prompts",
     } <= shown  # fmt: skip
     assert "mean over 2" in text.splitlines()[0]
     assert f"AUROC of the contrast std, elsewhere above evaluated: {printed['shift']['auroc']['value']:.3f} [" in text
@@ -135,7 +135,9 @@ def test_report_shows_an_evaluation(made, tmp_path):
     arguments = ["--data", root / "scored.parquet", "--num-bootstrap", "10", "--output", tmp_path / "page.html"]
     printed = run_json("report", *arguments, "--evaluation", root / "evaluation.json")
     assert {"heldout_reliability", "heldout_risk_coverage"} <= set(printed["figures"])
-    assert "Held-out pairs" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "Held-out pairs" in page
+    assert " if calibrated</span>" in page
     line = refused("report", *arguments, "--evaluation", root / "rmp" / "posterior_config.json")
     assert "posterior_config.json is not what" in line
 

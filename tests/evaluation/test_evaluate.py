@@ -12,6 +12,7 @@ from scipy import stats
 
 from prudent.errors import DataError, ModelError, PosteriorError
 from prudent.evaluation import Evaluation, evaluate, read_evaluation
+from prudent.evaluation._pair_figures import pair_figures
 from prudent.metrics import fit_gold_calibration
 from prudent.models import RewardModel
 from prudent.posteriors import PlainRewards, fit, load_posterior
@@ -64,7 +65,7 @@ def test_figures_are_their_definitions(folder, tmp_path):
     assert result.mean_contrast_std == pytest.approx(variance.sqrt().mean().item(), rel=1e-4)
     assert result.nll_difference.value == pytest.approx(result.moderated.nll.value - result.map.nll.value)
     assert (result.num_pairs, result.num_prompts) == (40, 5)
-    for figure in (result.accuracy, result.map.nll, result.moderated.ece):
+    for figure in (result.accuracy, result.map.nll, result.moderated.brier):
         assert figure.low <= figure.value <= figure.high or math.isclose(figure.low, figure.high)
     assert json.loads((tmp_path / "e.json").read_text()) == json.loads(json.dumps(result.to_dict()))
 
@@ -74,6 +75,24 @@ def test_soft_labels_count_as_shares(folder):
     expected = 0.8 * hard.accuracy.value + 0.2 * (1 - hard.accuracy.value)
     assert soft.accuracy.value == pytest.approx(expected)
     assert soft.map.brier.value < 1
+    assert 0 < hard.map.calibrated_ece < 1
+    assert soft.map.calibrated_ece is None
+
+
+def test_chance_alone_makes_a_calibration_error():
+    """It says what calibrated probabilities of as many pairs show, which those that are too sure exceed."""
+    found = []
+    for run in range(20):
+        generator = torch.Generator().manual_seed(run)
+        mean = torch.randn(500, generator=generator).double()
+        label = torch.bernoulli(torch.sigmoid(mean), generator=generator)
+        figures = pair_figures(mean, None, label, torch.arange(500), 5, run)
+        found.append((figures.ece, figures.calibrated_ece))
+    shown, expected = np.mean(found, axis=0)
+    assert shown == pytest.approx(expected, rel=0.1)
+    assert shown > 0.03
+    too_sure = pair_figures(2 * mean, None, label, torch.arange(500), 5, 0)
+    assert too_sure.ece > 2 * too_sure.calibrated_ece
 
 
 def test_without_a_posterior(tiny_models):

@@ -194,7 +194,7 @@ def evaluate(
         return Outcome(result.to_dict(), describe_benchmark(result))
     refuse({"--score-column": score_column, "--overwrite": overwrite or None}, "goes with --benchmark alone")
     if utility:
-        of_model = {
+        of_pairs = {
             "--model": model,
             "--data": data,
             "--split": split,
@@ -206,7 +206,7 @@ def evaluate(
             "--strict": strict or None,
             "--skip-bad": skip_bad or None,
         }
-        refuse(of_model, "does not go with --utility, which compares what is picked from --scored")
+        refuse(of_pairs, "does not go with --utility, which compares what is picked from --scored")
         if scored is None:
             raise typer.BadParameter("--utility needs --scored")
         from prudent.evaluation import compare_utilities
@@ -257,17 +257,18 @@ def _pairs(found: "Evaluation") -> str:
         header.append("whole posterior")
         kinds.append(found.moderated)
         selective.append(found.selective_moderated)
-    figures = {
+    figures: dict[str, list[Figure | float | None]] = {
         "accuracy": [found.accuracy for _ in kinds],
         "negative log-likelihood, nats": [kind.nll for kind in kinds],
         "Brier score": [kind.brier for kind in kinds],
         "calibration error": [kind.ece for kind in kinds],
+        "the same of calibrated ones": [kind.calibrated_ece for kind in kinds],
         "accuracy of the surest 80%": [one.accuracy_at_80 for one in selective],
         "accuracy of the surest 50%": [one.accuracy_at_50 for one in selective],
         "area under risk-coverage": [one.area for one in selective],
         "area above the best order's": [one.excess_area for one in selective],
     }
-    text = table(header, [[name, *map(_interval, row)] for name, row in figures.items()])
+    text = table(header, [[name, *map(_shown, row)] for name, row in figures.items()])
     if found.nll_difference is not None and found.area_difference is not None:
         text += "\nwhole posterior minus mean alone, paired: "
         differences = {"negative log-likelihood": found.nll_difference, "area": found.area_difference}
@@ -335,6 +336,12 @@ def _utilities(found: "UtilityComparison") -> str:
     if found.num_calibration_prompts:
         lines.append(f"without the {found.num_calibration_prompts:,} prompts that the members were calibrated on")
     return "\n".join(lines)
+
+
+def _shown(figure: "Figure | float | None") -> str:
+    if figure is None or isinstance(figure, float):
+        return "unknown" if figure is None else f"{figure:.3f}"
+    return _interval(figure)
 
 
 def _optional(figure: "Figure | None") -> str:

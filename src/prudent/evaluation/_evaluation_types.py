@@ -28,7 +28,7 @@ COVERAGES = tuple(step / 20 for step in range(1, 21))
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure over pairs with its interval from resampled prompts: percentiles, or 1.96 standard errors for the ECE.
+    """A figure over pairs with its interval from resampled prompts, by percentiles.
 
     Attributes:
         value: over all pairs.
@@ -48,12 +48,16 @@ class PairFigures:
     Attributes:
         nll: negative log-likelihood of a pair, nats.
         brier: squared error of the probability.
-        ece: calibration error over ten bins of equally many pairs.
+        ece: calibration error over ten bins of equally many pairs. Chance alone keeps it above 0, and in a bootstrap
+            more so, hence no interval.
+        calibrated_ece: what it would be on average if the probabilities were true: the calibration error of labels
+            drawn from them. None where labels are soft, since these do not say of how many judgments.
     """
 
     nll: Figure
     brier: Figure
-    ece: Figure
+    ece: float
+    calibrated_ece: float | None
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ class Evaluation(Record):
     """
 
     called = "an evaluation"
-    format_version = 1
+    format_version = 2
 
     data: str
     split: str | None

@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 _BOUND_NUM_STD = 1.0
+_NUM_CALIBRATED = 100
+"""Draws of the labels that calibrated probabilities would have."""
 
 
 def to_figure(interval: Interval, position: int | None = None) -> Figure:
@@ -58,17 +60,21 @@ def pair_figures(
     scores = pair_scores(mean, variance, label)
     both = torch.stack([scores.nll, scores.brier], dim=1)
     averages = bootstrap(both, group, num_resamples=num_bootstrap, generator=_seeded(seed))
-    error = bootstrap_statistic(
-        lambda rows: expected_calibration_error(scores.probability[rows], label[rows]),
-        group,
-        num_resamples=num_bootstrap,
-        generator=_seeded(seed),
+    return PairFigures(
+        nll=to_figure(averages, 0),
+        brier=to_figure(averages, 1),
+        ece=expected_calibration_error(scores.probability, label),
+        calibrated_ece=_calibrated_error(scores.probability, label, seed),
     )
-    # Resampling pairs adds noise to every bin, so the percentiles of a calibration error lie above it; its interval is
-    # symmetric, from the standard error.
-    value, margin = float(error.estimate), 1.96 * float(error.standard_error)
-    ece = Figure(value, max(0.0, value - margin), min(1.0, value + margin))
-    return PairFigures(nll=to_figure(averages, 0), brier=to_figure(averages, 1), ece=ece)
+
+
+def _calibrated_error(probability: Tensor, label: Tensor, seed: int) -> float | None:
+    """The calibration error of as many labels drawn from the probabilities, averaged over draws."""
+    if not bool(((label == 0) | (label == 1)).all()):
+        return None
+    generator = _seeded(seed)
+    drawn = (torch.bernoulli(probability, generator=generator) for _ in range(_NUM_CALIBRATED))
+    return sum(expected_calibration_error(probability, one) for one in drawn) / _NUM_CALIBRATED
 
 
 def nll_difference(
