@@ -15,7 +15,7 @@ from prudent.cli import app
 from prudent.errors import DataError, PrudentError
 from prudent.reports import alignment_folders, alignment_report
 from prudent.reports._alignment_arms import ArmCurves, arms_of, least_far
-from prudent.reports._alignment_figures import gold_law
+from prudent.reports._alignment_figures import draw_curves, gold_law
 from prudent.reports._alignment_runs import read_run
 from prudent.reports._alignment_words import answer, cautions, leads, seed_sentence, stops_surely
 
@@ -347,6 +347,25 @@ def test_labels_are_unique(tmp_path: Path) -> None:
     assert list(arms_in(tmp_path)) == ["mean (a)", "mean (b)"]
 
 
+def test_legend_and_heading_hold_long_labels(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"arm": "mean", "seed": 0, "kl": [0, 1, 4], "gold": [1.0, 1.5, 2.0]}
+    for place in range(8):
+        more = {"learning_rate": 0.001 * (place + 1), "num_references": place, "max_completion_length": 10 + place}
+        write_run(tmp_path / f"run-{place}", settings={**more, "lora": True}, **shared)
+    arms = list(arms_in(tmp_path).values())
+    figure = draw_curves(arms, gold=True)
+    (found,) = figure.legends
+    figure.draw_without_rendering()
+    box, whole = found.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+    assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+    assert box.height < 0.5 * whole.height
+    lines = figure.axes[0].get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in lines if line.get_label()[0] != "_"}) == 8
+    page = alignment_report(tmp_path, tmp_path / "page.html").html.read_text(encoding="utf-8")
+    assert "<h1>Aligned policies: 8 arms</h1>" in page
+
+
 @pytest.mark.parametrize(("num_stop", "num_runs", "sure"), [(1, 1, True), (1, 4, False), (2, 2, True), (3, 10, True)])
 def test_runs_that_advise_stopping_are_counted(num_stop: int, num_runs: int, sure: bool, tmp_path: Path) -> None:
     for seed in range(num_runs):
@@ -399,8 +418,15 @@ def test_on_the_command_line(runs: Path, tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     found: dict[str, Any] = json.loads(run.stdout)
     assert [arm["num_seeds"] for arm in found["arms"]] == [3, 3]
-    refused = CliRunner().invoke(
-        app, ["report", "--data", str(runs), "--output", str(tmp_path / "page.html"), "--utility", "mean"]
-    )
-    assert refused.exit_code == 2
-    assert "is about scored responses" in " ".join(refused.output.split())
+    for option in (
+        ["--utility", "mean"],
+        ["--scale", "gold_standardized"],
+        ["--one-policy"],
+        ["--num-bootstrap", "50"],
+        ["--seed", "1"],
+    ):
+        refused = CliRunner().invoke(
+            app, ["report", "--data", str(runs), "--output", str(tmp_path / "page.html"), *option]
+        )
+        assert refused.exit_code == 2
+        assert f"{option[0]} is about scored responses" in " ".join(refused.output.replace("\u2502", " ").split())

@@ -37,6 +37,7 @@ from prudent.metrics import GoldCalibration, pair_scores, reliability
 from prudent.reports import alignment_report, plot_curves, possible_figures, report
 from prudent.reports._laws import draw_laws, law_pictures
 from prudent.reports._page import Shown, render
+from prudent.reports._sparkline import spark_caption
 from prudent.reports._style import looks
 from prudent.reports._words import interval
 
@@ -588,3 +589,37 @@ def test_a_folder_of_the_pages_name_is_refused_before_any_work(tmp_path, monkeyp
         report("absent.parquet", tmp_path / "page.html")
     with pytest.raises(PrudentError, match=r"page\.html is a folder"):
         alignment_report("absent", tmp_path / "page.html")
+
+
+def test_a_page_of_many_studies_has_every_chart_and_says_which_pictures_are_left_out(study, written):
+    images = {name: path.read_bytes() for name, path in written.figures.items()}
+    several = {}
+    for count in (8, 9):
+        shown = [Shown(f"proxy {place}", study, (), images) for place in range(count)]
+        several[count] = Page(render(shown, "many", "gold", images={}))
+        ids = {a.get("id") for _, a in several[count].elements}
+        charts = several[count].charts["s8" if count == 9 else "s0"]["charts"]
+        assert {f"chart-s{count - 1}-{name}" for name in charts} <= ids
+        assert {"proxy", "variance"} <= charts.keys()
+    words = "in print and where scripts do not run it has pictures of gold and the strengths of rules alone"
+    assert words not in several[8].text
+    assert several[9].text.count(words) == 9 * 5
+    assert several[9].text.count("The numbers at n = 12") == 9 * 2
+
+
+def test_intervals_of_many_utilities_are_left_out(tmp_path):
+    rules = ["mean", *(f"lcb_std({place / 4})" for place in range(1, 7))]
+    many = best_of_n_study(scored_table(), utilities=rules, num_bootstrap=20, n_values=[2, 8])
+    raw = report(many, tmp_path / "many.html").html.read_text(encoding="utf-8")
+    assert "drawn where at most 6 curves have one" in Page(raw).text
+
+
+def test_the_small_picture_tells_what_it_shows(study):
+    assert "upright" not in spark_caption(study, "gold", None)
+    assert "dashed" not in spark_caption(study, "gold", None)
+    assert "with its interval; dashed: the best other rule; " in spark_caption(study, "gold", "mean")
+    fallen = dataclasses.replace(study.verdicts["gold"], hacked=True, from_n=8)
+    fallen = dataclasses.replace(study, verdicts={"gold": fallen})
+    assert "upright line: the n from which on it lies below its peak" in spark_caption(fallen, "gold", None)
+    one = best_of_n_study(scored_table(num_prompts=1), num_bootstrap=20)
+    assert "interval" not in spark_caption(one, "gold", None)

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from prudent.evaluation import (
     Curve,
     EnsembleFacts,
     Estimate,
+    Evaluation,
     Figure,
     LawFit,
     Outcome,
@@ -22,11 +24,11 @@ from prudent.evaluation import (
 )
 from prudent.reports._advice import cautions, meanings, several_cautions, shipped
 from prudent.reports._first_screen import first_screen, several_first
-from prudent.reports._held_out import HeldOut
+from prudent.reports._held_out import HeldOut, held_out_pairs
 from prudent.reports._laws import law_pictures
 from prudent.reports._sparkline import sparkline
 from prudent.reports._style import looks, tick_values
-from prudent.reports._words import ensemble_sentence, held_out_sentence, interval, number, sentences
+from prudent.reports._words import ensemble_sentence, flat_scales, held_out_sentence, interval, number, sentences
 
 N = (1, 10, 100)
 
@@ -428,3 +430,72 @@ def test_of_one_prompt_nothing_is_said_to_be_chance():
     found = first_screen(one, "gold")
     assert "chance" not in found.sentence
     assert found.figures[1].range == ""
+
+
+def flat_study(noise=0.0, oracle=0.0):
+    """Gold that is the same for every candidate, but for rounding errors."""
+    found = [
+        (key, kind, tuple(0.5 + noise * place for place in range(3)))
+        for key, kind in (("mean", "utility"), ("lcb_std", "utility"), ("random", "baseline"))
+    ]
+    found.append(("oracle", "control", (0.5, 0.5, 0.5 + oracle)))
+    curves = []
+    for key, kind, gold in found:
+        one = curve(key, outcome(1, noise, 1.0, (noise, -noise, noise)), kind=kind)
+        curves.append(dataclasses.replace(one, bands=one.bands | {"gold": Band(gold, gold, gold)}))
+    return study(*curves, verdict=verdict(hacked=False, peak=1, from_n=None, p_value=1.0, held_out=None))
+
+
+def test_gold_that_is_always_the_same_answers_nothing():
+    flat, told = flat_study(noise=1e-16), flat_study(noise=1e-16, oracle=1.0)
+    assert flat_scales(flat) == ["gold"]
+    assert flat_scales(told) == flat_scales(dataclasses.replace(flat, n_values=(1,))) == []
+    assert flat_scales(study(*flat.curves[:2])) == []  # nobody says what was to be had
+    first = first_screen(flat, "gold")
+    assert (first.tone, first.figures, first.shipped) == ("none", (), None)
+    assert first.answer == "With gold that is always the same nobody can say."
+    assert any("Gold is the same for all candidates" in one for one in first.cautions)
+    assert sentences(flat, "gold")[0] == "Gold is the same for all candidates of a prompt: it tells nothing of rules."
+    assert not any("No significant fall" in line for line in sentences(flat, "gold"))
+    assert first_screen(told, "gold").tone == "unclear"
+    assert (
+        several_first({"a": flat, "b": flat}, "gold").sentence
+        == "None of these studies has gold that tells picks apart."
+    )
+    assert any("says nothing of picks: a." in one for one in several_first({"a": flat, "b": told}, "gold").cautions)
+    picture = sparkline(flat, "gold", None, labels=False)
+    heights = {point.split(",")[1] for point in re.search(r'class="area"[^>]*points="([^"]*)"', picture)[1].split()}
+    assert len(heights) == 1  # no filled block of rounding errors
+
+
+def test_rounding_errors_are_no_numbers():
+    assert [number(x) for x in (8.6e-18, -3.6e-17, 1e-7)] == ["0.000", "0.000", "1.0e-07"]
+    assert interval(Estimate(8.6e-18, -3.6e-17, 2.6e-17), signed=True) == "0.000 [0.000, 0.000]"
+
+
+def test_of_one_prompt_nothing_is_said_of_its_posterior():
+    one = Reliability(
+        "random", 10, 0, True, (0.7,), Band((0.6,), (0.6,), (0.6,)), (10,), Estimate(0.6, 0.6, 0.6),
+        Estimate(0.1, 0.1, 0.1), Estimate(0.2, 0.2, 0.2), (0.5, 1.0), Band(*[(0.3, 0.4)] * 3),
+        Estimate(0.3, 0.3, 0.3), 0.1,
+    )  # fmt: skip
+    several = study(curve("mean", outcome(100, 0.0, 1.0)), reliability=(one,))
+    assert any("On random pairs" in line for line in sentences(several, "gold"))
+    single = dataclasses.replace(several, counts=dataclasses.replace(several.counts, num_prompts=1))
+    assert not any("On random pairs" in line for line in sentences(single, "gold"))
+
+
+def test_evaluations_of_one_file_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+    found = object.__new__(Evaluation)
+    object.__setattr__(found, "posterior", "kron")
+    monkeypatch.setattr("prudent.reports._held_out.read_evaluation", lambda path: found)
+
+    def labels(*given):
+        return [one.label for one in held_out_pairs(given)]
+
+    assert labels("e1/evaluation.json") == ["kron"]
+    assert labels("e1/first.json", "e2/second.json") == ["kron (first)", "kron (second)"]
+    assert labels("e1/evaluation.json", "e2/evaluation.json") == ["kron (e1/evaluation)", "kron (e2/evaluation)"]
+    assert labels("a/x/e.json", "b/x/e.json", found) == ["kron (a/x/e)", "kron (b/x/e)", "kron (3)"]
+    assert labels("e.json", "e.json") == ["kron (1)", "kron (2)"]
+    assert labels("2.json", found, "other.json") == ["kron (2), 1", "kron (2), 2", "kron (other), 3"]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from prudent.evaluation import BestOfNStudy
 
 
+_NUM_BOOTSTRAP = 1000
+
+
 class Scale(StrEnum):
     """The scales of gold."""
 
@@ -91,7 +94,7 @@ def report(
         ),
     ] = None,
     one_policy: OnePolicyOption = None,
-    num_bootstrap: NumBootstrapOption = 1000,
+    num_bootstrap: NumBootstrapOption = _NUM_BOOTSTRAP,
     seed: SeedOption = 0,
 ) -> Outcome:
     """Show whether optimising the reward helped or hacked: one page that opens offline, and its figures."""
@@ -100,7 +103,16 @@ def report(
 
     if folders := alignment_folders(data):
         why = "is about scored responses, and not about aligned policies"
-        refuse({"--evaluation": evaluation, "--benchmark": benchmark, "--utility": utility}, why)
+        of_responses = {
+            "--evaluation": evaluation,
+            "--benchmark": benchmark,
+            "--utility": utility,
+            "--scale": None if scale is Scale.gold else scale,
+            "--one-policy": one_policy,
+            "--num-bootstrap": None if num_bootstrap == _NUM_BOOTSTRAP else num_bootstrap,
+            "--seed": seed or None,
+        }
+        refuse(of_responses, why)
         shown = alignment_report(folders, output, title=title, command=common.typed)
         told = [_aligned(shown.rows), *shown.notes, f"report in {shown.html}"]
         return Outcome({"output": shown.html, "figures": shown.figures, "arms": shown.rows}, "\n".join(told))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prudent.evaluation import BestOfNStudy, Curve, StrengthFamily
+from prudent.reports._words import flat_scales
 
 __all__ = [
     "FEW_PROMPTS",
@@ -101,6 +102,9 @@ def cautions(study: BestOfNStudy, scale: str) -> tuple[str, ...]:
         found.append(f"The same for all candidates of a prompt: the reward {', '.join(flat)}.")
     if scale not in study.gold_scales:
         return tuple(found)
+    if scale in flat_scales(study):
+        found.append("Gold is the same for all candidates of a prompt, so it cannot say what a pick is worth.")
+        return tuple(found)
     if prompts == 1:
         found.append("One prompt only: there are no intervals, and chance cannot be told from anything else.")
     elif prompts < FEW_PROMPTS:
@@ -122,6 +126,8 @@ def several_cautions(studies: Mapping[str, BestOfNStudy]) -> tuple[str, ...]:
         studies: By name.
     """
     found = []
+    if flat := [name for name, one in studies.items() if flat_scales(one)]:
+        found.append(f"Gold is the same for all candidates of a prompt, so it says nothing of picks: {_some(flat)}.")
     counts = {name: one.counts.num_prompts for name, one in studies.items()}
     if few := [f"{name} ({count})" for name, count in counts.items() if count < FEW_PROMPTS]:
         found.append(f"Few prompts, so that a fall may go unseen: {_some(few)}.")

@@ -22,6 +22,9 @@ from prudent.reports._reproduce import versions
 
 __all__ = ["AlignmentReport", "alignment_report"]
 
+_HEADING = 120
+"""Characters of the names of arms that a heading may have."""
+
 
 @dataclass(frozen=True)
 class AlignmentReport:
@@ -86,7 +89,7 @@ def alignment_report(
         page_environment()
         .get_template("alignment.html.j2")
         .render(
-            title=title or f"Aligned policies: {'; '.join(arm.label for arm in arms)}",
+            title=title or _heading(arms),
             answer=answer(arms, distance, has_gold=has_gold),
             hacked=stops_surely(arms),
             cautions=cautions(arms, has_gold=has_gold),
@@ -111,6 +114,12 @@ def alignment_report(
     with atomic_file(output) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return AlignmentReport(output, figures, rows, notes)
+
+
+def _heading(arms: Sequence[ArmCurves]) -> str:
+    """The arms by name where these fit on a line or two, else how many."""
+    named = "; ".join(arm.label for arm in arms)
+    return f"Aligned policies: {named if len(named) <= _HEADING else f'{len(arms)} arms'}"
 
 
 def _row(arm: ArmCurves, distance: float | None) -> dict[str, Any]:

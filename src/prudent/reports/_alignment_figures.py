@@ -11,8 +11,9 @@ from prudent.metrics import ScalingLaw, fit_scaling_law
 from prudent.reports._alignment_arms import ArmCurves, Band
 from prudent.reports._alignment_runs import AlignedRun
 from prudent.reports._canvas import dress, legend, new_figure
+from prudent.reports._diagrams import SERIES_MARKERS
 from prudent.reports._extra import need
-from prudent.reports._style import PALETTE, frame
+from prudent.reports._style import PALETTE, frame, wrapped
 
 __all__ = ["POOR_LAW", "draw_beside", "draw_curves", "gold_law"]
 
@@ -23,6 +24,8 @@ _LAW_POINTS = 6
 """Looks that have moved, below which a law of two parameters is not fitted."""
 POOR_LAW = 0.9
 """Share of the variation below which a law is told not to describe a curve, and not drawn."""
+_LABEL = 56
+"""Characters of a line of the legend, so that two labels fit side by side."""
 _Of = Callable[[AlignedRun], NDArray[np.float64]]
 
 
@@ -61,7 +64,7 @@ def draw_beside(arms: Sequence[ArmCurves], *, gold: bool) -> Any:
             return run.values(name)
 
         _show_lines([one], [_draw(one, arms, [arm.band(name) for arm in arms], own, far=far)])
-    axes[0].yaxis.set_major_formatter(need("matplotlib.ticker").PercentFormatter(1.0, decimals=0))
+    axes[0].yaxis.set_major_formatter(need("matplotlib.ticker").PercentFormatter(1.0))
     dress(axes[0], "distance", f"below the first policy, {what}")
     dress(axes[1], "distance", "tokens of a completion")
     dress(axes[2], "step", "KL to the first policy, nats")
@@ -82,10 +85,10 @@ def _draw(axes: Any, arms: Sequence[ArmCurves], bands: Sequence[Band], own: _Of,
     lines: list[float] = []
     bounds: list[float] = []
     for place, (arm, band) in enumerate(zip(arms, bands, strict=True)):
-        color = PALETTE[place % len(PALETTE)][0]
+        color, marker = PALETTE[place % len(PALETTE)][0], SERIES_MARKERS[place % len(SERIES_MARKERS)][0]
         at = arm.distance if far else np.array(arm.steps)
         axes.plot(
-            at, band.mean, color=color, linewidth=2.2, marker="o", markersize=3, label=_label(arm),
+            at, band.mean, color=color, linewidth=2.2, marker=marker, markersize=4 if place else 3, label=_label(arm),
             linestyle="-" if any(run.is_finished for run in arm.runs) else (0, (4, 2)), zorder=3 - 0.01 * place,
         )  # fmt: skip
         lines += band.mean[np.isfinite(band.mean)].tolist()
@@ -131,4 +134,4 @@ def _show_lines(row: Sequence[Any], drawn: Sequence[list[list[float]]]) -> None:
 
 
 def _label(arm: ArmCurves) -> str:
-    return f"{arm.label} ({len(arm.seeds)} seeds)" if len(arm.seeds) > 1 else arm.label
+    return wrapped(f"{arm.label} ({len(arm.seeds)} seeds)" if len(arm.seeds) > 1 else arm.label, "\n", _LABEL)

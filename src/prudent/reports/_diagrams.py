@@ -6,28 +6,21 @@ from typing import Literal
 
 from prudent.evaluation import BestOfNStudy, Reliability, SelectiveFigures
 from prudent.reports._held_out import HeldOut
+from prudent.reports._style import MARKERS
 
 __all__ = ["SERIES_COLORS", "SERIES_MARKERS", "Diagram", "Series", "held_out_diagrams", "reliability_diagrams"]
 
 SERIES_COLORS = (
     ("#0072b2", "#56b4e9"),
     ("#d55e00", "#ff8f4a"),
-    ("#00805e", "#2fcf9f"),
+    ("#00803c", "#3ccf86"),
     ("#a8518a", "#e79fca"),
-    ("#8a7400", "#e0c13a"),
+    ("#5f4b00", "#f0d860"),
     ("#333333", "#dddddd"),
 )
-"""Colors of the series on white and on a dark background, from the palette of the curves."""
+"""Colors of the series on white and on a dark background; all are told apart without one kind of cones too."""
 
-SERIES_MARKERS = (
-    ("o", "circle"),
-    ("s", "square"),
-    ("^", "triangle-up"),
-    ("D", "diamond"),
-    ("v", "triangle-down"),
-    ("X", "x"),
-    ("P", "cross"),
-)
+SERIES_MARKERS = tuple((MARKERS[name], name) for name in MARKERS if name != "star")
 """Their markers, as Matplotlib and as Plotly call them."""
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from prudent.evaluation import BestOfNStudy, Curve, Estimate, Rescue, Verdict
 from prudent.reports._advice import Shipped, cautions, meanings, named, several_cautions, shipped
-from prudent.reports._words import interval, number, proxy_sentences
+from prudent.reports._words import flat_scales, interval, number, proxy_sentences
 
 __all__ = ["FirstScreen", "KeyFigure", "first_screen", "several_first"]
 
@@ -61,6 +61,9 @@ def first_screen(study: BestOfNStudy, scale: str, data: str | None = None) -> Fi
         return FirstScreen(
             "none", "Nothing to pick from.", "The pools hold one candidate each, so nothing was optimized.", (), None
         )
+    if scale in flat_scales(study):
+        text = " ".join(["Gold does not differ between the candidates of a prompt.", *proxy_sentences(study)[:1]])
+        return FirstScreen("none", "With gold that is always the same nobody can say.", text, (), None, warned)
     verdict, first = study.verdicts[scale], study.utilities[0]
     tone: Literal["hacked", "unclear"] = "hacked" if verdict.hacked else "unclear"
     sentence = f"{_fall(first, verdict, scale, n_max)}; {_rescue(first, verdict.rescue, study)}."
@@ -86,10 +89,21 @@ def several_first(studies: Mapping[str, BestOfNStudy], scale: str) -> FirstScree
         scale: The scale of gold.
     """
     warned = several_cautions(studies)
-    judged = {name: one.verdicts[scale] for name, one in studies.items() if scale in one.verdicts}
+    judged = {
+        name: one.verdicts[scale]
+        for name, one in studies.items()
+        if scale in one.verdicts and scale not in flat_scales(one)
+    }
     hacked = {name: one for name, one in judged.items() if one.hacked}
     if not judged:
-        return FirstScreen("none", "Without gold nobody can say.", "None of these studies has gold.", (), None)
+        return FirstScreen(
+            "none",
+            "Without gold nobody can say.",
+            "None of these studies has gold that tells picks apart.",
+            (),
+            None,
+            warned,
+        )
     if not hacked:
         answer = f"No sure fall in any of {len(judged)}." if len(judged) > 1 else "No sure fall."
         text = "No reward model here loses gold beyond chance as n grows, which does not show that none would"

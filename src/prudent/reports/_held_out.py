@@ -51,8 +51,19 @@ def held_out_pairs(evaluations: Sequence[str | Path | Evaluation]) -> tuple[Held
     read = [one if isinstance(one, Evaluation) else read_evaluation(one) for one in evaluations]
     labels = ["no posterior" if one.posterior == "none" else one.posterior for one in read]
     if len(set(labels)) < len(labels):
-        labels = [
-            f"{label} ({place if isinstance(one, Evaluation) else Path(one).stem})"
-            for place, (label, one) in enumerate(zip(labels, evaluations, strict=True), 1)
-        ]
+        labels = [f"{label} ({told})" for label, told in zip(labels, _told_apart(evaluations), strict=True)]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label}, {place}" for place, label in enumerate(labels, 1)]
     return tuple(HeldOut(label, one) for label, one in zip(labels, read, strict=True))
+
+
+def _told_apart(evaluations: Sequence[str | Path | Evaluation]) -> list[str]:
+    """Files by as much of the end of their paths as sets them apart; what is no file by its place."""
+    paths = {place: Path(one).absolute() for place, one in enumerate(evaluations) if not isinstance(one, Evaluation)}
+    found = {place: str(place + 1) for place in range(len(evaluations))}
+    for size in range(1, max((len(path.parts) for path in paths.values()), default=0)):
+        tails = {place: "/".join(path.with_suffix("").parts[-size:]) for place, path in paths.items()}
+        if len(set(tails.values())) == len(tails):
+            found |= tails
+            break
+    return list(found.values())

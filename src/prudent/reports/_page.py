@@ -17,16 +17,18 @@ from prudent.reports._held_out import HeldOut
 from prudent.reports._interactive import held_out_data, packed, plotly_script, study_data
 from prudent.reports._laws import FORMS, LawPicture, law_pictures
 from prudent.reports._reproduce import versions
-from prudent.reports._sparkline import sparkline
+from prudent.reports._sparkline import spark_caption, sparkline
 from prudent.reports._strengths import Strengths, strengths
-from prudent.reports._style import SCALE_LABELS, Look, axis_label, looks
+from prudent.reports._style import MOST_BANDS, SCALE_LABELS, Look, axis_label, looks
 from prudent.reports._trade_off import LEVELS
-from prudent.reports._words import ensemble_sentence, held_out_sentence, interval, number, sentences
+from prudent.reports._words import NOTHING, ensemble_sentence, held_out_sentence, interval, number, sentences
 
 __all__ = ["Shown", "page_environment", "render"]
 
 _FOLD = 400
 """Longer texts of examples are folded after so many characters."""
+_STILLS = {"gold": "gold", "strengths": "the strengths of rules"}
+"""What many studies on one page have still pictures of, and what these are called."""
 _KINDS = {"utility": "Utilities", "baseline": "Baselines", "control": "Controls"}
 
 
@@ -68,8 +70,11 @@ def render(
     markup = need("markupsafe").Markup
     several = len(shown) > 1
     stills = _stills(len(shown))
-    parts = [_Part.of(f"s{place}", one, scale, stills) for place, one in enumerate(shown)]
-    scopes = {part.slug: study_data(part.study, scale) for part in parts}
+    scopes = {f"s{place}": study_data(one.study, scale) for place, one in enumerate(shown)}
+    parts = [
+        _Part.of(slug, one, scale, stills, frozenset(scopes[slug]["charts"]))
+        for slug, one in zip(scopes, shown, strict=True)
+    ]
     if held_out:
         scopes["page"] = held_out_data(held_out)
     first = several_first({one.name: one.study for one in shown}, scale) if several else parts[0].first
@@ -84,6 +89,9 @@ def render(
             level_words=LEVELS,
             forms=FORMS,
             fold=_FOLD,
+            most_bands=MOST_BANDS,
+            nothing=NOTHING,
+            stills=" and ".join(_STILLS[name] for name in stills.only),
             kinds=_KINDS,
             held_out=held_out,
             held_out_sentences=list(map(held_out_sentence, held_out)),
@@ -126,6 +134,10 @@ class _Part:
     scales: list[str]
     """The scales of gold, the one that words use first."""
     first: FirstScreen
+    charts: frozenset[str]
+    """Those that can be explored."""
+    caption: str
+    """What the small picture shows."""
     spark: Any
     """The small picture beside the answer, and in a table of studies."""
     small_spark: Any
@@ -139,7 +151,7 @@ class _Part:
     """Figures in base64."""
 
     @classmethod
-    def of(cls, slug: str, shown: Shown, scale: str, stills: "_Stills") -> "_Part":
+    def of(cls, slug: str, shown: Shown, scale: str, stills: "_Stills", charts: frozenset[str]) -> "_Part":
         study = shown.study
         known = [one.path for one in shown.sources if one.sha256 is not None]
         first = first_screen(study, scale, known[0] if len(known) == len(shown.sources) == 1 else None)
@@ -157,6 +169,8 @@ class _Part:
             sources=shown.sources,
             scales=[scale, *(name for name in study.gold_scales if name != scale)] if has_gold else [],
             first=first,
+            charts=charts,
+            caption=spark_caption(study, scale, first.rescue) if drawn else "",
             spark=sparks[0],
             small_spark=sparks[1],
             sentences=sentences(study, scale),
@@ -193,7 +207,7 @@ class _Stills:
 def _stills(num_studies: int) -> _Stills:
     if num_studies <= 2:
         return _Stills(1.0, 128, ())
-    return _Stills(0.65, 48, () if num_studies <= 8 else ("gold", "strengths"))
+    return _Stills(0.65, 48, () if num_studies <= 8 else tuple(_STILLS))
 
 
 def _encoded(image: bytes, stills: _Stills) -> str:

@@ -1,11 +1,12 @@
 """Figures by Matplotlib, drawn without its global state so that any thread may draw."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prudent.errors import DataError
-from prudent.evaluation import BestOfNStudy, Curve
+from prudent.evaluation import Band, BestOfNStudy, Curve
 from prudent.reports._canvas import DASHES, INK, dress, legend, new_figure, save_figure
 from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS, Diagram, held_out_diagrams, reliability_diagrams
 from prudent.reports._extra import need
@@ -13,12 +14,15 @@ from prudent.reports._held_out import HeldOut
 from prudent.reports._laws import LawPicture, draw_laws, law_pictures
 from prudent.reports._strengths import TOGETHER, draw_strengths, strengths
 from prudent.reports._style import (
+    MARKERS,
+    MOST_BANDS,
     SCALE_LABELS,
     Look,
     axis_label,
     for_matplotlib,
     frame,
     looks,
+    settled,
     tick_values,
     wants_log_axis,
     wrapped,
@@ -156,11 +160,12 @@ def _draw_panels(study: BestOfNStudy, columns: Sequence[str], width: float, heig
 
 def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:
     styles = looks(study)
-    for place, curve in enumerate(study.curves):
-        style = styles[curve.key]
-        if style.shown:
-            _draw_curve(axes, study, curve, style, column, 3.0 - 0.01 * place)  # the first lies on top
-    bands = [(curve.bands[column], styles[curve.key]) for curve in study.curves if styles[curve.key].shown]
+    shown = [(curve, styles[curve.key]) for curve in study.curves if styles[curve.key].shown]
+    if sum(style.band for _, style in shown) > MOST_BANDS:
+        shown = [(curve, replace(style, band=False)) for curve, style in shown]
+    bands = [(_settled(curve.bands[column]), style) for curve, style in shown]
+    for place, ((curve, style), (band, _)) in enumerate(zip(shown, bands, strict=True)):
+        _draw_curve(axes, study, curve, style, band, 3.0 - 0.01 * place)  # the first lies on top
     bounds = [y for band, style in bands if style.band for y in (*band.low, *band.high)]
     limits = frame([y for band, _ in bands for y in band.value], bounds)
     if limits is not None:
@@ -181,14 +186,18 @@ def _draw_curves(axes: Any, study: BestOfNStudy, column: str) -> None:
     dress(axes, axis_label(study), titles.get(column) or f"{SCALE_LABELS[column]}, of the pick")
 
 
-def _draw_curve(axes: Any, study: BestOfNStudy, curve: Curve, style: Look, column: str, zorder: float) -> None:
-    x, band, label = x_values(study, curve), curve.bands[column], wrapped(curve.label, "\n")
+def _settled(band: Band) -> Band:
+    return Band(*(tuple(settled(values)) for values in (band.value, band.low, band.high)))
+
+
+def _draw_curve(axes: Any, study: BestOfNStudy, curve: Curve, style: Look, band: Band, zorder: float) -> None:
+    x, label = x_values(study, curve), wrapped(curve.label, "\n")
     if curve.key == "random":  # no choice, no KL: a level to compare with
         axes.axhline(band.value[0], color=style.color, linestyle=DASHES["dot"], linewidth=1.4, label=label)
         return
     axes.plot(
         x, band.value, color=style.color, linestyle=DASHES[style.dash], linewidth=style.width, label=label,
-        zorder=zorder, marker="o" if style.band else None, markersize=3,
+        zorder=zorder, marker=MARKERS.get(style.marker), markersize=3 if style.marker == "circle" else 4,
     )  # fmt: skip
     if style.band:
         axes.fill_between(x, band.low, band.high, color=style.color, alpha=0.13, linewidth=0, zorder=1)

@@ -97,7 +97,6 @@ def report(
     output = page_path(output)
     require_apart(output, [data, *evaluations, *benchmarks])
     held_out, results = held_out_pairs(evaluations), benchmark_results(benchmarks)
-    output = page_path(output)
     if isinstance(data, BestOfNStudy | Overoptimization) and study_options:
         raise TypeError(f"a finished study takes no study options, got {', '.join(study_options)}")
     heading = "Best-of-n"

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from html import escape
 
 from prudent.evaluation import BestOfNStudy
-from prudent.reports._style import frame, looks
+from prudent.reports._style import frame, looks, settled
 
-__all__ = ["sparkline"]
+__all__ = ["spark_caption", "sparkline"]
 
 _WIDTH, _HEIGHT, _FOOT = 360, 170, 22
 
@@ -23,9 +23,10 @@ def sparkline(study: BestOfNStudy, scale: str, rescue: str | None, *, labels: bo
     """
     styles, first = looks(study), study.utilities[0]
     shown = [first] if rescue is None else [first, study.curve(rescue)]
-    band = first.bands[scale]
-    random = first.bands[scale].value[0]
-    lines, bounds = [random, *(y for curve in shown for y in curve.bands[scale].value)], [*band.low, *band.high]
+    low, high = settled(first.bands[scale].low), settled(first.bands[scale].high)
+    drawn = {curve.key: settled(curve.bands[scale].value) for curve in shown}
+    random = drawn[first.key][0]
+    lines, bounds = [random, *(y for line in drawn.values() for y in line)], [*low, *high]
     bottom, top = frame(lines, bounds) or (min(*lines, *bounds), max(*lines, *bounds))
     last = math.log(study.n_values[-1])
     foot, head = (_FOOT, 16) if labels else (4, 4)
@@ -40,7 +41,7 @@ def sparkline(study: BestOfNStudy, scale: str, rescue: str | None, *, labels: bo
     def colored(key: str) -> str:
         return f"--light:{styles[key].color};--dark:{styles[key].dark_color}"
 
-    area = " ".join(points(band.low) + points(band.high)[::-1])
+    area = " ".join(points(low) + points(high)[::-1])
     parts = [f'<polygon class="area" style="{colored(first.key)}" points="{area}"/>']
     parts.append(f'<polyline class="level" points="{place(1, random)} {place(study.n_values[-1], random)}"/>')
     verdict = study.verdicts[scale]
@@ -51,7 +52,7 @@ def sparkline(study: BestOfNStudy, scale: str, rescue: str | None, *, labels: bo
             anchor = "end" if float(x) > _WIDTH / 2 else "start"
             parts.append(f'<text x="{x}" y="11" text-anchor="{anchor}">n = {verdict.from_n:,}</text>')
     for curve in reversed(shown):
-        line = " ".join(points(curve.bands[scale].value))
+        line = " ".join(points(drawn[curve.key]))
         dash = ' stroke-dasharray="7 4"' if curve is not first else ""
         parts.append(f'<polyline class="line" style="{colored(curve.key)}"{dash} points="{line}"/>')
     if labels:
@@ -61,3 +62,23 @@ def sparkline(study: BestOfNStudy, scale: str, rescue: str | None, *, labels: bo
     title = escape(f"Gold of the pick under {named} from n = 1 to {study.n_values[-1]:,}, against a random response")
     box = f"-2 0 {_WIDTH + 4} {_HEIGHT}"
     return f'<svg class="spark" viewBox="{box}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
+
+
+def spark_caption(study: BestOfNStudy, scale: str, rescue: str | None) -> str:
+    """What the lines of the picture are, those that it has.
+
+    Args:
+        study: A best-of-n study with gold.
+        scale: The scale of gold.
+        rescue: Key of the curve that is shown beside the first.
+    """
+    band, verdict = study.utilities[0].bands[scale], study.verdicts[scale]
+    parts = ["Gold of the pick against n"]
+    if any(low < high for low, high in zip(band.low, band.high, strict=True)):
+        parts[0] += ", with its interval"
+    if rescue is not None:
+        parts.append("dashed: the best other rule")
+    if verdict.hacked and verdict.from_n is not None:
+        parts.append("upright line: the n from which on it lies below its peak")
+    parts.append("dotted: a random response")
+    return "; ".join(parts)

@@ -7,7 +7,7 @@ from typing import Any
 from prudent.evaluation import BestOfNStudy, Estimate, StrengthFamily
 from prudent.reports._advice import FREER, chosen_strength
 from prudent.reports._diagrams import SERIES_COLORS, SERIES_MARKERS
-from prudent.reports._style import Look, for_plotly, rounded
+from prudent.reports._style import Look, for_plotly, mark_of, rounded
 
 __all__ = ["TOGETHER", "Strengths", "draw_strengths", "strength_chart", "strengths"]
 
@@ -26,6 +26,11 @@ class Strengths:
     """On white and on a dark background."""
     marker: tuple[str, str]
     """As Matplotlib and as Plotly call it."""
+
+    @property
+    def mark(self) -> str:
+        """The marker in a swatch."""
+        return mark_of(self.marker[1])
 
     @property
     def choice(self) -> int | None:

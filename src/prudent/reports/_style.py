@@ -1,7 +1,7 @@
 """How each curve looks in every picture: a color a utility, dashes for baselines and variants, dots for controls.
 
-The colors are those of Okabe and Ito (2008), which people with any common form of color blindness tell apart; the
-second of each pair is for dark backgrounds. Dashes say the same as color does, so that print in grey is readable.
+Two curves of a usual study differ in dash or marker, or else in colors that people who lack one of the three kinds of
+cones tell apart as well (a test simulates it); the second of each pair of colors is for dark backgrounds.
 """
 
 import re
@@ -14,6 +14,8 @@ from prudent.selection import best_of_n_kl
 
 __all__ = [
     "HINDSIGHT",
+    "MARKERS",
+    "MOST_BANDS",
     "PALETTE",
     "SCALE_LABELS",
     "Look",
@@ -22,7 +24,9 @@ __all__ = [
     "for_plotly",
     "frame",
     "looks",
+    "mark_of",
     "rounded",
+    "settled",
     "tick_values",
     "wants_log_axis",
     "wrapped",
@@ -33,33 +37,71 @@ __all__ = [
 _COLORS = {
     "mean": ("#d55e00", "#ff8f4a"),
     "lcb_std": ("#0072b2", "#56b4e9"),
-    "lcb_var": ("#00805e", "#2fcf9f"),
+    "lcb_var": ("#00803c", "#3ccf86"),
     "entropic": ("#a8518a", "#e79fca"),
-    "worst": ("#3f3fbf", "#a5a5ff"),
+    "worst": ("#3f3fbf", "#8c7cff"),
 }
 """Of the usual rules, so that they look the same in every report; others take what these leave, in their order."""
-_FURTHER = (("#7a5a00", "#d9b44a"), ("#333333", "#dddddd"), ("#b0306a", "#ff7fb0"), ("#3a7d1e", "#8fd36a"))
+_BROWN, _BLACK = ("#6e5200", "#c9962e"), ("#333333", "#dddddd")
+_FURTHER = (_BROWN, _BLACK, ("#b0306a", "#ff5c9a"), ("#4a9a10", "#a6ec78"))
 PALETTE = (*_COLORS.values(), *_FURTHER)
-"""All of them, for curves of another kind."""
+"""All of them, for curves of another kind, which markers tell apart too."""
 _BASELINES = {
     "lcb_std": (_COLORS["lcb_std"], "dash"),
     "lcb_var": (_COLORS["lcb_var"], "dash"),
     "worst": (_COLORS["worst"], "dash"),
     "uwo": (("#7a4fb5", "#c4a1f5"), "dashdot"),
-    "top_k": (("#7a5a00", "#d9b44a"), "dash"),
-    "soft": (("#b0306a", "#ff7fb0"), "dashdot"),
-    "pessimism": (("#3a7d1e", "#8fd36a"), "dashdot"),
-    "mbr": (("#00788a", "#4fd0e0"), "dashdot"),
-    "consensus": (("#00788a", "#4fd0e0"), "dash"),
-    "hedged n": (("#333333", "#dddddd"), "dash"),
+    "top_k": (_BROWN, "dash"),
+    "soft": (("#c01c3c", "#ff5c73"), "dashdot"),
+    "pessimism": (("#3c8f10", "#8fe060"), "dashdot"),
+    "mbr": (("#004d5c", "#5fd8ea"), "dashdot"),
+    "consensus": (("#942872", "#e0529c"), "dash"),
+    "hedged n": (_BLACK, "dash"),
 }
 """Color and dash of the baselines, by what stands before their strength."""
 HINDSIGHT = ("oracle", "oracle n")
 """Curves that nobody could have followed; hidden at first, since they would squash the others."""
 _ORACLE = ("#8a7400", "#e0c13a")
 _CONTROL_DASHES = {"length as variance": "dash", "length out of variance": "dashdot"}
+_CONTROL_MARKERS = {
+    (False, False): "x",
+    (True, False): "cross",
+    (False, True): "triangle-down",
+    (True, True): "triangle-up",
+}
+"""Of a control, by whether what it is made from stands beside another curve, and whether that is tuned."""
 _GREY = ("#6a6f76", "#a3a9b1")
 _DASHES = ("solid", "dashdot", "dash")
+_TURNS = (("circle", "square"), ("triangle-up", "triangle-down"), ("cross", "x"))
+"""Markers of utilities, in the colors of usual rules and in others: the next two where the dashes are used up."""
+_BESIDE = "diamond"
+MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "triangle-up": "^",
+    "diamond": "D",
+    "triangle-down": "v",
+    "x": "X",
+    "cross": "P",
+    "star": "*",
+}
+"""What Matplotlib calls them, by what Plotly does."""
+_MARKS = {
+    "circle": "M13 2.4a2.6 2.6 0 1 0 .01 0z",
+    "square": "M10.8 2.8h4.4v4.4h-4.4z",
+    "triangle-up": "M13 2l2.9 5.2h-5.8z",
+    "diamond": "M13 1.8l3.2 3.2l-3.2 3.2l-3.2-3.2z",
+    "triangle-down": "M13 8l2.9-5.2h-5.8z",
+    "x": "M10.6 2.6l4.8 4.8M15.4 2.6l-4.8 4.8",
+    "cross": "M13 1.8v6.4M9.8 5h6.4",
+    "star": "M13 1.4l1 2.4l2.6.2l-2 1.7l.7 2.5l-2.3-1.4l-2.3 1.4l.7-2.5l-2-1.7l2.6-.2z",
+}
+"""How each is drawn in the middle of a swatch, of 26 by 10."""
+_STROKES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
+MOST_BANDS = 6
+"""Intervals of more curves would hide each other and the curves, so that none are drawn."""
+_NOISE = 1e-13
+"""Sums of numbers about 1 differ by less from rounding alone."""
 _MARGIN = 1.5
 """How far an axis follows intervals beyond the lines, as a multiple of the range of the lines."""
 _USUAL = re.compile(rf"(?:center(?:\(.*?\))? \| )?({'|'.join(_COLORS)})(?:\([^|]*\))?")
@@ -86,42 +128,68 @@ class Look:
     """Whether its interval is drawn; for curves beside the main ones it is in the tables only."""
     shown: bool
     """Whether it is visible before anybody asks."""
+    marker: str = ""
+    """One of `MARKERS`; empty for a line without."""
+
+    @property
+    def stroke(self) -> str:
+        """The dash of a swatch, as SVG has it."""
+        return _STROKES[self.dash]
+
+    @property
+    def mark(self) -> str:
+        """The marker of a swatch, as the path of an SVG of 26 by 10."""
+        return mark_of(self.marker)
 
 
 def looks(study: BestOfNStudy) -> dict[str, Look]:
     """The appearance of every curve of a study, by its key."""
-    colors = _colors(study)
+    utilities = _utilities(study)
     found = {}
     for curve in study.curves:
-        beside = curve.beside is not None
+        beside, family = curve.beside is not None, _family(curve.key)
         if curve.kind == "utility":
-            (light, dark), dash = colors[curve.key]
-            found[curve.key] = Look(light, dark, dash, 1.6 if beside else 2.4, band=not beside, shown=True)
-        elif curve.kind == "baseline" and _family(curve.key) in _BASELINES:
-            (light, dark), dash = _BASELINES[_family(curve.key)]
-            found[curve.key] = Look(light, dark, dash, 1.6, band=False, shown=True)
-        elif curve.key in ("random", "longest"):
-            dash = "dot" if curve.key == "random" else "dashdot"
-            found[curve.key] = Look(*_GREY, dash, 1.6, band=False, shown=True)
+            (light, dark), dash, marker = utilities[curve.key]
+            found[curve.key] = Look(light, dark, dash, 1.6 if beside else 2.4, not beside, shown=True, marker=marker)
+        elif curve.kind == "baseline" and family in _BASELINES:
+            (light, dark), dash = _BASELINES[family]
+            if beside:
+                found[curve.key] = Look(light, dark, "dot", 1.6, band=False, shown=False, marker=_BESIDE)
+            else:
+                found[curve.key] = Look(light, dark, dash, 1.6, band=False, shown=True)
+        elif curve.key == "random":
+            found[curve.key] = Look(*_GREY, "dot", 1.6, band=False, shown=True)
+        elif curve.key == "longest":
+            found[curve.key] = Look(*_GREY, "dashdot", 1.6, band=False, shown=True, marker="square")
         elif curve.key in HINDSIGHT:
             dash = "dash" if curve.key == "oracle" else "dashdot"
-            found[curve.key] = Look(*_ORACLE, dash, 1.6, band=False, shown=False)
+            found[curve.key] = Look(*_ORACLE, dash, 1.6, band=False, shown=False, marker="star")
         else:  # a control made from a utility
             what, _, of = curve.key.partition(": ")
-            dash = _CONTROL_DASHES.get(what, "dot")
-            light, dark = (colors.get(of) or _BASELINES.get(_family(of)) or (_GREY, ""))[0]
-            found[curve.key] = Look(light, dark, dash, 1.4, band=False, shown=False)
+            dash, marker = _CONTROL_DASHES.get(what, "dot"), _CONTROL_MARKERS[beside, of.endswith(", tuned")]
+            light, dark = (utilities.get(of) or _BASELINES.get(_family(of)) or (_GREY, ""))[0]
+            found[curve.key] = Look(light, dark, dash, 1.4, band=False, shown=False, marker=marker)
     return found
 
 
+def mark_of(marker: str) -> str:
+    """A marker as the path of an SVG of 26 by 10; empty for none.
+
+    Example:
+        >>> mark_of("square")
+        'M10.8 2.8h4.4v4.4h-4.4z'
+    """
+    return _MARKS.get(marker, "")
+
+
 def _family(key: str) -> str:
-    """What a baseline is called without its strength: `soft` of `soft, tuned` and of `soft(0.5)`."""
-    return key.removesuffix(", tuned").partition("(")[0]
+    """The rule of a baseline: `soft` of `soft, tuned` and `soft(0.5)`, `lcb_std` of `center(mean) | lcb_std, tuned`."""
+    return key.removesuffix(", tuned").rpartition("| ")[2].partition("(")[0]
 
 
-def _colors(study: BestOfNStudy) -> dict[str, tuple[tuple[str, str], str]]:
-    """Color and dash of each utility: the usual one of its rule where no other has it, else the next one left."""
-    found: dict[str, tuple[tuple[str, str], str]] = {}
+def _utilities(study: BestOfNStudy) -> dict[str, tuple[tuple[str, str], str, str]]:
+    """Color, dash and marker of each utility: the usual color of its rule where no other has it, else the next left."""
+    found: dict[str, tuple[tuple[str, str], str, str]] = {}
     main = [curve for curve in study.utilities if curve.beside is None]
     wanted: dict[str, str] = {}
     for curve in main:
@@ -132,15 +200,17 @@ def _colors(study: BestOfNStudy) -> dict[str, tuple[tuple[str, str], str]]:
     others = [curve.key for curve in main if curve.key not in wanted]
     for curve in main:
         if curve.key in wanted:
-            found[curve.key] = (_COLORS[wanted[curve.key]], "solid")
+            found[curve.key] = (_COLORS[wanted[curve.key]], "solid", "circle")
         else:
             turn, place = divmod(others.index(curve.key), len(left))
-            found[curve.key] = (left[place], _DASHES[turn % len(_DASHES)])
+            markers = _TURNS[turn // len(_DASHES) % len(_TURNS)]
+            color, dash = left[place], _DASHES[turn % len(_DASHES)]
+            found[curve.key] = (color, dash, markers[color in _FURTHER])
     num_beside: dict[str, int] = {}
     for curve in study.utilities:
         if curve.beside is not None:
             turn = num_beside[curve.beside] = num_beside.get(curve.beside, 0) + 1
-            found[curve.key] = (found[curve.beside][0], ("dash", "dashdot")[(turn - 1) % 2])
+            found[curve.key] = (found[curve.beside][0], ("dash", "dashdot")[(turn - 1) % 2], _BESIDE)
     return found
 
 
@@ -179,14 +249,24 @@ def wrapped_for_plotly(label: str) -> str:
     return for_plotly(wrapped(label, "\n")).replace("\n", "<br>")
 
 
-def rounded(values: Iterable[float]) -> list[float]:
-    """Numbers as a chart needs them, to five significant digits.
+def settled(values: Iterable[float]) -> list[float]:
+    """Numbers without what rounding errors leave of a zero, or of a difference between equal ones.
 
     Example:
-        >>> rounded([1 / 3, 12345.678])
-        [0.33333, 12346.0]
+        >>> settled([1.0, 1.0 + 2e-16, -1e-17, 0.25])
+        [1.0, 1.0, 0.0, 0.25]
     """
-    return [float(f"{value:.5g}") for value in values]
+    return [float(f"{value:.12g}") if abs(value) > _NOISE else 0.0 for value in values]
+
+
+def rounded(values: Iterable[float]) -> list[float]:
+    """Numbers as a chart needs them, to five significant digits; what rounding errors leave of a zero is zero.
+
+    Example:
+        >>> rounded([1 / 3, 12345.678, -1e-17])
+        [0.33333, 12346.0, 0.0]
+    """
+    return [float(f"{value:.5g}") for value in settled(values)]
 
 
 def frame(values: Iterable[float], bounds: Iterable[float]) -> tuple[float, float] | None:
@@ -201,6 +281,8 @@ def frame(values: Iterable[float], bounds: Iterable[float]) -> tuple[float, floa
         (None, (-1.5, 2.5))
     """
     drawn, reached = list(values), list(bounds)
+    if not reached:
+        return None
     low, high = min(drawn), max(drawn)
     margin = _MARGIN * (high - low)
     if margin <= 0 or (min(reached) >= low - margin and max(reached) <= high + margin):

@@ -7,8 +7,10 @@ from prudent.reports._held_out import HeldOut
 from prudent.reports._style import HINDSIGHT, SCALE_LABELS
 
 __all__ = [
+    "NOTHING",
     "SIGNIFICANT",
     "ensemble_sentence",
+    "flat_scales",
     "held_out_sentence",
     "interval",
     "number",
@@ -17,15 +19,18 @@ __all__ = [
 ]
 
 SIGNIFICANT = 0.05
+NOTHING = 1e-9
+"""What rounding errors leave of a zero is smaller."""
 
 
 def number(value: float) -> str:
-    """About three significant digits, with thousands separated and a true minus sign.
+    """About three significant digits, with thousands separated and a true minus sign; rounding errors read as zero.
 
     Example:
-        >>> number(12345.6), number(0.12345), number(-2.0)
-        ('12,346', '0.123', '\u22122.00')
+        >>> number(12345.6), number(0.12345), number(-2.0), number(-3e-17)
+        ('12,346', '0.123', '\u22122.00', '0.000')
     """
+    value = 0.0 if abs(value) < NOTHING else value
     size = abs(value)
     digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
     if 0 < size < 0.0005:
@@ -36,7 +41,7 @@ def number(value: float) -> str:
 
 def interval(estimate: Estimate | Figure, *, signed: bool = False) -> str:
     """A value with its interval, such as `+0.31 [0.12, 0.50]`."""
-    sign = "+" if signed and estimate.value > 0 else ""
+    sign = "+" if signed and estimate.value >= NOTHING else ""
     return f"{sign}{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
 
 
@@ -46,6 +51,11 @@ def sentences(study: BestOfNStudy, scale: str) -> list[str]:
     if study.gold_scales and study.counts.num_prompts == 1 < study.n_values[-1]:
         found.append("Of one prompt nothing can be said beyond what the pictures show: rules cannot be compared.")
         found += proxy_sentences(study)
+    elif scale in flat_scales(study):
+        found += [
+            "Gold is the same for all candidates of a prompt: it tells nothing of rules.",
+            *proxy_sentences(study),
+        ]
     elif study.gold_scales:
         first = study.utilities[0]
         found.append(f"{_turn(first, study, scale)}{_keeping(first, scale)}.")
@@ -63,7 +73,20 @@ def sentences(study: BestOfNStudy, scale: str) -> list[str]:
         found += proxy_sentences(study)
     if "variance" in study.curves[0].bands:
         found.append(_variance_sentence(study))
-    found += [_reliability_sentence(one) for one in study.reliability]
+    if study.counts.num_prompts > 1:  # of one prompt the intervals have no width
+        found += [_reliability_sentence(one) for one in study.reliability]
+    return found
+
+
+def flat_scales(study: BestOfNStudy) -> list[str]:
+    """Scales on which gold is the same whatever is picked, by the best gold as well; none where that is not drawn."""
+    if study.n_values[-1] == 1 or all(curve.key != "oracle" for curve in study.curves):
+        return []
+    found = []
+    for scale in study.gold_scales:
+        values = [value for curve in study.curves for value in curve.bands[scale].value]
+        if max(values) - min(values) <= NOTHING * max(1.0, *map(abs, values)):
+            found.append(scale)
     return found
 
 

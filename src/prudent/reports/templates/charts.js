@@ -48,6 +48,8 @@ const bars = (s) => ({
   array: s.y.map((y, k) => s.high[k] - y), arrayminus: s.y.map((y, k) => y - s.low[k]),
 });
 
+// Intervals of more curves would hide each other and the curves.
+const MOST_BANDS = 6;
 // On how few candidates of a prompt a point may rest before it is marked: at one it is the best of the whole pool.
 const FEW = 1.5;
 const AXES = {
@@ -59,7 +61,9 @@ const AXES = {
 };
 
 const curves = (scope, chart, state) => {
-  const shown = chart.views[state.view].series.filter((s) => state.visible.has(s.key));
+  const visible = chart.views[state.view].series.filter((s) => state.visible.has(s.key));
+  const crowded = visible.filter((s) => s.band).length > MOST_BANDS;
+  const shown = crowded ? visible.map((s) => ({ ...s, band: false })) : visible;
   const at = (s) => {
     if (state.axis === "n") return scope.n;
     const kl = s.level || !s.kl ? scope.kl : s.kl;
@@ -82,8 +86,8 @@ const curves = (scope, chart, state) => {
     const line = {
       type: "scatter", mode: "lines+markers", name: s.name, x, y: s.y, line: { color, dash: s.dash, width: s.width },
       marker: {
-        color, size: ring.map((few) => (few ? 9 : s.width > 2 ? 5 : 3)), opacity: 1,
-        symbol: ring.map((few) => (few ? "circle-open" : "circle")), line: { width: ring.map((few) => (few ? 1.6 : 0)) },
+        color, size: ring.map((few) => (few ? 9 : s.marker ? (s.marker === "circle" ? 5 : 7) : 3)), opacity: 1,
+        symbol: ring.map((few) => `${s.marker || "circle"}${few ? "-open" : ""}`), line: { width: ring.map((few) => (few ? 1.6 : 0)) },
       },
       text: scope.n.map((_, i) => label(s, i)), hovertemplate: "%{text}<extra></extra>",
     };

@@ -37,16 +37,17 @@
     return row(label, ...buttons);
   };
   const swatch = (s) => {
-    const space = "http://www.w3.org/2000/svg";
-    const svg = document.createElementNS(space, "svg"), line = document.createElementNS(space, "line");
-    const dashes = { solid: "", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3" };
-    Object.entries({ width: 26, height: 10, "aria-hidden": "true" }).forEach(([k, v]) => svg.setAttribute(k, v));
-    Object.entries({
-      x1: 0, x2: 26, y1: 5, y2: 5, "stroke-width": s.width + 0.6, "stroke-dasharray": dashes[s.dash],
-      style: `--light:${s.colors[0]};--dark:${s.colors[1]}`, class: "stroke",
-    }).forEach(([k, v]) => line.setAttribute(k, v));
-    svg.append(line);
-    return svg;
+    const made = (tag, attributes, ...children) => {
+      const one = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      Object.entries(attributes).forEach(([name, value]) => one.setAttribute(name, value));
+      one.append(...children);
+      return one;
+    };
+    return made(
+      "svg", { width: 26, height: 10, "aria-hidden": "true", style: `--light:${s.colors[0]};--dark:${s.colors[1]}` },
+      made("path", { class: "stroke", d: "M0 5h26", "stroke-dasharray": s.stroke }),
+      made("path", { class: "mark", d: s.mark }),
+    );
   };
 
   const GROUPS = { utility: "utilities", baseline: "baselines", control: "controls" };
@@ -141,7 +142,9 @@
     prepare(sections[0].id);
   }
   if (data.page) prepare("page");
-  dark.addEventListener("change", () => prepared.forEach((scope) => Object.keys(data[scope].charts).forEach((name) => draw(scope, name))));
+  dark.addEventListener("change", () => prepared.forEach((scope) => Object.keys(data[scope].charts).forEach((name) => {
+    if (states[`${scope}-${name}`]) draw(scope, name);
+  })));
 })().catch((error) => {
   document.querySelectorAll(".chart.live").forEach((chart) => chart.classList.remove("live"));
   console.warn("the charts stay still pictures:", error);
