@@ -335,7 +335,8 @@ def tidy(setting: str, curves: Curves, num_worlds: int, config: dict[str, Any]) 
 def leads(rules: list[Tensor], sweep: Tensor) -> Interval:
     """What each of R rules `[B, L, V]` leads the best weight of a sum by, `[R, L, V]`.
 
-    The best weight is found again in every resample: what is left of hindsight is in the interval.
+    The best weight is found again in every resample, which adds hindsight to that of the estimate. So intervals are
+    basic ones, the percentiles turned round about the estimate: they take off as much as resampling added.
     """
     stacked = torch.stack([*rules, *sweep], 1).double()
 
@@ -343,7 +344,10 @@ def leads(rules: list[Tensor], sweep: Tensor) -> Interval:
         means = (counts @ stacked.flatten(1) / counts.sum(1, keepdim=True)).reshape(-1, *stacked.shape[1:])
         return means[:, : len(rules)] - means[:, len(rules) :].amax(1, keepdim=True)
 
-    return bootstrap_counts(lead, len(stacked))
+    found = bootstrap_counts(lead, len(stacked))
+    return Interval(
+        found.estimate, 2 * found.estimate - found.high, 2 * found.estimate - found.low, found.standard_error
+    )
 
 
 def sweep_at_last(curves: Curves, name: str) -> Tensor:
