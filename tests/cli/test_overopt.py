@@ -255,3 +255,37 @@ def test_what_is_refused_leaves_no_folder(tmp_path: Path, tiny_models) -> None:
     assert long.exit_code == 2
     assert "do not fit into" in long.stderr
     assert list(tmp_path.iterdir()) == [pairs]
+
+
+def test_what_other_settings_gave_is_replaced_where_that_is_said(tiny_models, pool: Path, tmp_path: Path) -> None:
+    arguments = [
+        "--model", f"a={tiny_models('bert')}", "--data", pool, "--output", tmp_path / "lab", "--no-baselines",
+        "--num-bootstrap", 4, "--quiet",
+    ]  # fmt: skip
+    assert run(*arguments).exit_code == 0
+    other = run(*arguments, "--max-length", 40)
+    assert other.exit_code == 2
+    assert "was made with another max_length; give another output, or say overwrite (--overwrite)" in other.stderr
+    assert run(*arguments, "--max-length", 40, "--overwrite").exit_code == 0
+    scored = run("--scored", tmp_path / "lab" / "scored" / "a-0.parquet", "--output", tmp_path / "b", "--overwrite")
+    assert scored.exit_code == 2
+    assert "--overwrite does not go with --scored" in " ".join(scored.stderr.split())
+
+
+def test_what_is_skipped_is_told(tiny_models, pool: Path, tmp_path: Path) -> None:
+    with pool.open("a") as stream:
+        stream.write(json.dumps({"prompt": "name a fruit", "responses": ["pear", 3]}) + "\n")
+    few = ["--no-baselines", "--num-bootstrap", 4, "--quiet", "--skip-bad"]
+    result = run("--model", tiny_models("bert"), "--data", pool, "--output", tmp_path / "lab", *few)
+    assert result.exit_code == 0, result.stderr
+    assert "1 prompts or rows were left out as faulty when the file was scored." in result.stdout
+    assert "left out as faulty when" in (tmp_path / "lab" / "report.html").read_text()
+    prompts = tmp_path / "prompts.jsonl"
+    texts = ["name a fruit", "a bird", "name " * 130]
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    result = run(
+        "--model", tiny_models("bert"), "--policy", tiny_models("llama", head=False), "--max-new-tokens", 4,
+        "--gold-model", tiny_models("llama"), "--data", prompts, "--output", tmp_path / "sampled", *few,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "1 rows of the prompts were left out before sampling, as not valid or too long." in result.stdout

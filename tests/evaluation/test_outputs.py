@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from prudent.alignment import reweight_pool
 from prudent.errors import PrudentError
 from prudent.evaluation import compare_utilities, evaluate, overopt, run_benchmark, score_proxies
+from prudent.posteriors import fit
 from prudent.reports import report
-from prudent.scoring import PartedOutput, require_apart
+from prudent.scoring import PartedOutput, check_place, read_scored, require_apart, select
 
 TABLE = {
     "prompt_id": [0, 0, 1, 1],
@@ -60,6 +62,15 @@ def test_figures_are_not_written_over_what_they_are_of(tmp_path: Path, scored: P
     refused(tmp_path, "is read here", compare_utilities, scored, ["mean"], scored)
     refused(tmp_path, "is read here", run_benchmark, None, "subsets", data, data, score_column="score")
     refused(tmp_path, "lies in", run_benchmark, None, "subsets", rows, scored / "b", score_column="score")
+    refused(tmp_path, "is read here", select, scored, scored)
+    refused(tmp_path, "lies in", select, scored, scored / "picks.parquet")
+    single = tmp_path / "single.parquet"
+    pq.write_table(pa.table(TABLE), single)
+    refused(tmp_path, "is read here", select, single, single)
+    refused(tmp_path, "is read here", select, read_scored(single), single)
+    refused(tmp_path, "lies in", reweight_pool, scored, scored / "w.parquet", utility="mean", kl_coef=1.0)
+    refused(tmp_path, "is a dataset", reweight_pool, scored, scored, utility="mean", kl_coef=1.0, overwrite=True)
+    refused(tmp_path, "lies in", check_place, scored / "careful", overwrite=True)
     refused(tmp_path, "lies in", report, scored, scored / "page.html")
     refused(tmp_path, "lies in", score_proxies, {"a": ["someone/rm"]}, {"": scored}, scored / "lab")
     found = overopt({"a": scored}, num_bootstrap=10)
@@ -76,3 +87,18 @@ def test_folders_made_for_nothing_go_again(tmp_path: Path) -> None:
     with PartedOutput(tmp_path / "deep" / "scored.parquet", {}):
         (tmp_path / "deep" / "mine").touch()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("most", "stored"), [(100, True), (3, False)])
+def test_small_pools_are_scored_for_exact_contrasts(
+    tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, stored: bool
+) -> None:
+    monkeypatch.setattr("prudent.evaluation._proxies._MOST_COMPARED", most)
+    pairs = [{"prompt": "name a fruit", "chosen": f"a {word}", "rejected": "stone"} for word in ("pear", "plum")] * 10
+    fit(tiny_models("llama"), pairs, tmp_path / "rm", progress=False)
+    pool = [{"prompt": "name a bird", "responses": ["one", "two", "three", "four"], "gold": [0.0, 1.0, 2.0, 3.0]}]
+    models = {"sure": [tiny_models("llama")], "unsure": [tmp_path / "rm"]}
+    found = score_proxies(models, {"": pool}, tmp_path / "scored", dtype="float32", progress=False)
+    columns = {key: set(pq.read_schema(places[0] / "part-00000.parquet").names) for key, places in found.items()}
+    assert ("reward_factor" in columns["unsure"], "embedding" in columns["unsure"]) == (stored, stored)
+    assert "reward_factor" not in columns["sure"]

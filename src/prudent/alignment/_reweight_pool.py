@@ -19,7 +19,7 @@ from prudent.errors import DataError, PrudentError, UnsupportedError
 from prudent.metrics import bootstrap_difference
 from prudent.models import atomic_file
 from prudent.rewards import index_groups
-from prudent.scoring import SavedUtility, ScoredPool, read_scored, utility_for
+from prudent.scoring import SavedUtility, ScoredPool, read_scored, require_apart, utility_for
 from prudent.utility import FittedUtility, RewardSet, Utility
 
 __all__ = ["ReweightSummary", "reweight_pool"]
@@ -147,8 +147,8 @@ def reweight_pool(
         DataError: not a scored pool; it lacks a reward, variances, texts or references that are needed; responses
             have no utility; or the target is out of reach (see `reweight`).
         UnsupportedError: a weighted KL for a utility whose last step reads no posterior.
-        PrudentError: a file has another suffix or is there already, or the samples are to go where the output or the
-            data is.
+        PrudentError: a file has another suffix or is there already, or is or lies in a scored dataset, or the samples
+            are to go where the output or the data is.
         ValueError: as for `reweight`; or samples are counted that are not asked for.
 
     Example:
@@ -246,6 +246,7 @@ def _check(
     for path in (output, *(() if samples is None else (samples,))):
         if Path(path).exists() and not overwrite:
             raise PrudentError(f"{path} is there already; give another name, or say overwrite (--overwrite)")
+        require_apart(path)
     if samples is None and not (num_samples is None and prompts is None):
         raise ValueError("num_samples and prompts are for samples; say which file to write them to")
     if num_samples is not None and num_samples < 1:

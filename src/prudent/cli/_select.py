@@ -75,9 +75,11 @@ def select(
         )
     from prudent.evaluation import utility_curve
     from prudent.models import atomic_file
-    from prudent.scoring import read_scored
+    from prudent.scoring import read_scored, require_apart
     from prudent.scoring import select as select_responses
 
+    if curve is not None:
+        require_apart(curve, [data])
     pool = read_scored(data)
     summary = select_responses(
         pool, output, utility=utility, strategy=strategy, exclude_unscored=exclude_unscored, seed=seed

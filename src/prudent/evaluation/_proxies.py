@@ -7,12 +7,13 @@ from typing import Any
 from prudent.data import OnBad, Pools, choose_split, load_pools
 from prudent.errors import DataError, ModelError
 from prudent.evaluation._overopt import check_study_names
+from prudent.posteriors import is_joint, load_scorer
 from prudent.scoring import require_apart, score
 
 __all__ = ["check_proxies", "score_proxies"]
 
-_MOST_EMBEDDED = 500_000
-"""Responses; the embeddings of more would take gigabytes, for one baseline."""
+_MOST_COMPARED = 500_000
+"""Responses; embeddings and the factor of more would take gigabytes, for some baselines and exact contrasts."""
 
 
 def score_proxies(
@@ -26,8 +27,9 @@ def score_proxies(
 ) -> dict[str, list[Path]]:
     """Score every pool with every seed of every proxy, a dataset each; what is there already is kept.
 
-    All pools are read and checked first, and every local folder of a model is looked for. Embeddings, which
-    minimum-Bayes-risk picks need, are stored of pools of up to half a million responses.
+    All pools are read and checked first, and every local folder of a model is looked for. Of pools of up to half a
+    million responses are stored embeddings, which minimum-Bayes-risk picks need, and the factor of posteriors that have
+    one, which exact contrasts need.
 
     Args:
         models: by the name of the proxy its seeds: folders or hub names, as `prudent.scoring.score` takes them.
@@ -36,7 +38,7 @@ def score_proxies(
         output: folder; the datasets become `POOL-PROXY-SEED.parquet`, without a pool's name where it has none.
         split: the split of pools that have several; by default the only one.
         skip_bad: leave faulty rows of the pools out instead of stopping.
-        score_options: further arguments of `score`, the same for all.
+        score_options: further arguments of `score`, the same for all, without `embeddings` and `factor`.
 
     Returns:
         What `overopt` takes: datasets of each proxy by `POOL/PROXY`, or by `PROXY` for a pool without a name.
@@ -67,15 +69,22 @@ def score_proxies(
                 "nobody can say whether a proxy is hacked; give one with a column gold, or a gold model for it"
             )
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Path]] = {}
     for (pool, proxy), key in keys.items():
         for seed, model in enumerate(models[proxy]):
             place = folder / f"{f'{pool}-' if pool else ''}{proxy}-{seed}.parquet"
-            embeddings = loaded[pool].summary.num_responses <= _MOST_EMBEDDED
-            score(model, loaded[pool], place, embeddings=embeddings, **score_options)
+            _score(model, loaded[pool], place, **score_options)
             found.setdefault(key, []).append(place)
     return found
+
+
+def _score(
+    model: str | Path, pool: Pools, place: Path, *, max_length: int | None = None, dtype: Any = None, **options: Any
+) -> None:
+    """Score one pool by one model, which is let go of afterwards."""
+    scorer = load_scorer(model, max_length=max_length, dtype=dtype)
+    few = pool.summary.num_responses <= _MOST_COMPARED
+    score(scorer, pool, place, embeddings=few, factor=few and is_joint(scorer), **options)
 
 
 def check_proxies(models: Mapping[str, Sequence[str | Path]], pools: Collection[str]) -> dict[tuple[str, str], str]:

@@ -15,7 +15,7 @@ from prudent.posteriors._heads_losses import HeadsKind
 from prudent.posteriors._held_out import HeldOutFigures, PairFigures
 from prudent.posteriors._joint import joint_rewards
 from prudent.posteriors._last_layer import HeadChoice, LastLayerPosterior
-from prudent.posteriors._load import load_scorer, load_scorers
+from prudent.posteriors._load import is_joint, load_scorer, load_scorers
 from prudent.posteriors._logistic import LogisticPosterior, fit_logistic, maximize_evidence
 from prudent.posteriors._lora_fit import fit_lora_laplace
 from prudent.posteriors._lora_laplace import LoraLaplacePosterior, Structure
@@ -85,6 +85,7 @@ __all__ = [
     "fit_quantile_heads",
     "folds_by_prompt",
     "is_ensemble",
+    "is_joint",
     "joint_rewards",
     "load_ensemble",
     "load_members",

@@ -14,7 +14,7 @@ from prudent.posteriors._protocol import Posterior
 from prudent.posteriors._scorer import ModelScorer
 from prudent.posteriors._store import load_posterior
 
-__all__ = ["load_scorer", "load_scorers"]
+__all__ = ["is_joint", "load_scorer", "load_scorers"]
 
 
 def load_scorer(
@@ -56,6 +56,22 @@ def load_scorer(
         return load_ensemble(model, max_length=max_length, dtype=dtype)
     loaded = RewardModel.from_pretrained(model, max_length=max_length, dtype=dtype)
     return _scorer(loaded, posterior or load_posterior(model, loaded))
+
+
+def is_joint(scorer: ModelScorer | EnsembleScorer) -> bool:
+    """Whether scored responses can be compared: their posterior is stored as members, a factor, or both.
+
+    A factor can then be asked for. The variance of members that have posteriors without a factor is known alone, and
+    so is that of none.
+
+    Example:
+        >>> is_joint(load_scorer("rm-posterior"))  # doctest: +SKIP
+        True
+    """
+    if isinstance(scorer, ModelScorer):
+        return scorer.has_variance
+    own = [member.scorer for member in scorer.members if member.scorer.has_variance]
+    return all(one.posterior.factor_size > 0 for one in own)
 
 
 def load_scorers(

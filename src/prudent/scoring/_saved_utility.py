@@ -18,6 +18,7 @@ from torch import Tensor
 from prudent.errors import DataError, PrudentError, UtilityError
 from prudent.models import atomic_file
 from prudent.scoring._learned_steps import LearnedStep, learned_steps, transforms_of
+from prudent.scoring._output import require_apart
 from prudent.utility import FittedUtility, TransformState, Utility, parse_utility
 
 __all__ = ["SavedUtility", "check_place", "holds_utility", "load_utility", "prompt_keys", "save_utility"]
@@ -138,7 +139,7 @@ def check_place(folder: str | Path, *, overwrite: bool) -> None:
         overwrite: a utility that is there may be replaced.
 
     Raises:
-        PrudentError: it is a file, or holds a utility that may not be replaced.
+        PrudentError: it is a file, or is or lies in a scored dataset, or holds a utility that may not be replaced.
 
     Example:
         >>> import tempfile
@@ -146,6 +147,7 @@ def check_place(folder: str | Path, *, overwrite: bool) -> None:
     """
     if Path(folder).exists() and not Path(folder).is_dir():
         raise PrudentError(f"{folder} is a file; give another output folder")
+    require_apart(folder)
     if (Path(folder) / CONFIG).exists() and not overwrite:
         raise PrudentError(f"{folder} already holds a utility; give another folder or say overwrite (--overwrite)")
 

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from prudent.errors import DataError, PrudentError
 from prudent.models import atomic_file
 from prudent.scoring._names import columns_of
+from prudent.scoring._output import require_apart
 from prudent.scoring._saved_utility import SavedUtility
 from prudent.scoring._scored import ScoredPool, read_scored
 from prudent.scoring._utilities import utility_for
@@ -95,10 +96,12 @@ def select(
         DataError: not a scored pool; it lacks a reward, variances or references that the utility needs, or embeddings
             that the strategy needs; or responses have no utility.
         UnsupportedError: `prob_best` without a stored factor, or `worst` without members.
-        PrudentError: the output has another suffix.
+        PrudentError: the output has another suffix, or is the pool or lies in a scored dataset.
     """
     if output is not None and Path(output).suffix not in _SUFFIXES:
         raise PrudentError(f"{output}: the suffix says the format, one of {', '.join(_SUFFIXES)}")
+    if output is not None:
+        require_apart(output, [data if not isinstance(data, ScoredPool) else data.source])
     strategy = None if strategy is None else parse_strategy(strategy)
     pool = data if isinstance(data, ScoredPool) else read_scored(data)
     embedding = pool.embedding() if isinstance(strategy, MinimumBayesRisk) else None

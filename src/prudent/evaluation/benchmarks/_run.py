@@ -28,7 +28,7 @@ from prudent.evaluation.benchmarks._rewardbench2 import REWARDBENCH2, rewardbenc
 from prudent.evaluation.benchmarks._rm_bench import RM_BENCH, rm_bench_lines, with_known_domains
 from prudent.evaluation.benchmarks._types import BenchmarkResult
 from prudent.models import RewardModel, atomic_file
-from prudent.posteriors import EnsembleScorer, ModelScorer, Posterior, load_scorer
+from prudent.posteriors import EnsembleScorer, ModelScorer, Posterior, is_joint, load_scorer
 from prudent.scoring import ScoreSummary, read_scored, require_apart, score
 
 __all__ = ["BENCHMARKS", "check_benchmark", "run_benchmark"]
@@ -163,8 +163,8 @@ def run_benchmark(
         with tempfile.TemporaryDirectory() as temporary:
             place = kept.scores or Path(temporary) / "scored.parquet"
             options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "strict": strict, "overwrite": overwrite}
-            summary = score(scorer, questions.pools, place, factor=_is_joint(scorer), progress=progress, **options)
-            answers = Answers.of_scored(questions, read_scored(place), joint=_is_joint(scorer))
+            summary = score(scorer, questions.pools, place, factor=is_joint(scorer), progress=progress, **options)
+            answers = Answers.of_scored(questions, read_scored(place), joint=is_joint(scorer))
     lines, notes = benchmark.lines(answers)
     overall, *figures = figures_of(lines, questions.num_prompts, num_bootstrap=num_bootstrap, seed=seed)
     result = BenchmarkResult(
@@ -217,19 +217,11 @@ def _name_of(model: Any) -> str:
     return str(model) if isinstance(model, str | Path) else "a loaded model"
 
 
-def _is_joint(scorer: ModelScorer | EnsembleScorer) -> bool:
-    """Scored responses can be compared: their posterior is stored as members, a factor, or both."""
-    if isinstance(scorer, ModelScorer):
-        return scorer.has_variance
-    own = [member.scorer for member in scorer.members if member.scorer.has_variance]
-    return all(one.posterior.factor_size > 0 for one in own)
-
-
 def _notes(scorer: ModelScorer | EnsembleScorer | None, summary: ScoreSummary | None) -> list[str]:
     found = []
     if summary is not None and summary.num_prompt_truncated:
         found.append(f"{summary.num_prompt_truncated:,} texts were so long that their prompt was cut from the left")
-    if scorer is not None and scorer.has_variance and not _is_joint(scorer):
+    if scorer is not None and scorer.has_variance and not is_joint(scorer):
         found.append(
             "members of the ensemble have posteriors that store no factor, so no standard deviation of a difference is "
             "known; fit them last_layer or a LoRA kind"
