@@ -79,3 +79,16 @@ def test_what_scoring_skipped(tmp_path: Path, manifest: Any) -> None:
     assert ("3 prompts or rows were left out as faulty when the file was scored." in told) == bool(count)
     assert told[-1] == "Of sampling."
     assert ScoredPool(pa.table(columns())).num_skipped == 0
+
+
+@pytest.mark.parametrize("messages", [False, True])
+def test_a_prompt_that_is_there_twice(messages: bool) -> None:
+    texts = ["a", "b", "a ", "c", "d", "b"]
+    prompts = [[{"role": "user", "content": text}] if messages else text for text in texts]
+    found = columns() | {"prompt": [prompts[row // 12] for row in range(72)]}
+    (note,) = notes(found, "text of another")
+    assert note.startswith("4 of 6 (66.7%) prompts have the text of another")
+    found["prompt"] = [f"{row // 12}" for row in range(72)]
+    assert not notes(found, "text of another")
+    found["prompt"] = [None] * 72
+    assert not notes(found, "text of another")

@@ -28,8 +28,8 @@ def score_proxies(
     """Score every pool with every seed of every proxy, a dataset each; what is there already is kept.
 
     All pools are read and checked first, and every local folder of a model is looked for. Of pools of up to half a
-    million responses are stored embeddings, which minimum-Bayes-risk picks need, and the factor of posteriors that have
-    one, which exact contrasts need.
+    million responses are stored embeddings, which minimum-Bayes-risk picks need, and of up to so many by all seeds of
+    a proxy the factor of posteriors that have one, which exact contrasts need.
 
     Args:
         models: by the name of the proxy its seeds: folders or hub names, as `prudent.scoring.score` takes them.
@@ -73,18 +73,26 @@ def score_proxies(
     for (pool, proxy), key in keys.items():
         for seed, model in enumerate(models[proxy]):
             place = folder / f"{f'{pool}-' if pool else ''}{proxy}-{seed}.parquet"
-            _score(model, loaded[pool], place, **score_options)
+            _score(model, loaded[pool], place, len(models[proxy]), **score_options)
             found.setdefault(key, []).append(place)
     return found
 
 
 def _score(
-    model: str | Path, pool: Pools, place: Path, *, max_length: int | None = None, dtype: Any = None, **options: Any
+    model: str | Path,
+    pool: Pools,
+    place: Path,
+    num_seeds: int,
+    *,
+    max_length: int | None = None,
+    dtype: Any = None,
+    **options: Any,
 ) -> None:
     """Score one pool by one model, which is let go of afterwards."""
     scorer = load_scorer(model, max_length=max_length, dtype=dtype)
-    few = pool.summary.num_responses <= _MOST_COMPARED
-    score(scorer, pool, place, embeddings=few, factor=few and is_joint(scorer), **options)
+    embeddings = pool.summary.num_responses <= _MOST_COMPARED
+    factor = pool.summary.num_responses * num_seeds <= _MOST_COMPARED and is_joint(scorer)
+    score(scorer, pool, place, embeddings=embeddings, factor=factor, **options)
 
 
 def check_proxies(models: Mapping[str, Sequence[str | Path]], pools: Collection[str]) -> dict[tuple[str, str], str]:

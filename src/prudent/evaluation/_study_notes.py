@@ -53,6 +53,12 @@ def study_notes(
             f"With {pool.num_prompts} prompts the bootstrap intervals are somewhat too narrow; p-values of falls allow "
             "for it."
         )
+    if count := pool.num_repeated:
+        notes.append(
+            f"{_of(count, pool.num_prompts)} prompts have the text of another, and count as if they were independent: "
+            "intervals are too narrow, and strengths may be judged on a prompt that chose them. Give each prompt once, "
+            "with all its responses (rows of one prompt_id)."
+        )
     if num_seeds > 1:
         notes.append(
             f"Curves are averages over {num_seeds} seeds; reliability, examples and scales are of the first alone."

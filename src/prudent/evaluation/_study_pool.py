@@ -1,5 +1,6 @@
 """A scored table made ready for a best-of-n study: rows checked, prompts of enough candidates kept, gold scaled."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -10,9 +11,11 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from prudent.data import prompt_groups
 from prudent.errors import DataError
 from prudent.evaluation._study_types import Counts, EnsembleFacts
 from prudent.metrics import partial_out, zscore_within
+from prudent.models import as_messages
 from prudent.rewards import GaussianRewards, RewardPosterior, index_groups
 from prudent.scoring import ScoredPool
 from prudent.selection import usual_size
@@ -71,6 +74,8 @@ class StudyPool:
     """Prompts left out because none of their rows has gold, although others have."""
     n_with_all_gold: int
     """What `n_max` would be if no gold were missing."""
+    num_repeated: int
+    """Prompts studied whose text another one has too."""
 
     @property
     def num_prompts(self) -> int:
@@ -235,6 +240,7 @@ def prepare_pool(
         num_skipped=scored.num_skipped,
         num_prompts_without_gold=num_prompts_without_gold,
         n_with_all_gold=n_max if n_with_all_gold is None else n_with_all_gold,
+        num_repeated=_num_repeated(table, group),
     )
 
 
@@ -273,6 +279,16 @@ def _num_distinct(table: Any) -> int | None:
         return None
     counted = table.group_by("prompt_id").aggregate([("response", "count_distinct")])
     return int(pc.sum(counted["response_count_distinct"]).as_py())
+
+
+def _num_repeated(table: Any, group: Tensor) -> int:
+    """Prompts whose text another one has too; 0 where texts are not known."""
+    if "prompt" not in table.column_names:
+        return 0
+    first = torch.searchsorted(group, torch.arange(int(group[-1]) + 1))
+    texts = table["prompt"].take(pa.array(first.numpy())).to_pylist()
+    known = Counter(prompt_groups(as_messages(text) for text in texts if text))
+    return sum(count for count in known.values() if count > 1)
 
 
 def _num_truncated(pools: list[ScoredPool]) -> int | None:
