@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from _features import CACHE
+from _references import reference_mask
 from _rule_pools import world_base
 from torch import Tensor
 
@@ -33,7 +34,6 @@ from prudent.models import (
 )
 from prudent.posteriors import fit, load_scorer
 from prudent.training import TrainingConfig, train
-from prudent.utility import choose_references
 
 FOLDER = CACHE / "overoptimization"
 BASES = CACHE / "rules"
@@ -157,12 +157,7 @@ def joined(blocks: Sequence[Sequence[Mapping[str, Tensor]]]) -> dict[str, Tensor
 
 def _flat(rows: Any, first: int) -> pa.Table:
     counts = [len(row["responses"]) for row in rows]
-    references = []
-    for row, count in zip(rows, counts, strict=True):
-        chosen = torch.zeros(count, dtype=torch.bool)
-        key = render_plain(as_messages(row["prompt"]))
-        chosen[torch.from_numpy(choose_references(count, NUM_REFERENCES, 0, key))] = True
-        references.append(chosen)
+    keys = [render_plain(as_messages(row["prompt"])) for row in rows]
     responses = [text for row in rows for text in row["responses"]]
     return pa.table(
         {
@@ -172,7 +167,7 @@ def _flat(rows: Any, first: int) -> pa.Table:
             "response": responses,
             "length": pa.array([len(text) for text in responses], pa.int32()),
             "gold": [gold for row in rows for gold in row["gold"]],
-            "is_reference": pa.array(torch.cat(references).numpy()),
+            "is_reference": pa.array(reference_mask(keys, counts, NUM_REFERENCES).numpy()),
         }
     )
 

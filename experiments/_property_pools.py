@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _references import reference_mask
 from _rule_pools import world_base
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from prudent.data import World
 from prudent.models import RewardModel, atomic_file
 from prudent.posteriors import LastLayerPosterior
 from prudent.rewards import GaussianRewards
-from prudent.utility import RewardSet, choose_references
+from prudent.utility import RewardSet
 
 PROPERTIES = ("helpful", "tidy")
 
@@ -89,9 +90,7 @@ def _read(world: World, config: dict[str, Any], bases: Path) -> dict[str, Any]:
     pools = world.pools(config["num_prompts"], config["num_candidates"], properties=True)
     count = config["num_candidates"]
     responses = [list(own) for own in pools["responses"]]
-    is_reference = torch.zeros(len(responses), count, dtype=torch.bool)
-    for row, prompt in zip(is_reference, pools["prompt"], strict=True):
-        row[torch.from_numpy(choose_references(count, config["num_references"], 0, str(prompt)))] = True
+    keys = [str(prompt) for prompt in pools["prompt"]]
     return {
         "train": pairs(config["num_pairs"], "train"),
         "held_out": pairs(config["num_held_out"], "test"),
@@ -99,7 +98,7 @@ def _read(world: World, config: dict[str, Any], bases: Path) -> dict[str, Any]:
             [read([prompt] * count, own) for prompt, own in zip(pools["prompt"], responses, strict=True)]
         ),
         "group": torch.arange(len(responses)).repeat_interleave(count),
-        "is_reference": is_reference.flatten(),
+        "is_reference": reference_mask(keys, [count] * len(keys), config["num_references"]),
         "gold": {name: torch.tensor(pools[f"gold_{name}"], dtype=torch.float64).flatten() for name in PROPERTIES},
         "length": torch.tensor([float(len(text)) for own in responses for text in own]),
     }

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from _features import CACHE, frozen_features
+from _references import reference_mask
 from real_pools import draw_pairs, encoder_folder, flip, labels_of
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from prudent.metrics import pair_scores
 from prudent.models import RewardModel, atomic_file
 from prudent.posteriors import HeadsPosterior, LastLayerPosterior, Prediction, fit_heads
 from prudent.scoring import ScoredPool, read_scored, score_columns
-from prudent.utility import choose_references
 
 FOLDER = CACHE / "real_table"
 OF_THE_POOL = "of the pool"
@@ -100,7 +100,7 @@ class Encoder:
         counts = torch.tensor([len(row["responses"]) for row in rows])
         group = torch.arange(len(rows)).repeat_interleave(counts)
         gold = torch.tensor([value for row in rows for value in row["gold"]], dtype=torch.float64)
-        is_reference = [_references(row, num_references) for row in rows]
+        is_reference = reference_mask([str(row["prompt"]) for row in rows], counts.tolist(), num_references)
         columns = {
             "prompt_id": pa.array(group.numpy(), pa.int32()),
             "response_id": pa.array(torch.cat([torch.arange(count) for count in counts.tolist()]).numpy(), pa.int32()),
@@ -108,7 +108,7 @@ class Encoder:
             "response": pa.array(responses),
             "length": pa.array([len(text) for text in responses], pa.int32()),
             "gold": pa.array(gold.numpy()),
-            "is_reference": pa.array(torch.cat(is_reference).numpy()),
+            "is_reference": pa.array(is_reference.numpy()),
             "embedding": _rows(features),
         }
         if "models" in rows.column_names:
@@ -124,13 +124,6 @@ class Encoder:
         known: dict[str, int] = {}
         prompt = torch.tensor([known.setdefault(str(one), len(known)) for one in prompts])
         return Pairs(features[: len(prompts)], features[len(prompts) :], labels_of(drawn), prompt)
-
-
-def _references(row: dict[str, Any], num_references: int) -> Tensor:
-    count = len(row["responses"])
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[torch.from_numpy(choose_references(count, num_references, 0, str(row["prompt"])))] = True
-    return mask
 
 
 def _pairs_by_gold(gold: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from _references import reference_means
 from _rule_families import Scale, View
 from _rule_pools import ScoredPools
 from torch import Tensor
@@ -91,13 +92,9 @@ def apply_in_parts(text: str, rewards: RewardSet, seed: int = 0) -> Tensor:
 
 def _reference_means(rewards: RewardSet) -> Tensor:
     """`[N]` average of the posterior means of each prompt's references."""
-    reward, mask = rewards.rewards["reward"], rewards.is_reference
-    assert mask is not None
-    _, local = torch.unique(reward.group, return_inverse=True)
-    total = torch.zeros(int(local.max()) + 1, dtype=torch.float64).index_add_(
-        0, local[mask], reward.mean[mask].double()
-    )
-    return (total / torch.bincount(local[mask]))[local]
+    assert rewards.is_reference is not None
+    reward = rewards.rewards["reward"]
+    return reference_means(reward.mean.double(), reward.group, rewards.is_reference)
 
 
 def marginal(rewards: RewardSet) -> RewardSet:
@@ -111,13 +108,10 @@ def marginal(rewards: RewardSet) -> RewardSet:
 
 def _members_against_reference(rewards: RewardSet) -> Tensor:
     """`[N, M]` each member's rewards minus its own average over the references."""
-    reward, mask = rewards.rewards["reward"], rewards.is_reference
+    reward = rewards.rewards["reward"]
     assert isinstance(reward, MemberRewards)
-    assert mask is not None
-    _, local = torch.unique(reward.group, return_inverse=True)
-    total = reward.members.new_zeros(int(local.max()) + 1, reward.members.shape[1])
-    total.index_add_(0, local[mask], reward.members[mask])
-    return reward.members - (total / torch.bincount(local[mask])[:, None])[local]
+    assert rewards.is_reference is not None
+    return reward.members - reference_means(reward.members, reward.group, rewards.is_reference)
 
 
 def _contrast_variance(rewards: RewardSet, view: View) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from _features import CACHE, frozen_features
+from _references import reference_mask
 from real_pools import Pool, draw_pairs, encoder_folder, flip, labels_of
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from prudent.models import Pooling, RewardModel, atomic_file, atomic_folder
 from prudent.posteriors import LastLayerPosterior, fit_heads
 from prudent.rewards import GaussianRewards, MemberRewards
 from prudent.training import TrainingConfig, train
-from prudent.utility import RewardSet, choose_references
+from prudent.utility import RewardSet
 
 FOLDER = CACHE / "rules"
 NUM_MEMBERS = 10
@@ -108,16 +109,6 @@ class Features:
         return ScoredPools(rewards, more, gold, length, self.group)
 
 
-def references_of(prompts: list[str], counts: list[int]) -> Tensor:
-    """`[N]` booleans, the same reference responses every time."""
-    masks = []
-    for prompt, count in zip(prompts, counts, strict=True):
-        chosen = torch.zeros(count, dtype=torch.bool)
-        chosen[torch.from_numpy(choose_references(count, NUM_REFERENCES, 0, prompt))] = True
-        masks.append(chosen)
-    return torch.cat(masks)
-
-
 def _numbered(names: list[str]) -> Tensor:
     known: dict[str, int] = {}
     return torch.tensor([known.setdefault(name, len(known)) for name in names])
@@ -171,7 +162,7 @@ def _read_world(world: World, sizes: WorldSizes, folder: Path) -> dict[str, Tens
             [read([prompt] * len(own), own) for prompt, own in zip(pools["prompt"], responses, strict=True)]
         ),
         "group": torch.arange(len(responses)).repeat_interleave(sizes.num_candidates),
-        "is_reference": references_of(prompts, [len(own) for own in responses]),
+        "is_reference": reference_mask(prompts, [len(own) for own in responses], NUM_REFERENCES),
         "gold": torch.tensor([gold for own in pools["gold"] for gold in own], dtype=torch.float64),
         "length": torch.tensor([float(len(text)) for own in responses for text in own], dtype=torch.float64),
     }

@@ -37,6 +37,7 @@ from _overopt_pools import (
 )
 from _overopt_rows import Rows, schema, share
 from _overopt_statistics import Worlds, interval, tuned
+from _references import reference_means
 from torch import Tensor
 
 from prudent.metrics import fit_scaling_law
@@ -108,18 +109,11 @@ def head_curves(flip: float, block: int, texts: WorldTexts, config: Config) -> C
             sides = drawn_pairs(draw, config["num_pairs"], flip, texts, config["draws"])
             heads = fit_heads(*sides, num_members=config["num_members"], pooling="mean", seed=draw)
             members = heads.members_of(read).double()
-            found.append(member_curves(members, members - reference_means(members, pool), pool, config))
+            deviations = members - reference_means(members, pool.group, pool.is_reference)
+            found.append(member_curves(members, deviations, pool, config))
         return {rule: torch.cat([one[rule] for one in found]) for rule in found[0]}
 
     return _kept(f"heads-{flip}-{config['num_members']}", block, texts, config, measure)
-
-
-def reference_means(members: Tensor, pool: Candidates) -> Tensor:
-    """`[N, M]` each member's average over the references of the prompt."""
-    _, local = torch.unique(pool.group, return_inverse=True)
-    mask = pool.is_reference
-    total = members.new_zeros(int(local.max()) + 1, members.shape[1]).index_add_(0, local[mask], members[mask])
-    return (total / torch.bincount(local[mask])[:, None])[local]
 
 
 def law_curves(flip: float, block: int, texts: WorldTexts, config: Config) -> Curves:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from _features import frozen_features
+from _references import reference_mask
 from torch import Tensor
 
 from prudent.data import load_pools, load_preferences
@@ -35,7 +36,7 @@ from prudent.posteriors import LastLayerPosterior, Prediction
 from prudent.rewards import GaussianRewards
 from prudent.scoring import ScoredPool, read_scored
 from prudent.selection import best_of_n_curve, shuffle_within_groups
-from prudent.utility import LcbStd, LcbVar, Mean, UtilityRule, choose_references
+from prudent.utility import LcbStd, LcbVar, Mean, UtilityRule
 
 RESULTS = Path(__file__).with_suffix("")
 N_VALUES = [1, 2, 4, 8, 16, 32, 55]
@@ -72,18 +73,16 @@ class Pool:
         rows = load_pools(path, drop="is_baseline").rows
         self.prompts: list[Any] = []
         self.responses: list[str] = []
-        gold, group, reference = [], [], []
+        gold, group, counts = [], [], []
         for number, row in enumerate(rows):
             count = len(row["responses"])
             self.prompts += [row["prompt"]] * count
             self.responses += row["responses"]
             gold += row["gold"]
             group += [number] * count
-            chosen = torch.zeros(count)
-            chosen[torch.from_numpy(choose_references(count, NUM_REFERENCES, 0, str(row["prompt"])))] = 1
-            reference.append(chosen)
+            counts.append(count)
         self.group = torch.tensor(group)
-        self.reference = torch.cat(reference)
+        self.reference = reference_mask([str(row["prompt"]) for row in rows], counts, NUM_REFERENCES).float()
         self._set_gold(torch.tensor(gold), torch.tensor([float(len(text)) for text in self.responses]))
 
     def _set_gold(self, gold: Tensor, length: Tensor) -> None:

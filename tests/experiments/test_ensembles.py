@@ -33,7 +33,7 @@ def test_rules_on_members_against_all_subsets(experiment: ModuleType) -> None:
     gold = torch.randn(7, generator=generator).double()
     group = torch.zeros(7, dtype=torch.long)
     pool = curves.Candidates(gold, torch.ones(7).double(), group, torch.ones(7, dtype=torch.bool), [1, 3])
-    deviations = members - experiment.reference_means(members, pool)
+    deviations = members - experiment.reference_means(members, pool.group, pool.is_reference)
     torch.testing.assert_close(deviations, members - members.mean(0))
     config = {"uwo_weight": 0.5, "strengths": [1.0]}
     found = experiment.member_curves(members, deviations, pool, config)
