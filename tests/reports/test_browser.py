@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from prudent.evaluation import Overoptimization, best_of_n_study
-from prudent.reports import report
+from prudent.reports import plot_curves, report
+from prudent.reports._page import Shown, render
 
 pytestmark = pytest.mark.xdist_group("browser")  # one Chromium and one page for all of them
 
@@ -158,8 +159,36 @@ def test_several_studies_are_shown_one_at_a_time(browser, study, tmp_path):
     assert browser.run("document.querySelector('#study').value") == "s1"
     browser.run("s = document.querySelector('#study'); s.value = 's0'; s.dispatchEvent(new Event('change'))")
     assert browser.run(shown) == [True, False]
+    browser.run("document.querySelector('.overview a[href=\"#s1\"]').click()")  # as the address says already
+    assert browser.run(shown) == [False, True]
+    browser.run("s.value = 's0'; s.dispatchEvent(new Event('change'))")
     browser.call("Emulation.setEmulatedMedia", media="print")
     assert browser.run(shown) == [True, True]
+    browser.call("Emulation.setEmulatedMedia", media="")
+    assert browser.messages == []
+
+
+def test_many_studies_follow_the_reader_and_the_theme(browser, study, tmp_path):
+    image = plot_curves(study, tmp_path / "gold.png", dpi=30).read_bytes()
+    shown = [Shown(f"rm-{place}", study, (), {"gold": image, "proxy": image}) for place in range(9)]
+    (tmp_path / "lab.html").write_text(render(shown, "nine", "gold", images={}), encoding="utf-8")
+    browser.size(1200, 900)
+    browser.dark(False)
+    browser.messages.clear()
+    browser.open(tmp_path / "lab.html", fragment="#s8")
+    browser.until("document.querySelectorAll('#s8 .plot .main-svg').length > 10")
+    for name in ("proxy", "variance", "reliability"):  # which have no still picture here
+        assert browser.run(f"document.querySelector('#chart-s8-{name} .plot').data.length") > 1
+    left_out = "[...document.querySelectorAll('#s8 .absent')].filter((e) => e.offsetParent !== null).length"
+    assert browser.run(left_out) == 0
+    color = "document.querySelector('#chart-s8-proxy .plot').data.find((t) => t.name === 'mean').line.color"
+    light = browser.run(color)
+    browser.dark()
+    browser.until(f"{color} !== {light!r}")
+    browser.dark(False)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    charts = browser.run("document.querySelectorAll('#s8 .chart').length")
+    assert browser.run(left_out) == charts - 1 > 3
     browser.call("Emulation.setEmulatedMedia", media="")
     assert browser.messages == []
 

@@ -563,6 +563,9 @@ def test_studies_of_like_names_have_figures_of_their_own(study, tmp_path):
     of_studies = {path for name, path in written.figures.items() if not name.startswith("heldout_")}
     assert of_studies <= possible_figures(tmp_path / "lab.html", names)
     assert not possible_figures(tmp_path / "lab.html", names) & (set(written.figures.values()) - of_studies)
+    long = possible_figures("lab.html", ["x" * 300, "x" * 299])
+    assert len(long) == 16
+    assert max(len(path.name) for path in long) < 150
 
 
 def test_laws_have_one_frame_that_holds_all_their_points(study):

@@ -126,7 +126,7 @@ def several_cautions(studies: Mapping[str, BestOfNStudy]) -> tuple[str, ...]:
         studies: By name.
     """
     found = []
-    if flat := [name for name, one in studies.items() if flat_scales(one)]:
+    if flat := [name for name, one in studies.items() if "gold" in flat_scales(one)]:
         found.append(f"Gold is the same for all candidates of a prompt, so it says nothing of picks: {_some(flat)}.")
     counts = {name: one.counts.num_prompts for name, one in studies.items()}
     if few := [f"{name} ({count})" for name, count in counts.items() if count < FEW_PROMPTS]:

@@ -10,6 +10,8 @@ __all__ = ["FIGURES", "figure_stems", "page_path", "possible_figures"]
 
 FIGURES = ("gold", "proxy", "variance", "strengths", "laws", "trade_off", "reliability", "risk_coverage")
 """The figures that a study may have."""
+_LONGEST = 100
+"""Characters of a study's name in those of its files, which may have some 250 in all."""
 _TAKEN = "heldout"
 """What stands before the figures of held-out pairs."""
 
@@ -42,7 +44,7 @@ def figure_stems(stem: Path, names: Iterable[str]) -> dict[str, Path]:
         >>> {name: found.name for name, found in figure_stems(Path("lab"), ["a b", "a/b", "a_b"]).items()}
         {'a b': 'lab_a_b-2', 'a/b': 'lab_a_b-3', 'a_b': 'lab_a_b'}
     """
-    plain = {name: re.sub("[^A-Za-z0-9.+-]+", "_", name) for name in names}
+    plain = {name: re.sub("[^A-Za-z0-9.+-]+", "_", name)[:_LONGEST] for name in names}
     if len(plain) == 1:
         return dict.fromkeys(plain, stem)
     taken, parts = {_TAKEN}, {}

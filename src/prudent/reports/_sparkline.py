@@ -74,7 +74,7 @@ def spark_caption(study: BestOfNStudy, scale: str, rescue: str | None) -> str:
     """
     band, verdict = study.utilities[0].bands[scale], study.verdicts[scale]
     parts = ["Gold of the pick against n"]
-    if any(low < high for low, high in zip(band.low, band.high, strict=True)):
+    if any(low < high for low, high in zip(settled(band.low), settled(band.high), strict=True)):
         parts[0] += ", with its interval"
     if rescue is not None:
         parts.append("dashed: the best other rule")

@@ -177,7 +177,8 @@ def proxy_sentences(study: BestOfNStudy) -> list[str]:
     last = f"n = {study.n_values[-1]:,}"
     if len(study.rewards) == 1:
         first = study.utilities[0]
-        gain = interval(first.bands["proxy"].at(-1))
+        end = first.bands["proxy"].at(-1)
+        gain = interval(end) if study.counts.num_prompts > 1 else number(end.value)
         return [f"By the proxy's own account {first.label} gains {gain} over the pool's average by {last}."]
     found = []
     for name, band in study.proxies.items():

@@ -136,6 +136,9 @@
       if (found) { show(found.id); found.scrollIntoView(); }
     };
     addEventListener("hashchange", follow);
+    document.querySelectorAll(".overview a").forEach((link) => {
+      link.addEventListener("click", () => show(link.hash.slice(1))); // also where the address names it already
+    });
     show(sections[0].id);
     follow();
   } else {
