@@ -81,6 +81,17 @@ def test_what_scoring_skipped(tmp_path: Path, manifest: Any) -> None:
     assert ScoredPool(pa.table(columns())).num_skipped == 0
 
 
+def test_penalties_whose_strongest_is_chosen() -> None:
+    rng = np.random.default_rng(3)
+    found = columns(24, 12)
+    found["reward_variance"] = rng.uniform(0.1, 20, size=288)
+    found["gold"] = -found["reward_variance"]
+    (note,) = notes(found, "choose the strongest")
+    assert note.startswith("lcb_std, lcb_var: calibration prompts choose the strongest that was tried")
+    found["gold"] = found["reward_mean"]
+    assert not notes(found, "choose the strongest")
+
+
 @pytest.mark.parametrize("messages", [False, True])
 def test_a_prompt_that_is_there_twice(messages: bool) -> None:
     texts = ["a", "b", "a ", "c", "d", "b"]

@@ -205,11 +205,13 @@ def test_what_a_seed_cannot_show_is_told():
     assert few.curve("soft").strategy.startswith("soft(")
 
 
-def test_seeds_that_allow_other_utilities_are_refused():
+def test_seeds_that_allow_other_utilities_are_compared_by_those_in_common():
     a, b = files(np.random.default_rng(6), 2)
     b = b.set_column(b.column_names.index("reward_variance"), "reward_variance", pa.nulls(48, pa.float32()))
-    with pytest.raises(DataError, match=r"table 2 of 2 allows the utilities mean, and table 1 of 2 mean, lcb_std"):
-        best_of_n_study([a, b], num_bootstrap=20)
+    for some in ([a, b], [b, a]):
+        study = best_of_n_study(some, num_bootstrap=20)
+        assert [one.key for one in study.utilities] == ["mean"]
+        assert any(note.startswith("lcb_std, lcb_var, entropic: left out, since the files") for note in study.notes)
     assert best_of_n_study([a, b], utilities=["mean"], num_bootstrap=20).settings.num_seeds == 2
     with pytest.raises(ValueError, match="nothing to study"):
         best_of_n_study([])

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["best_of_n_study"]
 
+_PENALTIES = ("lcb_std", "lcb_var")
 _APART = 1000
 """Between the numbers that seeds of a proxy draw by: each counts up from its own, one a shuffle."""
 
@@ -69,7 +70,7 @@ def best_of_n_study(
     Several files are seeds of one proxy on the same pool: curves are averaged over them, and intervals are over prompts
     and seeds, independently: to resampled prompts is added how far off the average of so few seeds may be, by Student's
     t, so that intervals of two or three seeds are wide. Reliability, examples and the scales of rewards are those of
-    the first.
+    the first. Of the usual utilities those are studied that all files allow.
 
     Baselines are what one could do instead: `random` (the pool's average); with a column `embedding`, `consensus` (the
     candidate of the highest average cosine to all that are present, whatever its score); `hedged n` (the first
@@ -204,6 +205,12 @@ def best_of_n_study(
             f"{', '.join(labels)}: left out, since {files[place].source} gives none (all its rewards or variances are "
             "the same, or it has no embeddings) and other seeds do."
         )
+    families = strength_families([others.families for _, others in of_seeds], scales, resamples)
+    if ends := [one.key for one in families if one.key.endswith(_PENALTIES) and one.chosen and one.chosen[-1] >= 0.5]:
+        notes.append(
+            f"{', '.join(ends)}: calibration prompts choose the strongest that was tried most often, and a stronger "
+            "one may be better than what is shown as tuned."
+        )
     judged = bool(scales) and pool.only is not None and pool.only.variance is not None
     measured = reliability(pool, resamples.of_one_seed(), num_pairs=num_pairs, seed=seed) if judged else ()
     if measured and not measured[0].exact_contrast:
@@ -227,7 +234,7 @@ def best_of_n_study(
             max_characters=max_characters,
         ),
         hacked=hacked(pool, picks, drawn, num_examples=num_examples, max_characters=max_characters) if scales else (),
-        families=strength_families([others.families for _, others in of_seeds], scales, resamples),
+        families=families,
         laws=laws([one for one in drawn if one.kind != "control"], roundings, grid, resamples),
         verdicts=verdicts,
         trade_off=trade_off,

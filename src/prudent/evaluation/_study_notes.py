@@ -68,6 +68,11 @@ def study_notes(
                 f"How much seeds differ is known from {num_seeds} of them alone, which intervals and p-values allow "
                 "for: more seeds would narrow them by much."
             )
+    if first.left_out:
+        notes.append(
+            f"{', '.join(first.left_out)}: left out, since the files of some seeds lack what they read; score all "
+            "seeds alike."
+        )
     size = drawn[0].effective_size
     if size is not None and size[-1] < _FEW_CANDIDATES < pool.counts.smallest_pool:
         notes.append(

@@ -30,6 +30,7 @@ class Seed:
         everything: the rewards of all rows of the file.
         utilities: what is compared, fitted on this file's references.
         values: `[N]` what each utility says of the candidates, by its key; up to a constant per prompt.
+        left_out: keys of the usual utilities that some files allow, and not all.
     """
 
     pool: StudyPool
@@ -37,6 +38,7 @@ class Seed:
     everything: RewardSet
     utilities: tuple[StudiedUtility, ...]
     values: dict[str, Tensor]
+    left_out: tuple[str, ...] = ()
 
 
 def prepare_seeds(
@@ -57,18 +59,21 @@ def prepare_seeds(
         generator: source of the draws of utilities that draw.
 
     Raises:
-        DataError: files disagree about prompts, candidates, gold or the utilities that they allow, or `prepare_pool`
+        DataError: files disagree about prompts, candidates or gold, allow no utility in common, or `prepare_pool`
             finds something wrong with one.
     """
     orders = _matched(files) if len(files) > 1 else []
     as_scored = [one.reward_set() for one in files]
     studied = [studied_utilities(one, utilities, found) for one, found in zip(files, as_scored, strict=True)]
-    for file, ones in zip(files, studied, strict=True):
-        if (keys := [one.key for one in ones]) != (first := [one.key for one in studied[0]]):
-            raise DataError(
-                f"{file.source} allows the utilities {', '.join(keys)}, and {files[0].source} {', '.join(first)}: "
-                "score all seeds alike, or say which utilities to study"
-            )
+    allowed = [[one.key for one in ones] for ones in studied]
+    common = [key for key in allowed[0] if all(key in keys for keys in allowed)]
+    left_out = tuple(dict.fromkeys(key for keys in allowed for key in keys if key not in common))
+    if not common:
+        raise DataError(
+            f"the seeds {', '.join(file.source for file in files)} allow no utility in common: score all alike, or say "
+            "which utilities to study"
+        )
+    studied = [tuple(one for key in common for one in ones if one.key == key) for ones in studied]
     rewards = [in_working_type(one) for one in as_scored]
     del as_scored
     values = [
@@ -88,7 +93,7 @@ def prepare_seeds(
         for file, known, calibrated in zip(files, has_value, seen, strict=True)
     ]
     return [
-        Seed(pool, pool.taken(found), found, ones, {key: pool.taken(value) for key, value in by_key.items()})
+        Seed(pool, pool.taken(found), found, ones, {key: pool.taken(value) for key, value in by_key.items()}, left_out)
         for pool, found, ones, by_key in zip(pools, rewards, studied, values, strict=True)
     ]
 
