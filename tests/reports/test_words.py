@@ -361,6 +361,17 @@ def test_few_prompts_and_few_seeds_are_told(count, seeds, said):
     assert [one[: len(said or "")] for one in found] == ([said] if said else [])
 
 
+@pytest.mark.parametrize(("ends", "is_told"), [((-0.5, -0.8, -0.2), True), ((-0.5, -1.2, 0.2), False)])
+def test_a_rule_that_length_alone_beats_is_not_praised_without_saying_so(ends, is_told):
+    versus = {**LCB.outcomes["gold"].versus, "longest": Estimate(*ends)}
+    rescue = dataclasses.replace(LCB, outcomes={"gold": dataclasses.replace(LCB.outcomes["gold"], versus=versus)})
+    found = cautions(prompts(study(MEAN, rescue, verdict=verdict()), 80), "gold")
+    told = [
+        "The longest response of all is better still: tuned lcb_std minus that is \u22120.500 [\u22120.800, \u22120.200]."
+    ]
+    assert [one.partition(" What gold")[0] for one in found] == (told if is_told else [])
+
+
 def test_a_reward_without_spread_is_told():
     flat = dataclasses.replace(prompts(study(MEAN), 50), rewards={"reward": RewardScale(0.0, None, None, None)})
     assert "the same for all candidates" in cautions(flat, "gold")[0]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prudent.evaluation import BestOfNStudy, Curve, StrengthFamily
-from prudent.reports._words import flat_scales
+from prudent.reports._words import flat_scales, interval
 
 __all__ = [
     "FEW_PROMPTS",
@@ -111,6 +111,15 @@ def cautions(study: BestOfNStudy, scale: str) -> tuple[str, ...]:
         found.append(
             f"Only {prompts} prompts: a fall may have gone unseen, and intervals from so few are somewhat too narrow."
         )
+    verdict = study.verdicts.get(scale)
+    if verdict is not None and verdict.rescue is not None:
+        curve = study.curve(verdict.rescue.key)
+        ahead = curve.outcomes[scale].versus.get("longest")
+        if ahead is not None and ahead.high < 0:
+            found.append(
+                f"The longest response of all is better still: {named(curve)} minus that is {interval(ahead)}. What "
+                "gold rewards here may be length; see the scale that length is partialled out of."
+            )
     if 1 < seeds < FEW_SEEDS:
         found.append(
             f"Only {seeds} seeds of the reward model: how much seeds differ is hardly known from so few, so "
