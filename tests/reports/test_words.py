@@ -367,7 +367,8 @@ def test_a_rule_that_length_alone_beats_is_not_praised_without_saying_so(ends, i
     rescue = dataclasses.replace(LCB, outcomes={"gold": dataclasses.replace(LCB.outcomes["gold"], versus=versus)})
     found = cautions(prompts(study(MEAN, rescue, verdict=verdict()), 80), "gold")
     told = [
-        "The longest response of all is better still: tuned lcb_std minus that is \u22120.500 [\u22120.800, \u22120.200]."
+        "The longest response of all is better still: tuned lcb_std minus that is "
+        "\u22120.500 [\u22120.800, \u22120.200]."
     ]
     assert [one.partition(" What gold")[0] for one in found] == (told if is_told else [])
 

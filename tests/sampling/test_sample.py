@@ -114,7 +114,8 @@ def test_prompts_come_from_preferences_and_pools(policy, tmp_path):
 def test_a_finished_pool_is_reported_and_not_replaced(policy, gold_model, tmp_path, monkeypatch):
     output = tmp_path / "pool.parquet"
     first = sample_pool(policy, PROMPTS, output, **OPTIONS)
-    with pytest.raises(PrudentError, match="made with another num_candidates, seed; give another output, or say overwrite"):
+    told = "made with another num_candidates, seed; give another output, or say overwrite"
+    with pytest.raises(PrudentError, match=told):
         sample_pool(policy, PROMPTS, output, **{**OPTIONS, "num_candidates": 4, "seed": 3})
     with pytest.raises(PrudentError, match="another prompts"):
         sample_pool(policy, PROMPTS[:2], output, **OPTIONS)
