@@ -421,7 +421,9 @@ def test_subsets_take_whole_conversations_and_name_the_row_of_a_wrong_score() ->
     row = {"chosen": said("x"), "rejected": said("y"), "subset": "one", "s": [1.0, 0.0]}
     found = run_benchmark(None, "subsets", [row, {**row, "s": [0.0, None]}], score_column="s", **FEW)
     assert (found.overall.score.value, found.num_not_scored) == (0.5, 1)
-    with pytest.raises(DataError, match=r"row 1: `s` must be a list of 2 scores"):
+    with pytest.raises(
+        DataError, match=r"1 of 2 pairs cannot be used: row 1: `s` must be a list of 2 scores.*--skip-bad"
+    ):
         run_benchmark(None, "subsets", [row, {**row, "s": 1.0}], score_column="s", **FEW)
     found = run_benchmark(None, "subsets", [row, {**row, "s": 1.0}], score_column="s", skip_bad=True, **FEW)
     assert (found.num_rows, found.num_skipped) == (1, 1)

@@ -100,5 +100,19 @@ def test_small_pools_are_scored_for_exact_contrasts(
     models = {"sure": [tiny_models("llama")], "unsure": [tmp_path / "rm"]}
     found = score_proxies(models, {"": pool}, tmp_path / "scored", dtype="float32", progress=False)
     columns = {key: set(pq.read_schema(places[0] / "part-00000.parquet").names) for key, places in found.items()}
-    assert ("reward_factor" in columns["unsure"], "embedding" in columns["unsure"]) == (stored, stored)
+    assert "embedding" in columns["unsure"]
+    assert ("reward_factor" in columns["unsure"]) == stored
     assert "reward_factor" not in columns["sure"]
+    # what is there stays as it is, whatever would be stored today
+    monkeypatch.setattr("prudent.evaluation._proxies._MOST_COMPARED", 0 if stored else 1_000)
+    kept = places_changed(found)
+    options: dict[str, Any] = {"dtype": "float32", "progress": False}
+    assert score_proxies(models, {"": pool}, tmp_path / "scored", **options) == found
+    assert places_changed(found) == kept
+    score_proxies(models, {"": pool}, tmp_path / "scored", overwrite=True, **options)
+    names = set(pq.read_schema(found["unsure"][0] / "part-00000.parquet").names)
+    assert ("reward_factor" in names) != stored
+
+
+def places_changed(found: dict[str, list[Path]]) -> list[int]:
+    return [(place / "_manifest.json").stat().st_mtime_ns for places in found.values() for place in places]

@@ -139,7 +139,7 @@ def overopt(
         bool,
         typer.Option(
             "--overwrite",
-            help="With --model: replace pools and scores in the output that other models, data or settings gave.",
+            help="With --model: sample and score again what is in the output, by other models, data or settings.",
             rich_help_panel=FILES,
         ),
     ] = False,
@@ -240,7 +240,8 @@ def overopt(
         proxies = several("--model", model)
         check_proxies(proxies, sources)
         check_utilities(utilities.values() if isinstance(utilities, dict) else utilities, of_models=True)
-        inputs = [*chain(*proxies.values()), *sources.values()]
+        of_pools = [one for one in (policy, gold_model) if one is not None]
+        inputs = [*chain(*proxies.values()), *sources.values(), *of_pools]
     else:
         raise typer.BadParameter("give --scored, or --model and --data")
     weights = None if dtype is None else dtype.value

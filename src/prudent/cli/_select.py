@@ -1,6 +1,7 @@
 """`prudent select`."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -79,6 +80,8 @@ def select(
     from prudent.scoring import select as select_responses
 
     if curve is not None:
+        if Path(curve).resolve() == Path(output).resolve():
+            raise typer.BadParameter(f"--curve and --output are both {curve}: one would replace the other")
         require_apart(curve, [data])
     pool = read_scored(data)
     summary = select_responses(

@@ -8,12 +8,14 @@ from prudent.data import OnBad, Pools, choose_split, load_pools
 from prudent.errors import DataError, ModelError
 from prudent.evaluation._overopt import check_study_names
 from prudent.posteriors import is_joint, load_scorer
-from prudent.scoring import require_apart, score
+from prudent.scoring import made_with, require_apart, score
 
 __all__ = ["check_proxies", "score_proxies"]
 
-_MOST_COMPARED = 500_000
-"""Responses; embeddings and the factor of more would take gigabytes, for some baselines and exact contrasts."""
+_MOST_EMBEDDED = 500_000
+"""Responses; the embeddings of more would take gigabytes, for two baselines."""
+_MOST_COMPARED = 125_000
+"""Responses; the factor of more would, of several seeds."""
 
 
 def score_proxies(
@@ -28,8 +30,8 @@ def score_proxies(
     """Score every pool with every seed of every proxy, a dataset each; what is there already is kept.
 
     All pools are read and checked first, and every local folder of a model is looked for. Of pools of up to half a
-    million responses are stored embeddings, which minimum-Bayes-risk picks need, and of up to so many by all seeds of
-    a proxy the factor of posteriors that have one, which exact contrasts need.
+    million responses are stored embeddings, which minimum-Bayes-risk picks need, and of up to a quarter of that the
+    factor of posteriors that have one, which exact contrasts need. What is there without a factor stays without one.
 
     Args:
         models: by the name of the proxy its seeds: folders or hub names, as `prudent.scoring.score` takes them.
@@ -73,7 +75,7 @@ def score_proxies(
     for (pool, proxy), key in keys.items():
         for seed, model in enumerate(models[proxy]):
             place = folder / f"{f'{pool}-' if pool else ''}{proxy}-{seed}.parquet"
-            _score(model, loaded[pool], place, len(models[proxy]), **score_options)
+            _score(model, loaded[pool], place, **score_options)
             found.setdefault(key, []).append(place)
     return found
 
@@ -82,17 +84,19 @@ def _score(
     model: str | Path,
     pool: Pools,
     place: Path,
-    num_seeds: int,
     *,
     max_length: int | None = None,
     dtype: Any = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Score one pool by one model, which is let go of afterwards."""
     scorer = load_scorer(model, max_length=max_length, dtype=dtype)
-    embeddings = pool.summary.num_responses <= _MOST_COMPARED
-    factor = pool.summary.num_responses * num_seeds <= _MOST_COMPARED and is_joint(scorer)
-    score(scorer, pool, place, embeddings=embeddings, factor=factor, **options)
+    embeddings = pool.summary.num_responses <= _MOST_EMBEDDED
+    factor = pool.summary.num_responses <= _MOST_COMPARED and is_joint(scorer)
+    if not overwrite:
+        factor = bool(made_with(place).get("factor", factor))
+    score(scorer, pool, place, embeddings=embeddings, factor=factor, overwrite=overwrite, **options)
 
 
 def check_proxies(models: Mapping[str, Sequence[str | Path]], pools: Collection[str]) -> dict[tuple[str, str], str]:

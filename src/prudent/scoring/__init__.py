@@ -2,7 +2,7 @@
 
 from prudent.scoring._explain import ExplainedResponse, ExplainedStep, Explanation, explain
 from prudent.scoring._learned_steps import LearnedStep
-from prudent.scoring._output import PartedOutput, require_apart
+from prudent.scoring._output import PartedOutput, made_with, require_apart
 from prudent.scoring._saved_utility import SavedUtility, check_place, load_utility, save_utility
 from prudent.scoring._score import RewardCounts, ScoreSummary, score
 from prudent.scoring._score_columns import ColumnReward, ColumnsSummary, score_columns
@@ -35,6 +35,7 @@ __all__ = [
     "explain",
     "fit_utility",
     "load_utility",
+    "made_with",
     "read_numbers",
     "read_scored",
     "require_apart",

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from prudent.errors import PrudentError
 from prudent.models import atomic_file, manifest_changes, read_manifest, write_manifest
 
-__all__ = ["PartedOutput", "num_skipped_of", "require_apart"]
+__all__ = ["PartedOutput", "made_with", "num_skipped_of", "require_apart"]
 
 _MANIFEST = "_manifest.json"
 
@@ -55,6 +55,25 @@ def require_apart(output: str | Path, inputs: Iterable[Any] = ()) -> None:
             )
 
 
+def made_with(path: str | Path) -> dict[str, Any]:
+    """What a dataset was made with, or one that was cut off; nothing where there is none.
+
+    Args:
+        path: where the finished dataset is or will be.
+
+    Raises:
+        PrudentError: its manifest is damaged.
+
+    Example:
+        >>> made_with("nothing-here.parquet")
+        {}
+    """
+    for folder in (Path(path), _partial(path)):
+        if (folder / _MANIFEST).is_file():
+            return read_manifest(folder / _MANIFEST)
+    return {}
+
+
 class PartedOutput:
     """The output of one run.
 
@@ -74,7 +93,7 @@ class PartedOutput:
 
     def __init__(self, path: str | Path, manifest: dict[str, Any], *, overwrite: bool = False) -> None:
         self.path = Path(path)
-        self._partial = self.path.parent / f"{self.path.name}.partial"
+        self._partial = _partial(path)
         self._manifest = manifest
         self._overwrite = overwrite
         self.finished = not overwrite and self.path.exists() and self._matches(self.path)
@@ -163,6 +182,11 @@ def num_skipped_of(dataset: Path) -> int:
     with suppress(PrudentError, AttributeError, TypeError, ValueError):
         return int(read_manifest(dataset / _MANIFEST).get("summary", {}).get("num_skipped", 0))
     return 0
+
+
+def _partial(path: str | Path) -> Path:
+    """Where the parts of an unfinished dataset are."""
+    return Path(path).with_name(f"{Path(path).name}.partial")
 
 
 def _part_name(number: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prudent.data import DataSource, OnBad, Pools, load_pools, load_preferences, read_rows
+from prudent.data import DataSource, OnBad, Pools, Preferences, load_pools, load_preferences, read_rows
 from prudent.errors import DataError
 from prudent.evaluation.benchmarks._answers import Answers
 from prudent.evaluation.benchmarks._figures import Average, Leaf, Line
@@ -83,6 +83,8 @@ REWARDBENCH = Layout(
 )
 
 
+_SHOWN = 5
+"""Faults that a message names."""
 _KNOWN = {name for subsets in SECTIONS.values() for name in subsets}
 
 
@@ -173,7 +175,9 @@ def _load_preferences(data: DataSource, split: str, on_bad: OnBad, scores: str |
     """Preferences in any form that `load_preferences` takes, as pools of two."""
     preferences = load_preferences(data, split=split, on_bad=on_bad)
     summary, rows, several_messages = preferences.summary, [], 0
-    given = {} if scores is None else _given(data, split, on_bad, scores, summary.source)
+    given: dict[int, Any] = {}
+    if scores is not None:
+        given = _given(data, split, on_bad, scores, preferences)
     if "subset" not in preferences.rows.column_names:
         raise DataError(f"{summary.source}: no row has a `subset`; without subsets use `evaluate` without a benchmark")
     for row in preferences.rows:
@@ -201,16 +205,22 @@ def _load_preferences(data: DataSource, split: str, on_bad: OnBad, scores: str |
     return Pools(pools.rows, counted)
 
 
-def _given(data: DataSource, split: str, on_bad: OnBad, column: str, source: str) -> dict[int, Any]:
-    """The two scores of each row that has them."""
-    found = {}
+def _given(data: DataSource, split: str, on_bad: OnBad, column: str, preferences: Preferences) -> dict[int, Any]:
+    """The two scores of each pair that has them, by the number of its row."""
+    found, faults, wanted = {}, [], set(preferences.rows["row"])
     for number, row in read_rows(data, split=split):
-        try:
-            found[number] = scores_of(row, column, 2)
-        except DataError as error:
-            if on_bad == "error":
-                raise DataError(f"{source}: row {number}: {error}") from None
+        if number in wanted:
+            try:
+                found[number] = scores_of(row, column, 2)
+            except DataError as error:
+                faults.append(f"row {number}: {error}")
+    if faults and on_bad == "error":
+        more = f"; and {len(faults) - _SHOWN:,} more" if len(faults) > _SHOWN else ""
+        raise DataError(
+            f"{preferences.summary.source}: {len(faults):,} of {len(wanted):,} pairs cannot be used: "
+            f"{'; '.join(faults[:_SHOWN])}{more}. Mend them, or leave them out with skip_bad (--skip-bad)"
+        )
     return found
 
 
-SUBSETS = Layout((frozenset({"chosen", "rejected", "subset"}),), _read_pair, load=_load_preferences)
+SUBSETS = Layout((frozenset({"chosen", "rejected", "subset"}),), load=_load_preferences)

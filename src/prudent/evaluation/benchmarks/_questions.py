@@ -33,7 +33,7 @@ class Layout:
     """
 
     columns: tuple[frozenset[str], ...]
-    read: Callable[[dict[str, Any]], dict[str, Any]]
+    read: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     hub: str | None = None
     split: str | None = None
     load: Callable[[DataSource, str, OnBad, str | None], Pools] | None = None
@@ -123,6 +123,7 @@ def read_questions(
             raise DataError(f"{called}: {error}") from None
 
     def adapt(row: dict[str, Any]) -> dict[str, Any]:
+        assert layout.read is not None
         pool = layout.read(row)
         if scores is not None:
             pool[GIVEN] = scores_of(row, scores, len(pool["responses"]) if "responses" in pool else None)
