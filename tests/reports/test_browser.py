@@ -132,8 +132,14 @@ def test_print_shows_pictures_and_no_buttons(opened):
     shown = "[...document.querySelectorAll({!r})].filter((e) => e.offsetParent !== null).length"
     assert opened.run(shown.format(".choices, .plot")) == 0
     assert opened.run(shown.format(".chart img")) == opened.run("document.querySelectorAll('.chart').length")
+    every = opened.run("[...document.querySelectorAll('.examples')].map((e) => e.querySelectorAll('.example').length)")
+    assert max(every) > 3
+    assert opened.run(shown.format(".example")) == sum(min(one, 3) for one in every)
+    assert opened.run(shown.format(".print-only")) == sum(one > 3 for one in every)
     opened.call("Emulation.setEmulatedMedia", media="")
     assert opened.run(shown.format(".chart img")) == 0
+    assert opened.run(shown.format(".example")) == sum(every)
+    assert opened.run(shown.format(".print-only")) == 0
 
 
 def test_accessible_names(opened):
