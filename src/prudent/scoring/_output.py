@@ -179,9 +179,10 @@ class PartedOutput:
 
 def num_skipped_of(dataset: Path) -> int:
     """Rows or prompts that the run which wrote a dataset left out as faulty; 0 where nothing says so."""
-    with suppress(PrudentError, AttributeError, TypeError, ValueError):
-        return int(read_manifest(dataset / _MANIFEST).get("summary", {}).get("num_skipped", 0))
-    return 0
+    if not (dataset / _MANIFEST).is_file():
+        return 0
+    summary = read_manifest(dataset / _MANIFEST).get("summary")
+    return int(summary.get("num_skipped", 0)) if isinstance(summary, dict) else 0
 
 
 def _partial(path: str | Path) -> Path:
