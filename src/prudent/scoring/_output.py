@@ -181,7 +181,8 @@ def num_skipped_of(dataset: Path) -> int:
     """Rows or prompts that the run which wrote a dataset left out as faulty; 0 where nothing says so."""
     if not (dataset / _MANIFEST).is_file():
         return 0
-    summary = read_manifest(dataset / _MANIFEST).get("summary")
+    found: object = read_manifest(dataset / _MANIFEST)  # of another program perhaps
+    summary = found.get("summary") if isinstance(found, dict) else None
     return int(summary.get("num_skipped", 0)) if isinstance(summary, dict) else 0
 
 
